@@ -1,0 +1,1 @@
+"""The operators: schema, shape function, autograd and choice of backend, one file each."""

@@ -1,0 +1,166 @@
+"""The operator ``coefficients``: pooling, a two-layer branch, softmax and scale activation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dynconv import backends, reference
+from dynconv.ops import checks
+from dynconv.ops._library import LIBRARY, no_double_backward
+
+BACKENDS = ("auto", "eager", "native", "reference")
+SCALE_ACTIVATIONS = ("sigmoid", "hard")
+
+LIBRARY.define(
+    "coefficients_native_forward(Tensor x, Tensor w1, Tensor w2, Tensor temperature, int num_bases, int scale_kind) "
+    "-> (Tensor pi, Tensor s, Tensor pooled, Tensor hidden)"
+)
+LIBRARY.define(
+    "coefficients_native_backward(Tensor grad_pi, Tensor grad_s, Tensor pi, Tensor s, Tensor pooled, Tensor hidden, "
+    "Tensor w1, Tensor w2, Tensor temperature, int num_bases, int scale_kind) "
+    "-> (Tensor grad_pooled, Tensor grad_w1, Tensor grad_w2)"
+)
+
+
+def coefficients(
+    x: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    *,
+    num_bases: int,
+    num_scales: int,
+    temperature: float | Tensor = 1.0,
+    scale_activation: str = "sigmoid",
+    backend: str = "auto",
+) -> tuple[Tensor | None, Tensor | None]:
+    """The coefficients of a dynamic convolution from an attention branch (DRT, section 3.3, figure 3).
+
+    ``z = w2 relu(w1 mean_hw(x))``; the first K = ``num_bases`` rows of z give ``pi = softmax(z / temperature)``, the other
+    ``num_scales`` rows ``s = 1 + sigmoid(z)`` (DRT eq. 3) or, for ``"hard"``, ``s = relu6(z + 3) / 3``.
+
+    Args:
+        x: Context of shape (B, C, H, W), any floating dtype.
+        w1: (hidden, C), the first layer, without bias.
+        w2: (num_bases + num_scales, hidden), the second layer, without bias.
+        num_bases: K, or 0 for no ``pi``.
+        num_scales: Number of output channels, or 0 for no ``s``.
+        temperature: A positive float, or a tensor of one element on ``x``'s device; it gets no gradient.
+        scale_activation: ``"sigmoid"`` or ``"hard"``.
+        backend: ``"auto"`` takes ``"native"`` (C++) on a CPU where it was built, else ``"eager"``.
+
+    Returns:
+        ``(pi, s)`` of shapes (B, K) and (B, num_scales), None for a part of size 0; float32, or float64 for a float64 x.
+        They are computed in that dtype whatever the inputs' and autocast's.
+
+    Raises:
+        TypeError: An argument is no tensor or no floating-point tensor.
+        ValueError: Shapes, devices or options do not fit, or the chosen backend cannot run here.
+        RuntimeError: The native backend's gradient is differentiated again.
+    """
+    _check(x, w1, w2, num_bases, num_scales, scale_activation, backend)
+    if not isinstance(temperature, Tensor):
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive; got {temperature!r}.")
+    elif temperature.numel() != 1 or temperature.requires_grad:
+        raise ValueError(
+            "temperature must be a float or a tensor of one element that requires no gradient; got shape "
+            f"{tuple(temperature.shape)}, requires_grad={temperature.requires_grad}."
+        )
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    if not exporting and _wants_native(x, backend):
+        if not isinstance(temperature, Tensor):
+            temperature = torch.full((), temperature, dtype=dtype, device=x.device)
+        kind = SCALE_ACTIVATIONS.index(scale_activation)
+        pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature.to(dtype), num_bases, kind)
+        return pi if num_bases else None, s if num_scales else None
+    with torch.autocast(x.device.type, enabled=False):
+        # The mean of a half-precision x is taken in float32 without a float32 copy of x.
+        pooled = x.mean(dim=(2, 3), keepdim=True, dtype=dtype)
+        return reference.coefficients(
+            pooled,
+            w1.to(dtype),
+            w2.to(dtype),
+            num_bases=num_bases,
+            num_scales=num_scales,
+            temperature=temperature,
+            scale_activation=scale_activation,
+        )
+
+
+def _wants_native(x: Tensor, backend: str) -> bool:
+    if backend == "native":
+        reason = backends.native_missing(x.device.type)
+        if reason is not None:
+            raise ValueError(f'backend="native" cannot run these coefficients: {reason}.')
+        return True
+    return backend == "auto" and x.device.type == "cpu" and backends.native_missing("cpu") is None
+
+
+def _check(
+    x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, num_scales: int, scale_activation: str, backend: str
+) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    if scale_activation not in SCALE_ACTIVATIONS:
+        raise ValueError(f"scale_activation must be one of {', '.join(SCALE_ACTIVATIONS)}; got {scale_activation!r}.")
+    if num_bases < 0 or num_scales < 0 or num_bases + num_scales == 0:
+        raise ValueError(
+            "num_bases and num_scales must be at least 0, and one of them positive; "
+            f"got num_bases = {num_bases}, num_scales = {num_scales}."
+        )
+    checks.tensors({"x": (x, 4), "w1": (w1, 2), "w2": (w2, 2)}, like="x")
+    if w1.shape[1] != x.shape[1]:
+        raise ValueError(f"w1 must have shape (hidden, C) with x's C = {x.shape[1]}; got {tuple(w1.shape)}.")
+    checks.shape("w2", w2, (num_bases + num_scales, w1.shape[0]), "(num_bases + num_scales, hidden)")
+    if x.shape[2] * x.shape[3] == 0:
+        raise ValueError(f"x must have at least one pixel to pool over; got shape {tuple(x.shape)}.")
+
+
+@torch.library.register_fake("dynconv::coefficients_native_forward", lib=LIBRARY)
+def _forward_fake(
+    x: Tensor, w1: Tensor, w2: Tensor, temperature: Tensor, num_bases: int, scale_kind: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    widths = (num_bases, w2.shape[0] - num_bases, x.shape[1], w1.shape[0])
+    pi, s, pooled, hidden = (x.new_empty((x.shape[0], width), dtype=dtype) for width in widths)
+    return pi, s, pooled, hidden
+
+
+@torch.library.register_fake("dynconv::coefficients_native_backward", lib=LIBRARY)
+def _backward_fake(
+    grad_pi: Tensor,
+    grad_s: Tensor,
+    pi: Tensor,
+    s: Tensor,
+    pooled: Tensor,
+    hidden: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    temperature: Tensor,
+    num_bases: int,
+    scale_kind: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(pooled), w1.new_empty(w1.shape, dtype=pooled.dtype), w2.new_empty(w2.shape, dtype=pooled.dtype)
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+    x, w1, w2, temperature, num_bases, scale_kind = inputs
+    ctx.save_for_backward(*output, w1, w2, temperature)
+    ctx.options = (num_bases, scale_kind)
+    ctx.space, ctx.x_dtype = (x.shape[2], x.shape[3]), x.dtype
+
+
+def _autograd(ctx: torch.autograd.function.FunctionCtx, grad_pi: Tensor, grad_s: Tensor, *_: Tensor) -> tuple:
+    pi, s, pooled, hidden, w1, w2, temperature = ctx.saved_tensors
+    dpooled, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
+        grad_pi, grad_s, pi, s, pooled, hidden, w1, w2, temperature, *ctx.options
+    )
+    height, width = ctx.space
+    dx = (dpooled / (height * width)).to(ctx.x_dtype)[:, :, None, None].expand(-1, -1, height, width)
+    return dx, dw1.to(w1.dtype), dw2.to(w2.dtype), None, None, None
+
+
+torch.library.register_autograd("dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY)
+no_double_backward("coefficients_native_backward")

@@ -1,0 +1,348 @@
+"""The operator ``dynconv::dynamic_conv2d``: checks, schema, shape function, autograd and choice of backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dynconv import backends, reference
+from dynconv.ops import checks
+from dynconv.ops._library import LIBRARY, no_double_backward
+from dynconv.ops.cost_model import choose_strategy
+from dynconv.ops.eager import aggregate, linear, split
+from dynconv.ops.problem import Gradients, Mask, Problem, is_channels_last
+
+STRATEGIES = ("split", "aggregate", "linear", "loop")
+BACKENDS = ("auto", "eager", *STRATEGIES, "triton", "reference")
+
+_GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups, str backend"
+LIBRARY.define(
+    "dynamic_conv2d(Tensor x, Tensor? weight, Tensor? bias, Tensor? scale, Tensor? basis, Tensor? coefficients, "
+    f"{_GEOMETRY}, bool keep_static) -> (Tensor y, Tensor static)"
+)
+LIBRARY.define(
+    "dynamic_conv2d_backward(Tensor grad, Tensor? static, Tensor x, Tensor? weight, Tensor? bias, Tensor? scale, "
+    f"Tensor? basis, Tensor? coefficients, {_GEOMETRY}, bool[6] mask) "
+    "-> (Tensor x, Tensor weight, Tensor bias, Tensor scale, Tensor basis, Tensor coefficients)"
+)
+
+
+def dynamic_conv2d(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None = None,
+    *,
+    scale: Tensor | None = None,
+    basis: Tensor | None = None,
+    coefficients: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    backend: str = "auto",
+) -> Tensor:
+    """Convolve every sample with a kernel of its own (dynamic residual transfer, DRT, eq. 2 to 5).
+
+    For sample b, with Phi_i = ``basis.view(K, Cout, ...)[i]``::
+
+        y_b = scale_b * conv(x_b, weight) + conv(x_b, sum_i coefficients_bi Phi_i) + bias
+
+    ``scale`` alone is channel attention (eq. 3, scale = 1 + Lambda), ``basis`` alone subspace routing (eq. 4), both are
+    the combination (eq. 5); ``weight=None`` is the plain mixture of kernels (CondConv, Dynamic Convolution).
+
+    Args:
+        x: Input of shape (B, Cin, H, W), float64, float32, bfloat16 or float16; B may be 0.
+        weight: Static kernel W0 of shape (Cout, Cin / groups, kh, kw) and of ``x``'s dtype, or None.
+        bias: (Cout,), of ``x``'s dtype, or None.
+        scale: (B, Cout), of ``x``'s dtype or float32, or None; needs ``weight``.
+        basis: (K * Cout, Cin / groups, kb, kb): kb = 1, placed at the centre tap of an odd kernel, or the kernel's size.
+        coefficients: (B, K), of ``x``'s dtype or float32; goes with ``basis``.
+        stride, dilation, groups: As in :func:`torch.nn.functional.conv2d`.
+        padding: An int, a pair, ``"valid"`` or ``"same"`` (stride 1), with zeros.
+        backend: ``"auto"`` chooses from the shapes; ``"eager"`` does so among the strategies ``"split"``,
+            ``"aggregate"``, ``"linear"`` and ``"loop"``; ``"triton"`` runs the Triton kernels; ``"reference"`` the oracle,
+            the only one that can be differentiated twice.
+
+    Returns:
+        (B, Cout, Hout, Wout) of ``x``'s dtype, channels_last where ``x`` or the static kernel is. Sums are taken in
+        float32 (float64 for float64). Under autocast, ``x``, the kernels and the bias are cast to its dtype, ``scale``
+        and ``coefficients`` to float32.
+
+    Raises:
+        TypeError: An argument is no tensor, no floating-point tensor or of another dtype.
+        ValueError: Shapes, devices or geometry do not fit, or the chosen backend cannot run these tensors; the message
+            names the argument, what it got and what it expected.
+        RuntimeError: The gradient is differentiated again on any backend but ``"reference"``.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    x, weight, bias, basis, scale, coefficients = _autocast(x, weight, bias, basis, scale, coefficients)
+    problem = Problem(
+        x,
+        weight,
+        bias,
+        scale,
+        basis,
+        coefficients,
+        checks.pair("stride", stride, 1),
+        (0, 0) if isinstance(padding, str) else checks.pair("padding", padding, 0),
+        checks.pair("dilation", dilation, 1),
+        groups,
+    )
+    if isinstance(padding, str):
+        problem = _padded(problem, padding)
+    checks.dynamic_convolution(problem)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        # An exported program holds the framework's operators only, with a dynamic batch: the linear form.
+        return linear.forward(problem)
+    if backend == "reference":
+        return reference.dynamic_conv2d(
+            x, weight, bias, scale=scale, basis=basis, coefficients=coefficients, stride=problem.stride,
+            padding=problem.padding, dilation=problem.dilation, groups=groups,
+        )  # fmt: skip
+    if backend in ("auto", "eager"):
+        # Decided here only where the batch does not matter: under torch.compile it may be symbolic. The rest waits.
+        backend = "split" if problem.residual_is_pointwise and x.shape[0] != 1 else "eager"
+    keep_static = backend == "split" and scale is not None and torch.is_grad_enabled() and scale.requires_grad
+    return torch.ops.dynconv.dynamic_conv2d(*problem, backend, keep_static)[0]
+
+
+def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
+    """Arguments as autocast wants them: x and the three kernels' tensors in its dtype, the last two in float32."""
+    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+        return x, *others
+    dtype = torch.get_autocast_dtype(x.device.type)
+
+    def cast(tensor: Tensor | None, to: torch.dtype) -> Tensor | None:
+        eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(to) if eligible else tensor
+
+    wide = torch.float32
+    return cast(x, dtype), *(cast(t, dtype) for t in others[:3]), *(cast(t, wide) for t in others[3:])
+
+
+def _padded(problem: Problem, padding: str) -> Problem:
+    """The problem with ``"valid"`` or ``"same"`` padding; where "same" is uneven, x itself is padded."""
+    if padding == "valid":
+        return problem
+    if padding != "same":
+        raise ValueError(f'padding must be an int, a pair of ints, "valid" or "same"; got {padding!r}.')
+    if problem.stride != (1, 1):
+        raise ValueError(f'padding="same" needs stride 1; got stride {problem.stride}.')
+    totals = [problem.dilation[i] * (problem.kernel_size[i] - 1) for i in (0, 1)]
+    half = (totals[0] // 2, totals[1] // 2)
+    if totals == [2 * half[0], 2 * half[1]]:
+        return problem._replace(padding=half)
+    extra = (half[1], totals[1] - half[1], half[0], totals[0] - half[0])
+    return problem._replace(x=torch.nn.functional.pad(problem.x, extra))
+
+
+def _problem(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    basis: Tensor | None,
+    coefficients: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Problem:
+    sides = [(values[0], values[1]) for values in (stride, padding, dilation)]
+    return Problem(x, weight, bias, scale, basis, coefficients, *sides, groups)
+
+
+def _reasons(problem: Problem, backend: str) -> list[str]:
+    """Why ``backend`` cannot run this problem; empty where it can."""
+    if backend == "split" and not problem.residual_is_pointwise:
+        return [f"its residual is one matrix product, so the basis must be 1x1; got {tuple(problem.static.shape[2:])}"]
+    if backend == "triton":
+        missing = backends.triton_missing(problem.x.device)
+        if missing is not None:
+            return [missing]
+        from dynconv.kernels import dynamic_conv2d as kernels
+
+        return kernels.reasons(
+            problem.x, problem.weight, problem.basis, problem.scale, problem.coefficients, problem.groups
+        )
+    return []
+
+
+def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Tensor | None]:
+    if problem.x.shape[0] == 0:
+        shape = (0, problem.out_channels, *problem.output_size)
+        empty = problem.x.new_empty(shape).contiguous(memory_format=problem.memory_format)
+        return empty, torch.empty_like(empty) if keep_static else None
+    if backend == "eager":
+        backend = choose_strategy(problem)
+    if backend == "split":
+        return split.forward(problem, keep_static)
+    if backend == "aggregate":
+        return aggregate.aggregate_forward(problem), None
+    if backend == "loop":
+        return aggregate.loop_forward(problem), None
+    if backend == "linear":
+        return linear.forward(problem), None
+    from dynconv.kernels import dynamic_conv2d as kernels
+
+    return kernels.forward(*problem), None
+
+
+def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend: str, mask: Mask) -> Gradients:
+    if problem.x.shape[0] == 0:
+        tensors = problem[: len(mask)]
+        return Gradients(*(torch.zeros_like(t) if m and t is not None else None for t, m in zip(tensors, mask, strict=True)))
+    if backend == "triton":
+        return _triton_backward(problem, grad, mask)
+    if backend == "eager":
+        backend = choose_strategy(problem)
+    if backend == "split":
+        return split.backward(problem, grad, static, mask)
+    if backend == "aggregate":
+        return aggregate.aggregate_backward(problem, grad, mask)
+    if backend == "loop":
+        return aggregate.loop_backward(problem, grad, mask)
+    return linear.backward(problem, grad, mask)
+
+
+def _triton_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
+    """The input's gradient by the Triton kernel, the parameters' by the eager strategy that suits the shape."""
+    from dynconv.kernels import dynamic_conv2d as kernels
+
+    parameters = _run_backward(problem, grad, None, "eager", mask._replace(x=False))
+    if not mask.x:
+        return parameters
+    geometry = (problem.stride, problem.padding, problem.dilation, problem.groups)
+    size = tuple(problem.x.shape[2:])
+    dx = kernels.input_gradient(
+        grad, problem.weight, problem.scale, problem.basis, problem.coefficients, size, *geometry
+    )
+    return parameters._replace(x=dx)
+
+
+@torch.library.impl("dynconv::dynamic_conv2d", "CompositeExplicitAutograd", lib=LIBRARY)
+def _forward(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    basis: Tensor | None,
+    coefficients: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    backend: str,
+    keep_static: bool,
+) -> tuple[Tensor, Tensor]:
+    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
+    reasons = _reasons(problem, backend)
+    if reasons:
+        raise ValueError(f'backend="{backend}" cannot run this dynamic_conv2d: ' + "; ".join(reasons) + ".")
+    y, static = _run(problem, backend, keep_static)
+    return y, x.new_empty(0) if static is None else static
+
+
+@torch.library.register_fake("dynconv::dynamic_conv2d", lib=LIBRARY)
+def _forward_fake(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    basis: Tensor | None,
+    coefficients: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    backend: str,
+    keep_static: bool,
+) -> tuple[Tensor, Tensor]:
+    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
+    shape = (x.shape[0], problem.out_channels, *problem.output_size)
+    y = x.new_empty(shape).contiguous(memory_format=problem.memory_format)
+    return y, torch.empty_like(y) if keep_static else x.new_empty(0)
+
+
+@torch.library.impl("dynconv::dynamic_conv2d_backward", "CompositeExplicitAutograd", lib=LIBRARY)
+def _backward(
+    grad: Tensor,
+    static: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    basis: Tensor | None,
+    coefficients: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    backend: str,
+    mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
+    gradients = _run_backward(problem, grad, static, backend, Mask(*mask))
+    return tuple(
+        _like(gradient, tensor) if wanted else grad.new_empty(0)
+        for gradient, tensor, wanted in zip(gradients, problem[: len(mask)], mask, strict=True)
+    )
+
+
+def _like(gradient: Tensor, tensor: Tensor) -> Tensor:
+    """A gradient in its tensor's dtype and memory format, whichever way it was computed."""
+    return gradient.to(tensor.dtype).contiguous(memory_format=_format(tensor))
+
+
+def _format(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.dim() == 4 and is_channels_last(tensor) else torch.contiguous_format
+
+
+@torch.library.register_fake("dynconv::dynamic_conv2d_backward", lib=LIBRARY)
+def _backward_fake(
+    grad: Tensor,
+    static: Tensor | None,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    basis: Tensor | None,
+    coefficients: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    backend: str,
+    mask: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    return tuple(
+        tensor.new_empty(tensor.shape).contiguous(memory_format=_format(tensor))
+        if wanted and tensor is not None
+        else grad.new_empty(0)
+        for tensor, wanted in zip((x, weight, bias, scale, basis, coefficients), mask, strict=True)
+    )
+
+
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    *tensors, stride, padding, dilation, groups, backend, keep_static = inputs
+    ctx.save_for_backward(*tensors, output[1] if keep_static else None)
+    ctx.geometry = (stride, padding, dilation, groups, backend)
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: Tensor | None) -> tuple:
+    count = len(Mask._fields)
+    *tensors, static = ctx.saved_tensors
+    unused = (None,) * (len(ctx.geometry) + 1)
+    if grad is None:
+        return (*(None,) * count, *unused)
+    mask = list(ctx.needs_input_grad[:count])
+    gradients = torch.ops.dynconv.dynamic_conv2d_backward(grad, static, *tensors, *ctx.geometry, mask)
+    return (*(g if wanted else None for g, wanted in zip(gradients, mask, strict=True)), *unused)
+
+
+torch.library.register_autograd("dynconv::dynamic_conv2d", _autograd, setup_context=_setup_context, lib=LIBRARY)
+no_double_backward("dynamic_conv2d_backward")

@@ -1,0 +1,6 @@
+"""The oracles: each operator as its formula, differentiable, in any floating dtype, and slow."""
+
+from dynconv.reference.coefficients import coefficients
+from dynconv.reference.dynamic_conv2d import dynamic_conv2d
+
+__all__ = ["coefficients", "dynamic_conv2d"]

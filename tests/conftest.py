@@ -1,0 +1,31 @@
+"""Shared fixtures: real data, NaN-poisoned allocations, tolerances."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+# Triton reads this when a kernel is decorated, so it stands before anything imports dynconv.kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The real data sets; the tests that need them skip, with the reason, where there are none."""
+    root = os.environ.get("DYNCONV_DATA")
+    if not root:
+        pytest.skip("real data sets: DYNCONV_DATA is not set (see README, Data)")
+    path = Path(root)
+    if not path.is_dir():
+        pytest.fail(f"DYNCONV_DATA={root} is not a folder")
+    return path
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
