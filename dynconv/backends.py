@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import os
@@ -27,23 +26,31 @@ def triton_missing(device: torch.device) -> str | None:
     )
 
 
-@functools.cache
-def native_missing(device_type: str) -> str | None:
-    """Why there are no native operators for this kind of device, or None where there are.
+# Per kind of device, why there are no native operators for it. A plain dictionary, which torch.compile can read.
+_NATIVE_MISSING: dict[str, str] = {}
 
-    The first call loads them, so the operators' schemas must have been defined (``import dynconv.functional``).
-    """
+
+def load_native() -> None:
+    """Load the native operators, if they were built. Their schemas must be defined before."""
     libraries = sorted(_PACKAGE.glob("_native*.so"))
-    if not libraries:
-        return build_record().get("reason") or "dynconv was installed without a native build (DYNCONV_BUILD=none)"
-    try:
-        torch.ops.load_library(str(libraries[0]))
-    except OSError as error:
-        return f"{libraries[0].name} does not load: {error}"
-    key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)
-    if key is None or not torch._C._dispatch_has_kernel_for_dispatch_key("dynconv::coefficients_native_forward", key):
-        return f"the native build has no operators for {device_type} tensors"
-    return None
+    problems = []
+    for library in libraries:
+        try:
+            torch.ops.load_library(str(library))
+        except OSError as error:
+            problems.append(f"{library.name} does not load: {error}")
+    for device_type, key in (("cpu", "CPU"), ("cuda", "CUDA")):
+        if torch._C._dispatch_has_kernel_for_dispatch_key("dynconv::coefficients_native_forward", key):
+            _NATIVE_MISSING.pop(device_type, None)
+        else:
+            _NATIVE_MISSING[device_type] = "; ".join(problems) or f"no native build for {device_type}: see dynconv info"
+
+
+def native_missing(device_type: str) -> str | None:
+    """Why there are no native operators for tensors of this kind of device, or None where there are."""
+    if device_type not in ("cpu", "cuda"):
+        return f"there are no native operators for {device_type} tensors"
+    return _NATIVE_MISSING.get(device_type)
 
 
 def build_record() -> dict[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from torch import Tensor
 
 from dynconv import backends, reference
 from dynconv.ops import checks
 from dynconv.ops._library import LIBRARY, no_double_backward
+from dynconv.ops.problem import accumulation_dtype
 
 BACKENDS = ("auto", "eager", "native", "reference")
 SCALE_ACTIVATIONS = ("sigmoid", "hard")
@@ -67,7 +70,7 @@ def coefficients(
             "temperature must be a float or a tensor of one element that requires no gradient; got shape "
             f"{tuple(temperature.shape)}, requires_grad={temperature.requires_grad}."
         )
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = accumulation_dtype(x.dtype)
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
     if not exporting and _wants_native(x, backend):
         if not isinstance(temperature, Tensor):
@@ -75,7 +78,8 @@ def coefficients(
         kind = SCALE_ACTIVATIONS.index(scale_activation)
         pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature.to(dtype), num_bases, kind)
         return pi if num_bases else None, s if num_scales else None
-    with torch.autocast(x.device.type, enabled=False):
+    autocast = torch.is_autocast_enabled(x.device.type)
+    with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
         # The mean of a half-precision x is taken in float32 without a float32 copy of x.
         pooled = x.mean(dim=(2, 3), keepdim=True, dtype=dtype)
         return reference.coefficients(
@@ -122,7 +126,7 @@ def _check(
 def _forward_fake(
     x: Tensor, w1: Tensor, w2: Tensor, temperature: Tensor, num_bases: int, scale_kind: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dtype = torch.promote_types(x.dtype, torch.float32)
+    dtype = accumulation_dtype(x.dtype)
     widths = (num_bases, w2.shape[0] - num_bases, x.shape[1], w1.shape[0])
     pi, s, pooled, hidden = (x.new_empty((x.shape[0], width), dtype=dtype) for width in widths)
     return pi, s, pooled, hidden
@@ -164,3 +168,4 @@ def _autograd(ctx: torch.autograd.function.FunctionCtx, grad_pi: Tensor, grad_s:
 
 torch.library.register_autograd("dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY)
 no_double_backward("coefficients_native_backward")
+backends.load_native()

@@ -88,7 +88,7 @@ class Problem(NamedTuple):
 
     @property
     def accumulation_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.x.dtype, torch.float32)
+        return accumulation_dtype(self.x.dtype)
 
     def bases(self) -> Tensor:
         """Phi as (K, Cout * Cin/groups * kb * kb): row i is Phi_i, flattened."""
@@ -118,6 +118,11 @@ class Problem(NamedTuple):
             grad, x, weight, None, self.stride, self.padding, self.dilation, False, [0, 0], groups, [*wanted, False]
         )
         return dx, dweight
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which sums over a tensor of ``dtype`` are taken."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def is_channels_last(tensor: Tensor) -> bool:

@@ -33,10 +33,10 @@ def dynamic_conv2d(
     if weight is not None:
         per_sample = weight.unsqueeze(0).expand(batch, -1, -1, -1, -1)
         if scale is not None:
-            per_sample = per_sample * scale.view(batch, -1, 1, 1, 1)
+            per_sample = per_sample * scale[:, :, None, None, None]
     if basis is not None and coefficients is not None:
         num_bases = coefficients.shape[1]
-        phi = basis.view(num_bases, -1, *basis.shape[1:])
+        phi = basis.unflatten(0, (num_bases, -1))
         residual = torch.einsum("bk,koihw->boihw", coefficients, phi)
         if phi.shape[-2:] != kernel:
             top, left = (kernel[0] - 1) // 2, (kernel[1] - 1) // 2

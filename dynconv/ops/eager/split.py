@@ -102,14 +102,16 @@ def forward(problem: Problem, keep_static: bool) -> tuple[Tensor, Tensor | None]
 
 
 def backward(problem: Problem, grad: Tensor, static: Tensor | None, mask: Mask) -> Gradients:
-    """Gradients for ``grad`` (B, Cout, Hout, Wout); ``static`` is conv(x, W0), kept by the forward for the scale."""
+    """Gradients for ``grad`` (B, Cout, Hout, Wout); ``static`` is conv(x, W0), computed again if None."""
     dx = dweight = dscale = dbasis = dcoefficients = None
     if problem.weight is not None:
         into_static = scaled(grad, problem.scale) if mask.x or mask.weight else grad
         dx, dweight = problem.convolve_backward(into_static, problem.x, problem.weight, (mask.x, mask.weight))
     elif mask.x:
         dx = torch.zeros_like(problem.x)
-    if mask.scale and static is not None:
+    if mask.scale and problem.weight is not None:
+        if static is None:
+            static = problem.convolve(problem.x, problem.weight)
         dscale = pixel_dot(grad, static, problem.accumulation_dtype)
     if problem.basis is not None and (mask.x or mask.basis or mask.coefficients):
         window = _window(problem)
