@@ -115,7 +115,7 @@ def _check_weights(problem: Problem) -> None:
     if basis is not None:
         num_bases = problem.num_bases
         if num_bases < 1:
-            raise ValueError(f"coefficients must have at least one column; got {tuple(problem.coefficients.shape)}.")
+            raise ValueError(f"coefficients must have at least one column; got shape ({x.shape[0]}, {num_bases}).")
         if weight is None and basis.shape[0] % num_bases:
             raise ValueError(
                 f"basis has {basis.shape[0]} rows, which {num_bases} columns of coefficients do not divide; "
@@ -133,8 +133,8 @@ def _check_weights(problem: Problem) -> None:
             )
         if any(size % 2 == 0 for size in weight.shape[2:]):
             raise ValueError(
-                f"a 1x1 basis stands at the kernel's centre, and a kernel of even size {tuple(weight.shape[2:])} has none; "
-                "use an odd kernel or a basis of the kernel's size."
+                "a 1x1 basis stands at the kernel's centre, and a kernel of even size "
+                f"{tuple(weight.shape[2:])} has none; use an odd kernel or a basis of the kernel's size."
             )
     if problem.out_channels % groups:
         raise ValueError(f"groups must divide the {problem.out_channels} output channels; got groups = {groups}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ def coefficients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The coefficients of a dynamic convolution from an attention branch (DRT, section 3.3, figure 3).
 
-    ``z = w2 relu(w1 mean_hw(x))``; the first K = ``num_bases`` rows of z give ``pi = softmax(z / temperature)``, the other
-    ``num_scales`` rows ``s = 1 + sigmoid(z)`` (DRT eq. 3) or, for ``"hard"``, ``s = relu6(z + 3) / 3``.
+    ``z = w2 relu(w1 mean_hw(x))``; the first K = ``num_bases`` rows of z give ``pi = softmax(z / temperature)``, the
+    other ``num_scales`` rows ``s = 1 + sigmoid(z)`` (DRT eq. 3) or, for ``"hard"``, ``s = relu6(z + 3) / 3``.
 
     Args:
         x: Context of shape (B, C, H, W), any floating dtype.
@@ -53,8 +54,8 @@ def coefficients(
         backend: ``"auto"`` takes ``"native"`` (C++) on a CPU where it was built, else ``"eager"``.
 
     Returns:
-        ``(pi, s)`` of shapes (B, K) and (B, num_scales), None for a part of size 0; float32, or float64 for a float64 x.
-        They are computed in that dtype whatever the inputs' and autocast's.
+        ``(pi, s)`` of shapes (B, K) and (B, num_scales), None for a part of size 0; float32, or float64 for a float64
+        x. They are computed in that dtype whatever the inputs' and autocast's.
 
     Raises:
         TypeError: An argument is no tensor or no floating-point tensor.
@@ -71,7 +72,7 @@ def coefficients(
             f"{tuple(temperature.shape)}, requires_grad={temperature.requires_grad}."
         )
     dtype = accumulation_dtype(x.dtype)
-    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()
+    exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]  # missing in stubs
     if not exporting and _wants_native(x, backend):
         if not isinstance(temperature, Tensor):
             temperature = torch.full((), temperature, dtype=dtype, device=x.device)
@@ -146,17 +147,18 @@ def _backward_fake(
     num_bases: int,
     scale_kind: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(pooled), w1.new_empty(w1.shape, dtype=pooled.dtype), w2.new_empty(w2.shape, dtype=pooled.dtype)
+    grad_w1, grad_w2 = (w.new_empty(w.shape, dtype=pooled.dtype) for w in (w1, w2))
+    return torch.empty_like(pooled), grad_w1, grad_w2
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     x, w1, w2, temperature, num_bases, scale_kind = inputs
     ctx.save_for_backward(*output, w1, w2, temperature)
     ctx.options = (num_bases, scale_kind)
     ctx.space, ctx.x_dtype = (x.shape[2], x.shape[3]), x.dtype
 
 
-def _autograd(ctx: torch.autograd.function.FunctionCtx, grad_pi: Tensor, grad_s: Tensor, *_: Tensor) -> tuple:
+def _autograd(ctx: Any, grad_pi: Tensor, grad_s: Tensor, *_: Tensor) -> tuple:
     pi, s, pooled, hidden, w1, w2, temperature = ctx.saved_tensors
     dpooled, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
         grad_pi, grad_s, pi, s, pooled, hidden, w1, w2, temperature, *ctx.options
@@ -166,6 +168,8 @@ def _autograd(ctx: torch.autograd.function.FunctionCtx, grad_pi: Tensor, grad_s:
     return dx, dw1.to(w1.dtype), dw2.to(w2.dtype), None, None, None
 
 
-torch.library.register_autograd("dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY)
+torch.library.register_autograd(
+    "dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY
+)
 no_double_backward("coefficients_native_backward")
 backends.load_native()

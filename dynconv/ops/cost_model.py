@@ -1,16 +1,16 @@
 """Which eager strategy computes a dynamic convolution fastest, from its shapes alone.
 
-Costs are in units of the static convolution of the same shape. Every strategy but *linear* reads B kernels of its own, and
-each kernel element serves P = Hout * Wout pixels, so the surcharge of forming kernels falls as 1 / P.
+Costs are in units of the static convolution of the same shape. Every strategy but *linear* reads B kernels of its own,
+and each kernel element serves P = Hout * Wout pixels, so the surcharge of forming kernels falls as 1 / P.
 """
 
 from __future__ import annotations
 
 from dynconv.ops.problem import Problem
 
-# Forward + backward, fp32, K = 4, two AVX-512 cores, ratios to the static convolution: *loop* cost 1.13, 1.33, 2.4, 7.3,
-# 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64, which is 1 + 280 / P within a quarter of the surcharge.
-_LOOP_PER_PIXEL = 280.0
+# Forward + backward, fp32, K = 4, two AVX-512 cores, ratios to the static convolution: *loop* cost 1.13, 1.33, 2.4,
+# 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64, which is about 1 + 250 / P plus the calls below.
+_LOOP_PER_PIXEL = 250.0
 # *aggregate* costs 1 + 200 / P while the batch's kernels stay in the cache (1.07 and 1.25 at 2.4 and 9.4 MB) and
 # 1 + 800 / P beyond (4.7, 16.8, 4.7 and 15 at 38 MB and more).
 _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.0, 16 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,13 +58,14 @@ def dynamic_conv2d(
         weight: Static kernel W0 of shape (Cout, Cin / groups, kh, kw) and of ``x``'s dtype, or None.
         bias: (Cout,), of ``x``'s dtype, or None.
         scale: (B, Cout), of ``x``'s dtype or float32, or None; needs ``weight``.
-        basis: (K * Cout, Cin / groups, kb, kb): kb = 1, placed at the centre tap of an odd kernel, or the kernel's size.
+        basis: (K * Cout, Cin / groups, kb, kb): kb = 1, placed at the centre tap of an odd kernel, or the kernel's
+            size.
         coefficients: (B, K), of ``x``'s dtype or float32; goes with ``basis``.
         stride, dilation, groups: As in :func:`torch.nn.functional.conv2d`.
         padding: An int, a pair, ``"valid"`` or ``"same"`` (stride 1), with zeros.
         backend: ``"auto"`` chooses from the shapes; ``"eager"`` does so among the strategies ``"split"``,
-            ``"aggregate"``, ``"linear"`` and ``"loop"``; ``"triton"`` runs the Triton kernels; ``"reference"`` the oracle,
-            the only one that can be differentiated twice.
+            ``"aggregate"``, ``"linear"`` and ``"loop"``; ``"triton"`` runs the Triton kernels; ``"reference"`` the
+            oracle, the only one that can be differentiated twice.
 
     Returns:
         (B, Cout, Hout, Wout) of ``x``'s dtype, channels_last where ``x`` or the static kernel is. Sums are taken in
@@ -78,7 +80,6 @@ def dynamic_conv2d(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
-    x, weight, bias, basis, scale, coefficients = _autocast(x, weight, bias, basis, scale, coefficients)
     problem = Problem(
         x,
         weight,
@@ -91,17 +92,26 @@ def dynamic_conv2d(
         checks.pair("dilation", dilation, 1),
         groups,
     )
+    problem = _autocast(problem)
     if isinstance(padding, str):
         problem = _padded(problem, padding)
     checks.dynamic_convolution(problem)
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # missing in torch's stubs
         # An exported program holds the framework's operators only, with a dynamic batch: the linear form.
         return linear.forward(problem)
     if backend == "reference":
         return reference.dynamic_conv2d(
-            x, weight, bias, scale=scale, basis=basis, coefficients=coefficients, stride=problem.stride,
-            padding=problem.padding, dilation=problem.dilation, groups=groups,
-        )  # fmt: skip
+            problem.x,
+            problem.weight,
+            problem.bias,
+            scale=problem.scale,
+            basis=problem.basis,
+            coefficients=problem.coefficients,
+            stride=problem.stride,
+            padding=problem.padding,
+            dilation=problem.dilation,
+            groups=problem.groups,
+        )
     if backend in ("auto", "eager"):
         # Decided here only where the batch does not matter: under torch.compile it may be symbolic. The rest waits.
         backend = "split" if problem.residual_is_pointwise and x.shape[0] != 1 else "eager"
@@ -109,18 +119,25 @@ def dynamic_conv2d(
     return torch.ops.dynconv.dynamic_conv2d(*problem, backend, keep_static)[0]
 
 
-def _autocast(x: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
-    """Arguments as autocast wants them: x and the three kernels' tensors in its dtype, the last two in float32."""
-    if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
-        return x, *others
-    dtype = torch.get_autocast_dtype(x.device.type)
+def _autocast(problem: Problem) -> Problem:
+    """The problem as autocast wants it: x, the kernels and the bias in its dtype, scale and coefficients in float32."""
+    if not isinstance(problem.x, Tensor) or not torch.is_autocast_enabled(problem.x.device.type):
+        return problem
+    dtype = torch.get_autocast_dtype(problem.x.device.type)
 
-    def cast(tensor: Tensor | None, to: torch.dtype) -> Tensor | None:
-        eligible = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(to) if eligible else tensor
+    def cast(tensor: Tensor | None, to: torch.dtype) -> Any:
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dtype == torch.float64:
+            return tensor
+        return tensor.to(to)
 
-    wide = torch.float32
-    return cast(x, dtype), *(cast(t, dtype) for t in others[:3]), *(cast(t, wide) for t in others[3:])
+    return problem._replace(
+        x=cast(problem.x, dtype),
+        weight=cast(problem.weight, dtype),
+        bias=cast(problem.bias, dtype),
+        basis=cast(problem.basis, dtype),
+        scale=cast(problem.scale, torch.float32),
+        coefficients=cast(problem.coefficients, torch.float32),
+    )
 
 
 def _padded(problem: Problem, padding: str) -> Problem:
@@ -151,8 +168,8 @@ def _problem(
     dilation: Sequence[int],
     groups: int,
 ) -> Problem:
-    sides = [(values[0], values[1]) for values in (stride, padding, dilation)]
-    return Problem(x, weight, bias, scale, basis, coefficients, *sides, groups)
+    by_axis = ((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
+    return Problem(x, weight, bias, scale, basis, coefficients, *by_axis, groups)
 
 
 def _reasons(problem: Problem, backend: str) -> list[str]:
@@ -193,8 +210,7 @@ def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Ten
 
 def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend: str, mask: Mask) -> Gradients:
     if problem.x.shape[0] == 0:
-        tensors = problem[: len(mask)]
-        return Gradients(*(torch.zeros_like(t) if m and t is not None else None for t, m in zip(tensors, mask, strict=True)))
+        return Gradients(*(torch.zeros_like(t) if t is not None else None for t in problem.tensors()))
     if backend == "triton":
         return _triton_backward(problem, grad, mask)
     if backend == "eager":
@@ -287,8 +303,8 @@ def _backward(
     problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
     gradients = _run_backward(problem, grad, static, backend, Mask(*mask))
     return tuple(
-        _like(gradient, tensor) if wanted else grad.new_empty(0)
-        for gradient, tensor, wanted in zip(gradients, problem[: len(mask)], mask, strict=True)
+        _like(gradient, tensor) if wanted and gradient is not None and tensor is not None else grad.new_empty(0)
+        for gradient, tensor, wanted in zip(gradients, problem.tensors(), mask, strict=True)
     )
 
 
@@ -326,14 +342,14 @@ def _backward_fake(
     )
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     *tensors, stride, padding, dilation, groups, backend, keep_static = inputs
     ctx.save_for_backward(*tensors, output[1] if keep_static else None)
     ctx.geometry = (stride, padding, dilation, groups, backend)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, _: Tensor | None) -> tuple:
+def _autograd(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     count = len(Mask._fields)
     *tensors, static = ctx.saved_tensors
     unused = (None,) * (len(ctx.geometry) + 1)

@@ -90,6 +90,10 @@ class Problem(NamedTuple):
     def accumulation_dtype(self) -> torch.dtype:
         return accumulation_dtype(self.x.dtype)
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The differentiable arguments, in the order of :class:`Gradients`."""
+        return self.x, self.weight, self.bias, self.scale, self.basis, self.coefficients
+
     def bases(self) -> Tensor:
         """Phi as (K, Cout * Cin/groups * kb * kb): row i is Phi_i, flattened."""
         if self.basis is None:

@@ -24,27 +24,21 @@ def dynamic_conv2d(
 
     Shapes as in :func:`dynconv.functional.dynamic_conv2d`. A 1x1 basis stands at the centre tap of the kernel.
     """
-    batch = x.shape[0]
-    static = weight if weight is not None else basis
+    batch, static = x.shape[0], weight if weight is not None else basis
     if static is None:
         raise ValueError("dynamic_conv2d needs weight, basis or both; got neither.")
-    kernel = static.shape[2:]
-    per_sample: Tensor | None = None
+    kernels = torch.zeros((), dtype=x.dtype, device=x.device)
     if weight is not None:
-        per_sample = weight.unsqueeze(0).expand(batch, -1, -1, -1, -1)
+        kernels = kernels + weight.expand(batch, -1, -1, -1, -1)
         if scale is not None:
-            per_sample = per_sample * scale[:, :, None, None, None]
+            kernels = kernels * scale[:, :, None, None, None]
     if basis is not None and coefficients is not None:
-        num_bases = coefficients.shape[1]
-        phi = basis.unflatten(0, (num_bases, -1))
+        phi = basis.unflatten(0, (coefficients.shape[1], -1))
         residual = torch.einsum("bk,koihw->boihw", coefficients, phi)
-        if phi.shape[-2:] != kernel:
-            top, left = (kernel[0] - 1) // 2, (kernel[1] - 1) // 2
-            residual = F.pad(residual, (left, kernel[1] - 1 - left, top, kernel[0] - 1 - top))
-        per_sample = residual if per_sample is None else per_sample + residual
-    rows = [
-        F.conv2d(x[b : b + 1], per_sample[b], bias, stride, padding, dilation, groups) for b in range(batch)
-    ]
-    if not rows:
-        return F.conv2d(x, per_sample.sum(0), bias, stride, padding, dilation, groups)
-    return torch.cat(rows)
+        (height, width), (high, wide) = static.shape[2:], phi.shape[3:]
+        top, left = (height - high) // 2, (width - wide) // 2
+        kernels = kernels + F.pad(residual, (left, width - wide - left, top, height - high - top))
+    geometry = (stride, padding, dilation, groups)
+    if batch == 0:
+        return F.conv2d(x, kernels.sum(0), bias, *geometry)
+    return torch.cat([F.conv2d(x[b : b + 1], kernels[b], bias, *geometry) for b in range(batch)])

@@ -43,8 +43,8 @@ def _aggregate(problem: Problem, samples: slice) -> Tensor:
 def _merge(tensor: Tensor) -> Tensor:
     """(B, C, H, W) -> (1, B * C, H, W), contiguous.
 
-    A plain reshape of one channels_last sample keeps its strides but for the batch's, and with these torch 2.15 computes
-    wrong weight gradients for groups > 1.
+    A plain reshape of one channels_last sample keeps all strides but the batch's, and from these torch 2.15 computes a
+    wrong float64 weight gradient for groups > 1.
     """
     return tensor.contiguous().view(1, -1, *tensor.shape[2:])
 

@@ -15,8 +15,9 @@ from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum, pixel_dot
 def _taps(problem: Problem) -> tuple[slice, slice, tuple[int, int]]:
     """The rows and columns of the input, and the padding, with which a basis is convolved.
 
-    A 1x1 basis stands at the centre tap, ``offset`` input pixels from the kernel's reach: as much is cropped on each side
-    where the padding falls short of it, and as much padded where it goes beyond; the output size is then the kernel's.
+    A 1x1 basis stands at the centre tap, ``offset`` input pixels from the kernel's reach: as much is cropped on each
+    side where the padding falls short of it, and as much padded where it goes beyond; then the output size is the
+    kernel's.
     """
     if problem.basis is None or problem.basis.shape[2:] == problem.kernel_size:
         return slice(None), slice(None), problem.padding

@@ -1,7 +1,7 @@
 """*split*: the static part by the vendor's convolution, a 1x1 residual as one batched matrix product added in place.
 
-With R_b = sum_i pi_bi Phi_i, y_b = s_b * conv(x_b, W0) + R_b x_b: per sample R_b is k*k times smaller than W0, so forming
-it costs little, and the product adds 1/(k*k) of the convolution's work.
+With R_b = sum_i pi_bi Phi_i, y_b = s_b * conv(x_b, W0) + R_b x_b: per sample R_b is k*k times smaller than W0, so
+forming it costs little, and the product adds 1/(k*k) of the convolution's work.
 """
 
 from __future__ import annotations
