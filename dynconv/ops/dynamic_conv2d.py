@@ -205,7 +205,7 @@ def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Ten
         return linear.forward(problem), None
     from dynconv.kernels import dynamic_conv2d as kernels
 
-    return kernels.forward(*problem), None
+    return kernels.forward(*problem).contiguous(memory_format=problem.memory_format), None
 
 
 def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend: str, mask: Mask) -> Gradients:
@@ -232,10 +232,8 @@ def _triton_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
     if not mask.x:
         return parameters
     geometry = (problem.stride, problem.padding, problem.dilation, problem.groups)
-    size = tuple(problem.x.shape[2:])
-    dx = kernels.input_gradient(
-        grad, problem.weight, problem.scale, problem.basis, problem.coefficients, size, *geometry
-    )
+    mixing = (problem.scale, problem.basis, problem.coefficients)
+    dx = kernels.input_gradient(grad, problem.weight, *mixing, tuple(problem.x.shape), *geometry)
     return parameters._replace(x=dx)
 
 

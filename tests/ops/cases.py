@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -106,6 +106,19 @@ def in_double(given: dict) -> dict:
     return {k: None if t is None else t.detach().double().contiguous().requires_grad_() for k, t in given.items()}
 
 
+def on_device(given: dict, device: str) -> dict:
+    """The same tensors on another device, with their strides; the tensors themselves where they are there already."""
+    if device == "cpu":
+        return given
+    moved = {}
+    for name, tensor in given.items():
+        if tensor is not None:
+            strided = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            tensor = strided.copy_(tensor.detach()).requires_grad_()
+        moved[name] = tensor
+    return moved
+
+
 def run(function, given: dict, case: Case, **options) -> Tensor:
     positional = (given["x"], given["weight"], given["bias"])
     named = {name: given[name] for name in ("scale", "basis", "coefficients")}
@@ -120,6 +133,3 @@ def gradients(y: Tensor, given: dict, dy: Tensor) -> dict[str, Tensor]:
 def strategies_for(case: Case) -> list[str]:
     pointwise = case.basis in (0, 1)
     return ["auto", "eager", "aggregate", "linear", "loop", *(["split"] if pointwise else [])]
-
-
-__all__ = ["CASES", "NAMES", "Case", "gradients", "in_double", "replace", "run", "strategies_for", "tensors"]

@@ -5,10 +5,10 @@ import itertools
 import pytest
 import torch
 import torch._dynamo.testing
-from ops.cases import CASES, Case, gradients, in_double, run, strategies_for, tensors
+from ops.cases import CASES, Case, gradients, in_double, on_device, run, strategies_for, tensors
 from tolerances import assert_agrees
 
-from dynconv import reference
+from dynconv import backends, reference
 from dynconv.functional import dynamic_conv2d
 
 EVERY = [(name, backend) for name, case in CASES.items() for backend in strategies_for(case)]
@@ -21,13 +21,13 @@ def incoming(shape: torch.Size, dtype: torch.dtype, seed: int = 1) -> torch.Tens
     return wide[..., ::2]
 
 
-def check(case: Case, backend: str, dtype: torch.dtype = torch.float64) -> None:
-    given = tensors(case, dtype)
+def check(case: Case, backend: str, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
+    given = on_device(tensors(case, dtype), device)
     exact = in_double(given)
     y, expected = run(dynamic_conv2d, given, case, backend=backend), run(reference.dynamic_conv2d, exact, case)
     assert y.dtype == dtype
     assert_agrees(y, expected, what="y")
-    dy = incoming(y.shape, dtype)
+    dy = incoming(y.shape, dtype).to(device)
     ours, theirs = gradients(y, given, dy), gradients(expected, exact, dy.double())
     for name, gradient in ours.items():
         assert gradient.dtype == given[name].dtype
@@ -44,6 +44,44 @@ def test_every_strategy_agrees_with_the_oracle_in_float64(name: str, backend: st
 def test_every_strategy_agrees_with_the_oracle_in_low_precision(name: str, dtype: torch.dtype) -> None:
     for backend in strategies_for(CASES[name]):
         check(CASES[name], backend, dtype)
+
+
+interpreted = pytest.mark.skipif(
+    backends.triton_missing(torch.device("cpu")) is not None,
+    reason="the Triton kernels run on the CPU under TRITON_INTERPRET=1, which is off beside a GPU",
+)
+QUICK = ("combined", "batch 1 channels_last", "empty batch", "one pixel")
+
+
+@interpreted
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_the_triton_backend_agrees_with_the_oracle_under_the_interpreter(name: str) -> None:
+    check(CASES[name], "triton", torch.float32)
+
+
+@interpreted
+def test_the_triton_backend_passes_opcheck_and_compiles_without_a_break() -> None:
+    case = CASES["batch 1"]
+    given = {k: t.detach().clone().requires_grad_() for k, t in tensors(case, torch.float32).items()}
+    geometry = [list(case.stride), list(case.padding), list(case.dilation), case.groups]
+    torch.library.opcheck(torch.ops.dynconv.dynamic_conv2d, (*given.values(), *geometry, "triton", False))
+
+    def function(*tensors: torch.Tensor) -> torch.Tensor:
+        return run(dynamic_conv2d, dict(zip(given, tensors, strict=True)), case, backend="triton")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*given.values()), function(*given.values()))
+    torch._dynamo.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_every_backend_agrees_with_the_oracle_on_the_gpu(name: str, dtype: torch.dtype) -> None:
+    for backend in (*strategies_for(CASES[name]), "triton"):
+        check(CASES[name], backend, dtype, "cuda")
 
 
 def test_the_oracle_is_a_loop_of_convolutions_with_aggregated_kernels() -> None:
