@@ -1,0 +1,51 @@
+# `make demo` and `make test` set themselves up: a virtual environment in .venv, the dependencies by pip, the native CPU build.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := $(wildcard csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+SAY := @printf '==> %s\n'
+
+# The environment is stale when the metadata or the native code changed, and when it was made elsewhere or by another Python.
+STATE := $(CURDIR) $(shell $(PYTHON) --version 2>&1)
+ifneq ($(STATE),$(shell cat $(READY) 2>/dev/null))
+.PHONY: $(READY)
+endif
+
+.PHONY: help demo test cuda-build clean
+
+help:
+	@echo 'make demo        train source-only, MCD and DRT on embedded digits and print one table'
+	@echo 'make test        ruff, mypy and the default tier of the tests'
+	@echo 'make cuda-build  bring nvcc by pip, compile and link the CUDA operators (needs no GPU)'
+	@echo 'make clean       remove the environment and everything built'
+	@echo 'PYTHON=...       the interpreter the environment is made from (3.11 or newer; now $(PYTHON))'
+
+$(READY): pyproject.toml setup.py $(NATIVE)
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"dynconv needs Python 3.11 or newer, $(PYTHON) is {v[0]}.{v[1]}: set PYTHON=...")'
+	@[ "$$(cat $(READY) 2>/dev/null)" = "$(STATE)" ] && $(BIN)/python -c '' 2>/dev/null || \
+		{ printf '==> %s\n' 'making the environment in $(VENV)'; $(PYTHON) -m venv --clear $(VENV); }
+	$(SAY) 'installing torch and the build tools (the first time a download of up to 3 GB, minutes)'
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'torch>=2.10' 'setuptools>=77' wheel ninja 'pybind11>=3.0'
+	$(SAY) 'installing dynconv with its dependencies and the native CPU build'
+	@DYNCONV_BUILD=cpu $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[train,dev,export]'
+	@printf '%s\n' '$(STATE)' > $@
+
+demo: $(READY)
+	@$(BIN)/python -m dynconv.demo
+
+test: $(READY)
+	$(SAY) 'ruff'
+	@$(BIN)/ruff check .
+	$(SAY) 'mypy'
+	@$(BIN)/mypy
+	$(SAY) 'pytest'
+	@$(BIN)/pytest
+
+cuda-build: $(READY)
+	@VENV=$(VENV) bash csrc/cuda/build.sh
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f dynconv/_host*.so dynconv/_native*.so dynconv/build_record.json
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,168 @@
+"""The command line: dynconv train | eval | info.
+
+Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
+diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+USAGE = """usage: dynconv COMMAND ...
+
+Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
+
+commands:
+  train METHOD   train a method on labelled sources and an unlabelled target; goes on with what was interrupted
+  eval RUN       measure a run's checkpoint on its own domains or on another one
+  info           versions, native build, and for each backend whether it can run here or why not
+
+`dynconv COMMAND --help` tells each one's options. A first run that needs no files:
+  dynconv train drt --protocol embedded:optical --max-steps 500 --out runs/first
+"""
+
+TRAIN_USAGE = """usage: dynconv train METHOD --protocol NAME [options]
+       dynconv train METHOD --source NAME=DIR [NAME=DIR ...] --target NAME=DIR [options]
+
+methods:
+{methods}
+
+`dynconv train METHOD --help` tells a method's options.
+"""
+
+INFO_USAGE = """usage: dynconv info
+
+Versions, native build, and for each backend whether it can run here or why not.
+"""
+
+TRAINING_PACKAGES = ("lightning", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    commands = {"train": _train, "eval": _eval, "info": _info}
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] == "--version":
+        import dynconv
+
+        print(f"dynconv {dynconv.__version__}")
+        return 0
+    if args[0] not in commands:
+        return _fail(f"unknown command {args[0]!r}; expected one of {', '.join(commands)} (dynconv --help)")
+    try:
+        return commands[args[0]](args[1:])
+    except BrokenPipeError:
+        # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("dynconv: interrupted; what was not yet in a checkpoint is lost", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"dynconv: error: {message}", file=sys.stderr)
+    return code
+
+
+def _training_packages_missing() -> str | None:
+    """What to do about missing packages of dynconv[train], or None where all are there."""
+    missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    return f"this command needs packages that are not installed ({', '.join(missing)}): pip install 'dynconv[train]'"
+
+
+def _train(args: list[str]) -> int:
+    if problem := _training_packages_missing():
+        return _fail(problem)
+    from dynconv.methods import METHODS
+
+    if not args or args[0] in ("-h", "--help"):
+        lines = (f"  {name:12} {_summary(method.config_class)}" for name, method in METHODS.items())
+        print(TRAIN_USAGE.format(methods="\n".join(lines)), end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] not in METHODS:
+        return _fail(f"train: expected a METHOD first, one of {', '.join(METHODS)}; got {args[0]!r}")
+    from rich.console import Console
+
+    from dynconv.engine.options import parse_train
+
+    try:
+        config = parse_train(args[0], args[1:])
+        # After the options were read: a mistyped one is answered before Lightning's seconds of import.
+        from dynconv.engine.train import Diverged, Interrupted, open_folder, prepare
+        from dynconv.report.table import selection_table
+
+        folder = open_folder(config)
+        run = prepare(config, folder) if folder.read_done() is None else None
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    try:
+        if run is None:
+            print(f"dynconv: {folder.path} was finished before; nothing to do", file=sys.stderr)
+        else:
+            run.fit()
+    except Interrupted as stopped:
+        print(f"dynconv: {stopped}", file=sys.stderr)
+        return 130
+    except Diverged as error:
+        return _fail(str(error), code=1)
+    Console().print(selection_table(folder))
+    return 0
+
+
+def _summary(config_class: type[object]) -> str:
+    return " ".join((config_class.__doc__ or "").split("\n\n")[0].split())
+
+
+def _eval(args: list[str]) -> int:
+    if problem := _training_packages_missing():
+        return _fail(problem)
+    from rich.console import Console
+
+    from dynconv.engine.options import parse_eval
+
+    options = parse_eval(args)
+    from dynconv.engine.measure import measure_run
+    from dynconv.report.table import metric_table
+
+    try:
+        metrics = measure_run(
+            options.run,
+            domain=options.domain,
+            checkpoint=options.checkpoint,
+            data_root=options.data_root,
+            device=options.device,
+            precision=options.precision,
+        )
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    if options.json:
+        print(json.dumps(metrics))
+    else:
+        Console().print(metric_table(metrics))
+    return 0
+
+
+def _info(args: list[str]) -> int:
+    if args and args[0] in ("-h", "--help"):
+        print(INFO_USAGE, end="")
+        return 0
+    if args:
+        return _fail(f"info takes no options, got {args[0]!r}")
+    from dynconv import info
+
+    info.main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

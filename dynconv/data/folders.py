@@ -1,0 +1,207 @@
+"""A user's own images: one folder per class, or a text file of `path label` lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynconv.data.base import DataError, Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
+from dynconv.data.images import to_split
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
+
+# One fixed division of a set without a published test split, so that every run measures on the same images.
+SPLIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files of one domain before any is opened. `test` is None where the publisher ships no test split."""
+
+    name: str
+    place: Path
+    classes: tuple[str, ...]
+    train: tuple[tuple[Path, int], ...]
+    test: tuple[tuple[Path, int], ...] | None
+
+    def relabelled(self, classes: tuple[str, ...]) -> Listing:
+        """The same files with labels that index `classes`, which holds all of this listing's."""
+        new = [classes.index(name) for name in self.classes]
+        train = tuple((path, new[label]) for path, label in self.train)
+        test = None if self.test is None else tuple((path, new[label]) for path, label in self.test)
+        return replace(self, classes=classes, train=train, test=test)
+
+
+def parse_assignment(text: str, argument: str) -> tuple[str, Path]:
+    """`NAME=DIR` to its two parts.
+
+    Raises:
+        DataError: the form is another one, or NAME could not stand in a file name or a metric's name.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or not name or not place:
+        raise DataError(f"{argument}: expected NAME=DIR (or NAME=LIST.txt), got {text!r}")
+    if not all(letter.isalnum() or letter in "-_." for letter in name):
+        raise DataError(f"{argument}: a name has letters, digits, '-', '_' and '.' only, got {name!r}")
+    return name, Path(place).expanduser()
+
+
+def list_images(name: str, place: Path) -> Listing:
+    """Find a domain's images and classes.
+
+    `place` is a folder with one folder per class, a folder with such folders in `train` and `test`, or a text file
+    whose lines are `path label`, paths being relative to the file's folder. Classes are sorted, numerically where all
+    are numbers.
+
+    Raises:
+        DataError: `place` is absent, holds no class, a class holds no image, or a list has a malformed line.
+    """
+    if place.is_file():
+        rows = _read_list(name, place)
+    elif place.is_dir():
+        train, test = place / "train", place / "test"
+        if train.is_dir() and test.is_dir():
+            return _published_split(name, place, _read_classes(name, train), _read_classes(name, test))
+        if train.is_dir() or test.is_dir():
+            found, lacking = ("train", "test") if train.is_dir() else ("test", "train")
+            raise DataError(
+                f"{name}: {place} has a folder {found!r} but none called {lacking!r}: give both, or the path of the "
+                f"folder that holds the classes ({place / found})"
+            )
+        rows = _read_classes(name, place)
+    else:
+        raise DataError(
+            f"{name}: {place} does not exist (looked from {Path.cwd()}). Expected a folder with one folder per class, "
+            'or a text file of "path label" lines'
+        )
+    classes = _sorted_classes(label for _, label in rows)
+    return Listing(name, place, classes, _numbered(rows, classes), None)
+
+
+def _published_split(name: str, place: Path, train: list[tuple[Path, str]], test: list[tuple[Path, str]]) -> Listing:
+    classes = _sorted_classes(label for _, label in train)
+    if unknown := sorted({label for _, label in test} - set(classes)):
+        raise DataError(f"{name}: {place / 'test'} has classes that {place / 'train'} lacks: {', '.join(unknown)}")
+    return Listing(name, place, classes, _numbered(train, classes), _numbered(test, classes))
+
+
+def _sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    names = set(labels)
+    if all(name.isascii() and name.isdigit() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+def _numbered(rows: list[tuple[Path, str]], classes: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
+    number = {name: index for index, name in enumerate(classes)}
+    return tuple((path, number[label]) for path, label in rows)
+
+
+def _read_classes(name: str, folder: Path) -> list[tuple[Path, str]]:
+    rows: list[tuple[Path, str]] = []
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise DataError(f"{name}: {folder} holds no folder: expected one folder of images per class")
+    for each in classes:
+        images = sorted(
+            file for file in each.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        )
+        if not images:
+            raise DataError(
+                f"{name}: the class folder {each} holds no image ({', '.join(sorted(SUFFIXES))}). Expected "
+                f"{folder}/CLASS/IMAGE: remove the folder, or give the one that holds the classes"
+            )
+        rows.extend((file, each.name) for file in images)
+    return rows
+
+
+def _read_list(name: str, file: Path) -> list[tuple[Path, str]]:
+    rows: list[tuple[Path, str]] = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f'{name}: {file} is no text file of "path label" lines: {error}') from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        parts = line.strip().rsplit(maxsplit=1)
+        if len(parts) != 2:
+            raise DataError(f'{name}: {file}, line {number}: expected "path label", got {line!r}')
+        path = file.parent / parts[0]
+        if not path.is_file():
+            raise DataError(
+                f"{name}: {file}, line {number}: {path} does not exist (paths are relative to {file.parent})"
+            )
+        rows.append((path, parts[1]))
+    if not rows:
+        raise DataError(f"{name}: {file} lists no image")
+    return rows
+
+
+def load_listing(
+    listing: Listing, *, role: str, image_size: int, channels: int, limit: int | None = None, draw_seed: int = 0
+) -> Domain:
+    """Decode a listing's images, each squeezed to a square of `image_size` (bilinear, antialiased).
+
+    Without a published test split, a source is divided 80/20 by a fixed seed, class by class; a target's training and
+    test split both hold all images. `limit` bounds the training split: a source keeps its classes' shares, a target is
+    drawn without a look at labels.
+
+    Raises:
+        DataError: an image cannot be read, or too few are left for a test split.
+    """
+    train, test = _divide(listing, role)
+    if limit is not None and limit < len(train):
+        labels = torch.tensor([label for _, label in train])
+        drawn = (
+            stratified_draw(labels, limit, draw_seed)
+            if role == "source"
+            else uniform_draw(len(train), limit, draw_seed)
+        )
+        train = [train[index] for index in drawn.tolist()]
+    # A file in both splits (every target without a published test split) is decoded once.
+    place = {path: index for index, path in enumerate(dict.fromkeys(path for path, _ in [*train, *test]))}
+    images = _decode(list(place), listing.name, image_size, channels)
+
+    def split(rows: list[tuple[Path, int]]) -> Split:
+        labels = np.array([label for _, label in rows], dtype=np.int64)
+        return to_split(images[[place[path] for path, _ in rows]], labels, image_size=image_size, channels=channels)
+
+    train_split = split(train)
+    return Domain(listing.name, listing.classes, train_split, train_split if train == test else split(test))
+
+
+def _divide(listing: Listing, role: str) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    rows = list(listing.train)
+    if listing.test is not None:
+        return rows, list(listing.test)
+    if role == "target":
+        return rows, rows
+    kept, held = stratified_hold_out(torch.tensor([label for _, label in rows]), SPLIT_SEED)
+    if held.numel() == 0:
+        raise DataError(f"{listing.name}: {listing.place} has one image per class: none is left for a test split")
+    return [rows[index] for index in kept.tolist()], [rows[index] for index in held.tolist()]
+
+
+def _decode(paths: list[Path], name: str, size: int, channels: int) -> np.ndarray[Any, Any]:
+    from PIL import Image, ImageOps
+
+    shape = (len(paths), size, size) if channels == 1 else (len(paths), size, size, 3)
+    images = np.empty(shape, dtype=np.uint8)
+    for index, path in enumerate(paths):
+        try:
+            with Image.open(path) as picture:
+                if picture.mode.startswith(("I", "F")):
+                    raise DataError(f"{name}: {path} has {picture.mode} pixels: convert it to 8 bits per channel")
+                upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
+                images[index] = np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{name}: the image {path} cannot be read: {error}") from error
+    return images

@@ -1,0 +1,1 @@
+"""The one training loop, its run folder, checkpoints, evaluation and the selection of a model."""

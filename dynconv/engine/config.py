@@ -1,0 +1,277 @@
+"""What a run is: the options every method shares, the method's own options, and the hash that identifies both."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+DEFAULT_EPOCHS = 10
+EVALUATIONS_PER_RUN = 10
+
+# These say where and how a run is computed or stored, not what it computes: a run may be resumed with other values.
+NOT_IDENTITY = ("data_root", "out", "config", "resume", "device", "devices", "checkpoint_every", "log_every")
+# These belong to one command, not to the run that it starts.
+NOT_STORED = ("out", "config", "resume")
+
+
+def _default_data_root() -> Path | None:
+    root = os.environ.get("DYNCONV_DATA")
+    return Path(root) if root else None
+
+
+def _words(metavar: str, default: str = "") -> object:
+    """How --help shows an option that is not set by default."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})" if default else "")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that every method shares."""
+
+    protocol: Annotated[str | None, _words("NAME")] = None
+    """Known domains as SOURCE[+SOURCE...]-TARGET[@variant]: mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, or
+    embedded:optical, which needs no files. Give either this or --source and --target."""
+    source: Annotated[tuple[str, ...], _words("NAME=DIR [NAME=DIR ...]")] = ()
+    """Own labelled domains. DIR holds one folder per class, or is a list of "path label" lines."""
+    target: Annotated[str | None, _words("NAME=DIR")] = None
+    """Own target domain; its labels are used for evaluation only."""
+    data_root: Annotated[Path | None, _words("DIR", "default: $DYNCONV_DATA")] = field(
+        default_factory=_default_data_root
+    )
+    """Folder of the real data sets, each in its publisher's layout."""
+    out: Annotated[Path | None, _words("RUN", "default: runs/PROTOCOL_METHOD_seedN")] = None
+    """Run folder to write."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images, dropout and the source-validation split."""
+    epochs: Annotated[int | None, _words("N", f"default: {DEFAULT_EPOCHS}")] = None
+    """Length of the run. An epoch is the fewest steps after which every source image was seen."""
+    max_steps: Annotated[int | None, _words("N")] = None
+    """Length of the run in steps, instead of --epochs."""
+    batch_size: int = 64
+    """Images per step from the sources together, and as many from the target."""
+    source_limit: Annotated[int | None, _words("N", "default: all")] = None
+    """At most this many training images per source; classes keep their shares, every seed uses the same ones."""
+    target_limit: Annotated[int | None, _words("N", "default: all")] = None
+    """At most this many unlabelled training images of the target; every seed uses the same ones."""
+    eval_every: Annotated[int | None, _words("N", f"default: {EVALUATIONS_PER_RUN} evaluations per run")] = None
+    """Steps between evaluations. The last step is always evaluated."""
+    checkpoint_every: Annotated[int | None, _words("N", "default: at every evaluation")] = None
+    """Steps between checkpoints."""
+    log_every: int = 50
+    """Steps between the losses that are shown and written for TensorBoard."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes CUDA where it is available."""
+    devices: int = 1
+    """Number of devices; more than 1 is not supported yet."""
+    precision: Precision = "32-true"
+    """Numeric precision; 16-mixed needs CUDA."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto goes on from the run folder's checkpoint if there is one; never insists on a new run folder."""
+    config: Annotated[Path | None, _words("FILE")] = None
+    """A run's config.yaml to start from; other flags override it."""
+
+    def __post_init__(self) -> None:
+        own = bool(self.source) or self.target is not None
+        if self.protocol is not None and own:
+            raise ValueError(
+                f"--protocol {self.protocol} and --source/--target contradict each other: give one of the two"
+            )
+        if own and not (self.source and self.target is not None):
+            missing, given = ("--target", "--source") if self.source else ("--source", "--target")
+            raise ValueError(f"{missing} is missing: {given} was given, and own domains need both, each as NAME=DIR")
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError(
+                f"--epochs {self.epochs} and --max-steps {self.max_steps} contradict each other: give one of the two"
+            )
+        for name in (
+            "epochs",
+            "max_steps",
+            "batch_size",
+            "source_limit",
+            "target_limit",
+            "eval_every",
+            "checkpoint_every",
+            "log_every",
+            "devices",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}")
+        if self.devices != 1:
+            raise ValueError(
+                f"--devices {self.devices}: training on several devices is not supported yet; use --devices 1"
+            )
+
+    def require_data(self) -> None:
+        """Raise a ValueError where neither a protocol nor own domains are named."""
+        if self.protocol is None and self.target is None:
+            raise ValueError(
+                "no data was named: give --protocol NAME (such as embedded:optical, which needs no files, or "
+                "mnist-usps), or --source NAME=DIR ... --target NAME=DIR"
+            )
+
+    @property
+    def task(self) -> str:
+        """The protocol's name, or the same form made of the own domains' names. ValueError as `require_data`."""
+        self.require_data()
+        if self.protocol is not None:
+            return self.protocol
+        names = ["+".join(source.partition("=")[0] for source in self.source), str(self.target).partition("=")[0]]
+        return "-".join(names)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run: the method's name, the shared options and the method's own options (its config dataclass)."""
+
+    method: str
+    run: RunOptions
+    options: Any
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for config.yaml: shared options on top, the method's own under its name."""
+        run = {k: _plain(v) for k, v in dataclasses.asdict(self.run).items() if k not in NOT_STORED}
+        return {"method": self.method, **run, self.method: _plain(dataclasses.asdict(self.options))}
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the results; two configurations with the same identity are the same run."""
+        plain = self.to_dict()
+        own = plain.pop(self.method)
+        flat = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
+        return {**flat, **{f"{self.method}.{k}": v for k, v in own.items()}}
+
+    @property
+    def hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of `identity()`."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def out(self) -> Path:
+        """The run folder: --out, or a name made of task, method and seed."""
+        if self.run.out is not None:
+            return self.run.out
+        name = self.run.task.replace(":", "-").replace("/", "-")
+        return Path("runs") / f"{name}_{self.method}_seed{self.run.seed}"
+
+    def to_yaml(self) -> str:
+        """The text of config.yaml."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def absolute_paths(run: RunOptions) -> RunOptions:
+    """`run` with --data-root and the folders of own domains made absolute, so that a run folder can be used from
+    another directory."""
+
+    def absolute(spec: str) -> str:
+        name, equals, path = spec.partition("=")
+        # Anything else is left as it is, for the data's own message about the form.
+        return f"{name}={Path(path).expanduser().absolute()}" if equals and path else spec
+
+    return dataclasses.replace(
+        run,
+        data_root=None if run.data_root is None else run.data_root.expanduser().absolute(),
+        source=tuple(absolute(s) for s in run.source),
+        target=None if run.target is None else absolute(run.target),
+    )
+
+
+def load_config(path: Path, methods: dict[str, Any]) -> TrainConfig:
+    """Read a config.yaml.
+
+    `methods` maps each method's name to its class (with `config_class`).
+
+    Raises ValueError where the file is missing or unreadable, names an unknown method or field, or lacks the method.
+    """
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(plain, dict) or not isinstance(plain.get("method"), str):
+        raise ValueError(f"{path} is not a run's configuration: expected a mapping with the key 'method'")
+    method = plain.pop("method")
+    if method not in methods:
+        raise ValueError(f"{path}: unknown method {method!r}; known: {', '.join(sorted(methods))}")
+    own = plain.pop(method, {}) or {}
+    return TrainConfig(
+        method=method,
+        run=_from_plain(RunOptions, plain, path),
+        options=_from_plain(methods[method].config_class, own, path),
+    )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Lines "field: old -> new" for each field of two identities that differs."""
+    keys = [*old, *(k for k in new if k not in old)]
+    return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _from_plain(cls: type[Any], plain: Any, path: Path) -> Any:
+    """An instance of the dataclass `cls` from YAML's values; checks names and types."""
+    if not isinstance(plain, dict):
+        raise ValueError(f"{path}: expected a mapping for {cls.__name__}, got {type(plain).__name__}")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]
+    unknown = [k for k in plain if k not in names]
+    if unknown:
+        raise ValueError(f"{path}: unknown field {', '.join(map(repr, unknown))}; known: {', '.join(names)}")
+    return cls(**{k: _typed(v, hints[k], f"{path}: {k}") for k, v in plain.items()})
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """`value` as YAML gave it, turned into the type `hint`; ValueError where it does not fit."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _typed(value, arguments[0], where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in (a for a in arguments if a is not type(None)):
+            try:
+                return _typed(value, argument, where)
+            except ValueError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise ValueError(f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}")
+    elif origin is tuple and isinstance(value, list | tuple):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_typed(v, arguments[0], where) for v in value)
+        if len(arguments) == len(value):
+            return tuple(_typed(v, a, where) for v, a in zip(value, arguments, strict=True))
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _from_plain(hint, value, Path(where))
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
+        return value
+    raise ValueError(f"{where} expects {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -1,0 +1,61 @@
+"""Measure a run's checkpoint after training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+from dynconv.data import load_domain, source_validation_split
+from dynconv.engine.checkpoint import load_checkpoint
+from dynconv.engine.config import Precision, load_config
+from dynconv.engine.evaluation import Evaluation, evaluating, split_accuracy
+from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.train import IMAGE_SIZE, load_domains, make_fabric
+from dynconv.methods import METHODS
+
+
+def measure_run(
+    path: Path,
+    *,
+    domain: str | None = None,
+    checkpoint: Literal["last", "source-val"] = "last",
+    data_root: Path | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Precision | None = None,
+) -> dict[str, Any]:
+    """Metrics of a run's checkpoint, as `SPLIT/DOMAIN/METRIC`, with `run`, `checkpoint`, `step` and `config_hash`.
+
+    Args:
+        path: The run folder; it is not written to.
+        domain: `NAME=DIR` or the name of a known domain: gives `test/NAME/accuracy` alone, and the run's own data are
+            not needed. None: all that an evaluation during training measures.
+        checkpoint: "last" or "source-val".
+        data_root: Folder of the real data sets; None for the one of training.
+        device, precision: Where and how to compute; None for the run's own precision.
+
+    Raises:
+        ValueError: No run or checkpoint there, data missing or with other classes, or a device that is not there.
+    """
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise ValueError(f"{path} is no run folder: there is no {folder.config}")
+    config = load_config(folder.config, METHODS)
+    root = data_root if data_root is not None else config.run.data_root
+    run = dataclasses.replace(config.run, data_root=root, device=device, precision=precision or config.run.precision)
+    fabric = make_fabric(run)
+    state = load_checkpoint(folder.checkpoint(checkpoint), fabric.device)
+    classes = tuple(state["classes"])
+    method = METHODS[config.method](config.options, len(classes))
+    method.load_state_dict(state["method"])
+    fabric.to_device(method)
+    head = {"run": str(path), "checkpoint": checkpoint, "step": state["step"], "config_hash": state["config_hash"]}
+    if domain is None:
+        training, held_out = source_validation_split(load_domains(run), run.seed)
+        return head | Evaluation(training, held_out, fabric.device, fabric.autocast).measure(method)
+    other = load_domain(domain, classes=classes, data_root=root, image_size=IMAGE_SIZE)
+    if other.test is None or len(other.test) == 0:
+        raise ValueError(f"--domain {domain}: there is no image to measure on")
+    with evaluating(method):
+        value = split_accuracy(method, other.test, len(classes), fabric.device, fabric.autocast)
+    return head | {f"test/{other.name}/accuracy": value}

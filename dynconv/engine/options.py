@@ -1,0 +1,97 @@
+"""From the words of `dynconv train` and `dynconv eval` to typed options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+
+from dynconv.engine.config import Precision, RunOptions, TrainConfig, absolute_paths, load_config
+from dynconv.methods import METHODS
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class TrainOptions(Generic[C]):
+    """Train a method. Options override --config FILE, which overrides the defaults."""
+
+    run: RunOptions
+    method: C
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Measure a run's checkpoint on the run's own domains, or on another one."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    domain: Annotated[str | None, tyro.conf.arg(metavar="NAME=DIR", help_behavior_hint="")] = None
+    """Another labelled domain: one folder per class or a "path label" list, or the name of a known domain (usps,
+    embedded:plain). Default: the run's own sources and target."""
+    checkpoint: Literal["last", "source-val"] = "last"
+    """The last checkpoint, or the one with the best accuracy on the held-out source images."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the real data sets. Default: the one the run was trained with."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    precision: Annotated[Precision | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Numeric precision. Default: the run's own."""
+
+
+def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
+    """The configuration that the words after `dynconv train METHOD` describe.
+
+    Raises:
+        ValueError: A --config file that does not fit.
+        SystemExit: With code 2 for an unknown option, a wrong value or a contradiction; with 0 after --help.
+    """
+    config_class = METHODS[method].config_class
+    run, own = RunOptions(), config_class()
+    if (path := value_of("--config", args)) is not None:
+        loaded = load_config(Path(path), METHODS)
+        if loaded.method != method:
+            raise ValueError(f"--config {path} is of the method {loaded.method!r}, the command says {method!r}")
+        run, own = _without_overridden(loaded.run, args), loaded.options
+    options = tyro.cli(
+        TrainOptions[config_class],  # type: ignore[valid-type]  # an alias made at run time
+        prog=f"dynconv train {method}",
+        args=args,
+        default=TrainOptions(run, own),
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    return TrainConfig(method, absolute_paths(options.run), options.method)
+
+
+def parse_eval(args: Sequence[str]) -> EvalOptions:
+    """The options that the words after `dynconv eval` describe. SystemExit as in `parse_train`."""
+    return tyro.cli(EvalOptions, prog="dynconv eval", args=args)
+
+
+def value_of(flag: str, args: Sequence[str]) -> str | None:
+    """The word given to `flag` in `args` (as `--flag WORD` or `--flag=WORD`), or None where the flag is not there."""
+    for index, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else next(iter(args[index + 1 :]), "")
+    return None
+
+
+def _without_overridden(run: RunOptions, args: Sequence[str]) -> RunOptions:
+    """`run` without what a flag in `args` replaces by another field: the data, and the length of the run."""
+    drop: dict[str, Any] = {}
+    if value_of("--protocol", args) is not None:
+        drop |= {"source": (), "target": None}
+    if value_of("--source", args) is not None and value_of("--target", args) is not None:
+        drop["protocol"] = None
+    if value_of("--epochs", args) is not None:
+        drop["max_steps"] = None
+    if value_of("--max-steps", args) is not None:
+        drop["epochs"] = None
+    return dataclasses.replace(run, **drop)

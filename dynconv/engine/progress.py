@@ -1,0 +1,96 @@
+"""Losses, rate and remaining time: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from types import TracebackType
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor
+
+from dynconv.engine.selection import Row, mean_of
+
+
+class Meter:
+    """Means of logged scalars since the last `take`, summed where they are so that a GPU is not waited for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float | Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, logs: Mapping[str, float | Tensor]) -> None:
+        for name, value in logs.items():
+            value = value.detach() if isinstance(value, Tensor) else value
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        self._sums.clear()
+        self._counts.clear()
+        return means
+
+
+class ProgressDisplay:
+    """Context that shows a run from step `start` to `max_steps` on `console`."""
+
+    def __init__(self, console: Console, *, start: int, max_steps: int) -> None:
+        self._console = console
+        self._start = start
+        self._max_steps = max_steps
+        self._began = time.monotonic()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+            self._bar = Progress(*columns, console=console)
+            self._task = self._bar.add_task("", total=max_steps, completed=start, status="")
+
+    def __enter__(self) -> ProgressDisplay:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def losses(self, step: int, epoch: float, means: Mapping[str, float]) -> None:
+        """Show the mean losses of the last steps."""
+        rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
+        remaining = timedelta(seconds=round((self._max_steps - step) / rate))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        status = f"epoch {epoch:.2f}  {shown}  {rate:.1f} steps/s  ETA {remaining}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, status=status)
+        else:
+            self.line(f"step {step}/{self._max_steps}  {status}")
+
+    def evaluation(self, row: Row) -> None:
+        """Show the accuracies of an evaluation, in per cent: the mean over the domains of each split."""
+        splits = ((split, mean_of(row, split)) for split in ("source-val", "source-test", "target-test"))
+        shown = "  ".join(f"{split} {100 * value:.1f}" for split, value in splits if value is not None)
+        self.line(f"step {row['step']}/{self._max_steps}  accuracy %: {shown}")
+
+    def line(self, text: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_finite(means: Mapping[str, float], step: int) -> None:
+    """Raise Diverged where a mean loss is not finite."""
+    bad = [f"{name} = {value}" for name, value in means.items() if not torch.tensor(value).isfinite()]
+    if bad:
+        raise Diverged(
+            f"training diverged before step {step}: {', '.join(bad)}. The last checkpoint is from before; a lower --lr "
+            "or, where the method has one, a lower weight or a ramp of its second loss are the usual cures."
+        )
+
+
+class Diverged(RuntimeError):  # noqa: N818 - reads as what happened
+    """A loss became infinite or NaN."""

@@ -1,0 +1,123 @@
+"""The files of one run: config.yaml, env.json, results.jsonl, checkpoints/, tensorboard/ and done."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dynconv.engine.config import TrainConfig, differences, load_config
+from dynconv.engine.selection import VALIDATOR, Row, select
+
+
+class RunFolder:
+    """Names, reads and writes the files of a run folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.environment = path / "env.json"
+        self.results = path / "results.jsonl"
+        self.tensorboard = path / "tensorboard"
+        self.done = path / "done"
+        self.checkpoints = path / "checkpoints"
+        self.last = self.checkpoints / "last.pt"
+
+    def checkpoint(self, name: str) -> Path:
+        """The file of the checkpoint `name`: "last" or "source-val"."""
+        return self.checkpoints / f"{name}.pt"
+
+    def claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
+        """Check that the folder can hold this run; nothing is written.
+
+        Raises:
+            ValueError: The folder holds another configuration (the differing fields are named), or any run with
+                `--resume never`, or files that are no run.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise ValueError(f"--out {self.path} is a file; give a folder")
+        if not self.config.exists():
+            if any(self.path.iterdir()):
+                raise ValueError(f"--out {self.path} holds files but no run (no config.yaml); give a new folder")
+            return
+        if config.run.resume == "never":
+            raise ValueError(f"--out {self.path} holds a run already and --resume is never; give a new folder")
+        found = load_config(self.config, methods)
+        if found.hash != config.hash:
+            lines = "\n  ".join(differences(found.identity(), config.identity()))
+            raise ValueError(
+                f"--out {self.path} holds a run with another configuration (there -> here):\n  {lines}\n"
+                "Give another --out, or the same options to resume that run."
+            )
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folder and write config.yaml, unless it is there."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if not self.config.exists():
+            write_atomically(self.config, config.to_yaml())
+
+    def record_environment(self, environment: dict[str, Any], step: int) -> None:
+        """Add the environment of a start or a resume (at `step`) to env.json."""
+        starts = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
+        starts.append({"step": step, **environment})
+        write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
+
+    def rows(self) -> list[Row]:
+        """Every row of results.jsonl, the oldest first.
+
+        A last line without its end was cut off when the process was killed and is left out.
+
+        Raises:
+            ValueError: Any other line is not JSON.
+        """
+        if not self.results.exists():
+            return []
+        text = self.results.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        rows = []
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{self.results}, line {number}: not JSON ({error})") from error
+        return rows
+
+    def drop_rows_after(self, step: int) -> list[Row]:
+        """Keep the rows up to `step`, the checkpoint's; returns them."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        write_atomically(self.results, "".join(json.dumps(row) + "\n" for row in kept))
+        return kept
+
+    def append(self, row: Row) -> None:
+        """Add one row to results.jsonl and wait until it is on the disk."""
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def finish(self, config_hash: str) -> dict[str, Any]:
+        """Write `done` with the selected rows; returns its contents."""
+        selected = select(self.rows())
+        done = {"config_hash": config_hash, "label_free_validator": VALIDATOR, "selected": selected}
+        write_atomically(self.done, json.dumps(done, indent=2) + "\n")
+        return done
+
+    def read_done(self) -> dict[str, Any] | None:
+        """Contents of `done`, or None where the run is not finished."""
+        if not self.done.exists():
+            return None
+        done: dict[str, Any] = json.loads(self.done.read_text(encoding="utf-8"))
+        return done
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that `path` is at every moment either the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,35 @@
+"""How far two classifiers disagree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def probabilities(scores: Tensor) -> Tensor:
+    """Softmax over classes, (B, C) to (B, C), in float32 at least.
+
+    Half-precision scores are raised first: a mean over B * C small differences loses its last bits in them.
+    """
+    return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+
+
+def classifier_discrepancy(first: Tensor, second: Tensor) -> Tensor:
+    """mean over samples and classes of |softmax(first) - softmax(second)| (MCD, Saito et al., CVPR 2018, eq. 2).
+
+    Args:
+        first: Scores of one classifier, (B, C).
+        second: Scores of the other for the same samples, (B, C).
+
+    Returns:
+        A scalar from 0 (the same predictions) to 2 / C, in float32, or float64 for float64 scores.
+
+    Raises:
+        ValueError: Where the scores are no matrices of one shape.
+    """
+    if first.dim() != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"first, second: expected two score matrices (B, C) of one shape, "
+            f"got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    return (probabilities(first) - probabilities(second)).abs().mean()

@@ -1,0 +1,64 @@
+"""Checks of configuration fields: each failure names the field, what was given and what is expected."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from typing import Any, Literal
+
+
+def check_types(config: Any) -> None:
+    """Hold every field of a dataclass against its annotation: a Literal (or None beside it), float, int or tuple of
+    floats. Values come from files as well as from a typed command line.
+
+    Raises:
+        ValueError: For a value that is none of a Literal's, or a number that is not finite.
+        TypeError: For a value of another type.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        hint, value = hints[field.name], getattr(config, field.name)
+        choices = _choices(hint)
+        if choices:
+            if not any(value == choice and type(value) is type(choice) for choice in choices):
+                wanted = ", ".join(map(repr, choices))
+                raise ValueError(f"{field.name}: expected one of {wanted}, got {value!r}")
+        elif hint is int:
+            _require(field.name, value, int, "an integer")
+        elif hint is float:
+            _require_finite(field.name, value)
+        else:
+            _require(field.name, value, tuple, "a tuple of numbers")
+            for element in value:
+                _require_finite(field.name, element)
+
+
+def check_range(config: Any, names: tuple[str, ...], *, least: float = -math.inf, above: float = -math.inf) -> None:
+    """Raise a ValueError unless every named field is >= `least` and > `above`."""
+    for name in names:
+        value = getattr(config, name)
+        if value < least or value <= above:
+            wanted = f"at least {least:g}" if math.isinf(above) else f"more than {above:g}"
+            raise ValueError(f"{name}: expected {wanted}, got {value}")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The values a Literal, or a union of one with None, allows; none for any other annotation."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(choice for part in typing.get_args(hint) for choice in _choices(part)) + (None,)
+    return ()
+
+
+def _require(name: str, value: Any, kind: type | tuple[type, ...], words: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected {words}, got {value!r}")
+
+
+def _require_finite(name: str, value: Any) -> None:
+    _require(name, value, (int, float), "a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")

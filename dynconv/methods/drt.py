@@ -1,0 +1,96 @@
+"""Dynamic residual transfer (Li et al., CVPR 2021): a network whose convolutions follow the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import nn
+
+from dynconv.methods.base import Update
+from dynconv.methods.checks import check_range
+from dynconv.methods.mcd import MCD, MCDConfig
+from dynconv.models import DynamicSpec, dynamic_parameters
+
+if TYPE_CHECKING:
+    from dynconv.data import Batch
+
+
+@dataclass(frozen=True)
+class DRTConfig(MCDConfig):
+    """DRT: another method's loss on a network with dynamic residuals on every convolution."""
+
+    loss: Literal["mcd", "source-only"] = "mcd"
+    """What trains the dynamic network: MCD (the paper's default) or cross entropy alone (both in section 4.2)."""
+    residual: Literal["subspace", "channel", "combined"] = "subspace"
+    """Subspace routing (eq. 4), channel attention (eq. 3) or both (eq. 5); compared in Table 1."""
+    num_bases: int = 4
+    """K of eq. 4; section 4.2 compares 2, 4, 6 and 8."""
+    basis_kernel_size: Literal[1] | None = 1
+    """1 for 1x1 bases (section 3.3), None for bases as large as the kernel."""
+    reduction: int = 16
+    """The branch's hidden width is max(in_channels // reduction, 4)."""
+    temperature: float = 1.0
+    """Of the softmax over the bases (1 in the paper)."""
+    scale_activation: Literal["sigmoid", "hard"] = "sigmoid"
+    """Scale of channel attention: 1 + sigmoid(z) (eq. 3), or "hard", relu6(z + 3) / 3 (unused in released DRT)."""
+    residual_lr_factor: float = 1.0
+    """Bases and branches learn with this many times `lr` (released DRT: 10 beside pretrained weights)."""
+
+    form: Literal["three-step", "reversal"] = "reversal"
+    """All at once through gradient reversal (as released DRT trains), or MCD's steps A, B and C."""
+    discrepancy_weight: float = 50.0
+    """Weight of the discrepancy (lambda of eq. 6: 50)."""
+    statistics: Literal["joint", "separate"] = "joint"
+    """Batch statistics: one "joint" pass of source and target (released DRT), or "separate" passes (MCD)."""
+    optimiser: Literal["adam", "sgd"] = "sgd"
+    """SGD in section 4.1."""
+    lr: float = 2e-3
+    """Learning rate (section 4.1, digits: 0.002)."""
+    lr_schedule: Literal["constant", "step"] = "step"
+    """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones` (section 4.1)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, ("residual_lr_factor",), above=0)
+        self.dynamic_spec()
+        if self.loss == "source-only" and (self.class_balance or self.ramp_steps):
+            raise ValueError(
+                f"class_balance, ramp_steps: got {self.class_balance} and {self.ramp_steps}, but loss 'source-only' "
+                f"looks at no target; leave both at 0 or choose loss 'mcd'"
+            )
+
+    def dynamic_spec(self) -> DynamicSpec:
+        """How the convolutions are made dynamic. Raises a ValueError where the fields make no such description."""
+        return DynamicSpec(
+            residual=self.residual,
+            num_bases=self.num_bases,
+            basis_kernel_size=self.basis_kernel_size,
+            reduction=self.reduction,
+            temperature=self.temperature,
+            scale_activation=self.scale_activation,
+        )
+
+
+class DRT(MCD):
+    """min Lce + lambda Ld (eq. 6) over a dynamic network, with Ld by MCD's game or left out."""
+
+    config_class = DRTConfig
+    config: DRTConfig
+
+    def __init__(self, config: DRTConfig, num_classes: int) -> None:
+        num_heads = 1 if config.loss == "source-only" else 2
+        super().__init__(config, num_classes, num_heads=num_heads, dynamic=config.dynamic_spec())
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        if self.config.loss == "source-only":
+            yield self.source_update(batch)
+        else:
+            yield from super().updates(batch)
+
+    def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        residual = dynamic_parameters(self.features)
+        ids = {id(parameter) for parameter in residual}
+        static = [parameter for parameter in self.features.parameters() if id(parameter) not in ids]
+        return [(static, 1.0), (residual, self.config.residual_lr_factor)]

@@ -1,0 +1,149 @@
+"""Maximum classifier discrepancy: two classifiers find target samples far from the source, the features hide them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from dynconv.losses import class_balance, classifier_discrepancy
+from dynconv.methods.base import Method, MethodConfig, Update
+from dynconv.methods.checks import check_range
+from dynconv.models import DynamicSpec
+from dynconv.nn import GradientReversal
+
+if TYPE_CHECKING:
+    from dynconv.data import Batch
+
+
+@dataclass(frozen=True)
+class MCDConfig(MethodConfig):
+    """MCD (Saito et al., CVPR 2018) on a static network."""
+
+    form: Literal["three-step", "reversal"] = "three-step"
+    """The paper's steps A, B and C, or all at once through gradient reversal (as released DRT trains)."""
+    discrepancy_weight: float = 1.0
+    """Weight of the discrepancy beside the cross entropy (1 in MCD; lambda in DRT eq. 6)."""
+    discrepancy_steps: int = 4
+    """How often step C is taken ("three-step" only; num_k of MCD, 4 on its digits)."""
+    reversal_weight: float = 1.0
+    """The features get this many times the reversed gradient ("reversal" only; 4 in released DRT)."""
+    ramp: Literal["linear", "sigmoid"] = "linear"
+    """Shape of the discrepancy weight's rise: p, or 2 / (1 + exp(-10 p)) - 1, with p = step / ramp_steps up to 1."""
+    ramp_steps: int = 0
+    """Steps over which the discrepancy weight rises from 0; 0 for the full weight from the first step (papers)."""
+    class_balance: float = 0.0
+    """Weight of the class balance term on the target; 0 in the papers, 0.01 in released MCD (VisDA) and DRT."""
+    statistics: Literal["joint", "separate"] = "separate"
+    """Batch statistics: "separate" forward passes of source and target (MCD), or one "joint" pass (released DRT)."""
+    prediction: Literal["sum", "max"] = "sum"
+    """Scores at test: the "sum" of both classifiers (MCD), or, per image, those of the one with the larger "max"
+    score (released DRT)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, ("discrepancy_weight", "class_balance", "ramp_steps"), least=0)
+        check_range(self, ("reversal_weight",), above=0)
+        check_range(self, ("discrepancy_steps",), least=1)
+        if self.form == "three-step" and self.reversal_weight != 1:
+            raise ValueError(
+                f"reversal_weight: {self.reversal_weight} contradicts form 'three-step', which reverses no gradient; "
+                f"choose form 'reversal' or leave reversal_weight at 1"
+            )
+
+
+class MCD(Method):
+    """min over classifiers and features of the source's cross entropy; max over classifiers, min over features of the
+    target's discrepancy.
+
+    `dynamic` and `num_heads` are for the methods that run this algorithm on another network.
+    """
+
+    config_class = MCDConfig
+    config: MCDConfig
+
+    def __init__(
+        self, config: MCDConfig, num_classes: int, *, num_heads: int = 2, dynamic: DynamicSpec | None = None
+    ) -> None:
+        super().__init__(config, num_classes, num_heads=num_heads, dynamic=dynamic)
+        self.reversal = GradientReversal(config.reversal_weight)
+        self.weight = discrepancy_weight(config, 0)
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        super().begin_step(step, max_steps)
+        self.weight = discrepancy_weight(self.config, step)
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        yield from self.three_step(batch) if self.config.form == "three-step" else self.reversed_step(batch)
+
+    def three_step(self, batch: Batch) -> Iterator[Update]:
+        """A: learn the source. B: the classifiers, which keep the source, disagree on the target. C: the features,
+        `discrepancy_steps` times, make them agree."""
+        source, target = self.encode(batch)
+        loss = self.source_loss(source, batch.source.labels) + self.balance_loss(target)
+        yield Update(loss, of=("features", "heads"), logs={"loss_a": loss.detach()})
+
+        with torch.no_grad():
+            source, target = self.encode(batch)
+        learning = self.source_loss(source, batch.source.labels)
+        discrepancy = self.discrepancy(target)
+        loss = learning + self.balance_loss(target) - self.weight * discrepancy
+        logs = {"cross_entropy": learning.detach(), "discrepancy_before": discrepancy.detach()}
+        yield Update(loss, of=("heads",), logs=logs | {"discrepancy_weight": self.weight})
+
+        for _ in range(self.config.discrepancy_steps):
+            _, target = self.encode(batch)
+            discrepancy = self.discrepancy(target)
+            yield Update(self.weight * discrepancy, of=("features",), logs={"discrepancy": discrepancy.detach()})
+
+    def reversed_step(self, batch: Batch) -> Iterator[Update]:
+        """All at once: descending -weight * discrepancy is the classifiers' ascent, and below the reversal the
+        features' descent."""
+        source, target = self.encode(batch)
+        learning = self.source_loss(source, batch.source.labels)
+        discrepancy = self.discrepancy(self.reversal(target))
+        loss = learning + self.balance_loss(target) - self.weight * discrepancy
+        logs = {"cross_entropy": learning.detach(), "discrepancy": discrepancy.detach()}
+        yield Update(loss, of=("features", "heads"), logs=logs | {"discrepancy_weight": self.weight})
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of images (B, 3, 32, 32), as `prediction` says."""
+        features = self.features(images)
+        scores = torch.stack([head(features) for head in self.heads])
+        if self.config.prediction == "sum":
+            return scores.sum(dim=0)
+        winner = scores.amax(dim=2).argmax(dim=0)
+        return scores[winner, torch.arange(len(winner), device=winner.device)]
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features of the source and of the target images, each (B, F)."""
+        if self.config.statistics == "separate":
+            return self.features(batch.source.images), self.features(batch.target.images)
+        features = self.features(torch.cat([batch.source.images, batch.target.images]))
+        count = len(batch.source.images)
+        return features[:count], features[count:]
+
+    def discrepancy(self, features: Tensor) -> Tensor:
+        """How far both classifiers disagree on features (B, F): a scalar."""
+        first, second = (head(features) for head in self.heads)
+        return classifier_discrepancy(first, second)
+
+    def balance_loss(self, features: Tensor) -> Tensor:
+        """The weighted class balance term of target features (B, F), summed over the classifiers: a scalar."""
+        if self.config.class_balance == 0:
+            return features.new_zeros(())
+        terms = [class_balance(head(features)) for head in self.heads]
+        return self.config.class_balance * torch.stack(terms).sum()
+
+
+def discrepancy_weight(config: MCDConfig, step: int) -> float:
+    """The weight of the discrepancy at `step`, counted from 0, with its ramp."""
+    if step >= config.ramp_steps:
+        return config.discrepancy_weight
+    progress = step / config.ramp_steps
+    risen = progress if config.ramp == "linear" else 2 / (1 + math.exp(-10 * progress)) - 1
+    return config.discrepancy_weight * risen

@@ -1,0 +1,17 @@
+"""Modules: dynamic convolution, its coefficient branch, conversion of static models, gradient reversal."""
+
+from dynconv.nn.coefficient_branch import CoefficientBranch
+from dynconv.nn.collect import CollectedCoefficients, collect_coefficients
+from dynconv.nn.convert import to_dynamic
+from dynconv.nn.dynamic_conv2d import DynamicConv2d
+from dynconv.nn.gradient_reversal import GradientReversal, gradient_reversal
+
+__all__ = [
+    "CoefficientBranch",
+    "CollectedCoefficients",
+    "DynamicConv2d",
+    "GradientReversal",
+    "collect_coefficients",
+    "gradient_reversal",
+    "to_dynamic",
+]

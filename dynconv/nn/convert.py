@@ -1,0 +1,140 @@
+"""``to_dynamic``: make the convolutions of a model dynamic, in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from typing import Literal, TypeVar, cast
+
+from torch import nn
+
+from dynconv.nn.coefficient_branch import ScaleActivation
+from dynconv.nn.dynamic_conv2d import DynamicConv2d, Residual, Start
+
+Model = TypeVar("Model", bound=nn.Module)
+Where = Callable[[str, nn.Conv2d], bool] | Iterable[str]
+
+
+def to_dynamic(
+    model: Model,
+    where: Where | None = None,
+    *,
+    start: Start = "static",
+    residual: Residual = "subspace",
+    num_bases: int = 4,
+    basis_kernel_size: Literal[1] | None = 1,
+    reduction: int = 16,
+    temperature: float = 1.0,
+    scale_activation: ScaleActivation = "sigmoid",
+) -> Model:
+    """Replace convolutions of ``model`` by :class:`DynamicConv2d`, in place, and return ``model``.
+
+    The new modules take over the Parameters they replace, so pretrained weights, ties between weights and optimisers
+    that already hold them stay valid (add the new parameters to the optimiser). With ``start="static"`` the converted
+    model computes what it computed before.
+
+    Args:
+        model: Any module; a single ``nn.Conv2d`` goes through ``DynamicConv2d.from_conv2d``.
+        where: Which convolutions. A predicate ``(name, conv) -> bool``, or glob patterns on module names ("*" spans
+            dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else.
+            Default: in torchvision's ResNets the 3x3 of each Bottleneck (DRT's choice) or both 3x3 of each BasicBlock;
+            in any other model every convolution with a kernel larger than 1x1.
+        start: ``"static"`` or ``"random"``: see ``DynamicConv2d.reset_residual``.
+        residual, num_bases, basis_kernel_size, reduction, temperature, scale_activation: See ``DynamicConv2d``.
+
+    In a block that is exactly torchvision's Bottleneck or BasicBlock, the branch of ``conv2`` reads the block's input,
+    as in DRT's release. Everywhere else a branch reads its convolution's own input; a block of your own passes another
+    context by ``conv(y, context=x)`` after ``DynamicConv2d(..., context_channels=C)``.
+
+    Raises:
+        ValueError: Nothing matched, a pattern matched nothing, an option does not fit a matched convolution (the model
+            is then left as it was), or ``model`` is itself a convolution.
+    """
+    if isinstance(model, nn.Conv2d):
+        raise ValueError(
+            "to_dynamic: model is itself a convolution and cannot be replaced in place; "
+            "use DynamicConv2d.from_conv2d(model)."
+        )
+    names: dict[nn.Conv2d, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) is nn.Conv2d:
+            names.setdefault(module, []).append(name)
+    blocks = _torchvision_blocks(model)
+    chosen = _default(names, blocks) if where is None else _chosen(names, where)
+    if not chosen:
+        raise ValueError(f"to_dynamic: no convolution matched. {_offer(names)}")
+
+    replacements: dict[nn.Conv2d, DynamicConv2d] = {}
+    for conv in chosen:
+        try:
+            replacements[conv] = DynamicConv2d.from_conv2d(
+                conv,
+                start=start,
+                residual=residual,
+                num_bases=num_bases,
+                basis_kernel_size=basis_kernel_size,
+                reduction=reduction,
+                temperature=temperature,
+                scale_activation=scale_activation,
+                context_channels=_context_channels(model, conv, blocks),
+            )
+        except ValueError as error:
+            raise ValueError(f"to_dynamic: {names[conv][0]}: {error}") from error
+
+    for conv, dynamic in replacements.items():
+        for name in names[conv]:
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, dynamic)
+    converted = set(replacements.values())
+    for block, context_block in blocks.items():
+        if block.conv2 in converted:
+            block.__class__ = context_block
+    return model
+
+
+def _torchvision_blocks(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
+    """The blocks of torchvision's ResNets in ``model``, each with the class that hands its input to ``conv2``."""
+    if not any(type(module).__module__ == "torchvision.models.resnet" for module in model.modules()):
+        return {}
+    from dynconv.nn.torchvision_blocks import CONTEXT_BLOCKS
+
+    return {module: CONTEXT_BLOCKS[type(module)] for module in model.modules() if type(module) in CONTEXT_BLOCKS}
+
+
+def _context_channels(model: nn.Module, conv: nn.Conv2d, blocks: dict[nn.Module, type[nn.Module]]) -> int | None:
+    """Channels of the block's input where ``conv`` is its ``conv2``, else None."""
+    places: set[int | None] = set()
+    for module in model.modules():
+        for name, child in module._modules.items():  # named_children() leaves out repetitions
+            if child is conv:
+                inner = module in blocks and name == "conv2"
+                places.add(cast(nn.Conv2d, module.conv1).in_channels if inner else None)
+    if len(places) > 1:
+        raise ValueError(f"shared between places whose contexts differ (channels, None = its own input: {places}).")
+    return places.pop()
+
+
+def _default(names: dict[nn.Conv2d, list[str]], blocks: dict[nn.Module, type[nn.Module]]) -> list[nn.Conv2d]:
+    spatial = [conv for conv in names if max(conv.kernel_size) > 1]
+    if not blocks:
+        return spatial
+    of_blocks = {module for block in blocks for module in (block.conv1, block.conv2)}
+    return [conv for conv in spatial if conv in of_blocks]
+
+
+def _chosen(names: dict[nn.Conv2d, list[str]], where: Where) -> list[nn.Conv2d]:
+    if callable(where):
+        return [conv for conv, own in names.items() if any(where(name, conv) for name in own)]
+    patterns = [where] if isinstance(where, str) else list(where)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for own in names.values() for name in own):
+            raise ValueError(f"to_dynamic: where: {pattern!r} matches no nn.Conv2d. {_offer(names)}")
+    return [conv for conv, own in names.items() if any(fnmatchcase(name, p) for name in own for p in patterns)]
+
+
+def _offer(names: dict[nn.Conv2d, list[str]]) -> str:
+    if not names:
+        return "The model has no plain nn.Conv2d (subclasses and parametrised ones are not converted)."
+    shown = ", ".join(own[0] for own in list(names.values())[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"Its plain nn.Conv2d are: {shown}{more}."

@@ -1,0 +1,91 @@
+"""Tables of one run's selected rows, of an evaluation, and of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.selection import Row, mean_of
+
+RULES = ("last", "source-val", "label-free", "oracle")
+
+
+def selection_table(folder: RunFolder) -> Table:
+    """The accuracies of a finished run in per cent, one column per selection rule with its step.
+
+    Raises:
+        ValueError: The run is not finished.
+    """
+    selected = selected_rows(folder)
+    caption = "accuracy in %, at the step chosen by each rule; oracle looks at the target's labels and chooses no model"
+    table = Table(title=f"{folder.path}", caption=caption)
+    table.add_column("selected by")
+    rules = [rule for rule in RULES if rule in selected]
+    for rule in rules:
+        table.add_column(rule, justify="right")
+    table.add_row("step", *(str(selected[rule]["step"]) for rule in rules), end_section=True)
+    for name in accuracies(selected["last"]):
+        table.add_row(name.removesuffix("/accuracy"), *(percent(selected[rule][name]) for rule in rules))
+    return table
+
+
+def metric_table(metrics: Mapping[str, Any]) -> Table:
+    """The metrics of `dynconv eval`, one per line."""
+    table = Table(title=f"{metrics['run']}, checkpoint {metrics['checkpoint']} (step {metrics['step']})")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        if "/" in name and name != "run":
+            table.add_row(name, f"{percent(value)} %" if name.endswith("/accuracy") else f"{value:.3f}")
+    return table
+
+
+def selected_rows(folder: RunFolder) -> dict[str, Row]:
+    """Selection rule to row, of a finished run. ValueError where it is not finished."""
+    done = folder.read_done()
+    if done is None:
+        raise ValueError(f"{folder.path} is not finished: there is no {folder.done}")
+    selected: dict[str, Row] = done["selected"]
+    return selected
+
+
+def accuracies(row: Row) -> list[str]:
+    """Names of the accuracies in a row."""
+    return [name for name in row if name.endswith("/accuracy")]
+
+
+def percent(value: float) -> str:
+    """A share as per cent with one decimal."""
+    return f"{100 * value:.1f}"
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table, the first column to the left and the others to the right."""
+    names = list(header)
+    lines = [names, ["---", *["---:"] * (len(names) - 1)], *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def comparison_table(runs: Mapping[str, RunFolder], title: str) -> Table:
+    """One line per finished run: target and mean source test accuracy, at the last step and at source-val's choice.
+
+    Raises:
+        ValueError: A run is not finished.
+    """
+    table = Table(title=title, caption="test accuracy in %; source: mean over the source domains")
+    table.add_column("method")
+    for rule in ("last", "source-val"):
+        for side in ("target", "source"):
+            table.add_column(f"{side}\n{rule}", justify="right")
+    for name, folder in runs.items():
+        selected = selected_rows(folder)
+        cells = []
+        for rule in ("last", "source-val"):
+            for split in ("target-test", "source-test"):
+                value = mean_of(selected[rule], split)
+                cells.append("-" if value is None else percent(value))
+        table.add_row(name, *cells)
+    return table

@@ -1,0 +1,85 @@
+"""Block sizes of the implicit GEMM of `dynamic_conv2d`, chosen from sizes alone: nothing is timed at a first call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+
+
+class Tile(NamedTuple):
+    """Rows, columns and reduction of a block, warps per program, pipeline depth, and the least compute capability."""
+
+    rows: int
+    columns: int
+    reduction: int
+    warps: int
+    stages: int
+    capability: int = 80
+
+
+# By kind of arithmetic, widest first. bench/compile_kernels.py holds that none spills on sm_80, sm_90 and sm_100, and
+# that each fits the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
+TILES = {
+    "half": (
+        # Two float32 accumulators take 128 registers a thread; mma.sync (sm_80) then spills operands, wgmma has none.
+        Tile(128, 128, 64, warps=8, stages=3, capability=90),
+        Tile(128, 64, 64, warps=8, stages=3),
+        Tile(64, 64, 64, warps=4, stages=3),
+        Tile(64, 32, 64, warps=4, stages=3),
+        Tile(64, 16, 64, warps=4, stages=3),
+    ),
+    "tf32": (
+        Tile(128, 64, 16, warps=8, stages=3),
+        Tile(64, 64, 16, warps=4, stages=3),
+        Tile(64, 32, 16, warps=4, stages=3),
+        Tile(64, 16, 16, warps=4, stages=3),
+    ),
+    # Fused multiply-adds keep a whole block's operands in registers: with a reduction of 16 it spills.
+    "float32": (
+        Tile(64, 64, 8, warps=8, stages=3),
+        Tile(64, 16, 8, warps=4, stages=3),
+    ),
+    # Channels or strides that are no multiple of 16 are loaded element by element, each with an address of its own:
+    # wider blocks spill up to 2 KiB a thread.
+    "ragged": (
+        Tile(64, 32, 16, warps=4, stages=2),
+        Tile(64, 16, 16, warps=4, stages=2),
+    ),
+    "ragged float32": (
+        Tile(64, 64, 8, warps=8, stages=3),
+        Tile(64, 16, 8, warps=4, stages=3),
+    ),
+}
+# The multiprocessors of an H100 or H200: fewer programs leave some of them idle (A100: 108, B200: 148).
+PROGRAMS_WANTED = 132
+
+
+def choose_tile(
+    kind: str, rows: int, columns: int, reduction: int, groups: int, *, scaled_gradient: bool, capability: int
+) -> Tile:
+    """The widest tile, no wider than the columns need, that gives every multiprocessor a program.
+
+    Where none does, the smallest of those that are 64 columns wide, or as wide as is needed. The block of the reduction
+    shrinks to the channels of a group.
+    """
+    width = max(16, triton.next_power_of_2(columns))
+    tiles = [tile for tile in TILES[kind] if tile.capability <= capability and tile.columns <= width]
+    least = min(64, tiles[0].columns)
+    for tile in (tile for tile in tiles if tile.columns >= least):
+        if triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns) * groups >= PROGRAMS_WANTED:
+            break
+    return _fit(tile, max(16, triton.next_power_of_2(reduction)), scaled_gradient)
+
+
+def shipped_tiles(kind: str, *, scaled_gradient: bool, capability: int) -> list[Tile]:
+    """Every tile that `choose_tile` can return on a device of that capability, each once."""
+    tiles = [tile for tile in TILES[kind] if tile.capability <= capability]
+    # Channels are a multiple of 16 where a kind is not ragged, and a ragged block takes at most 16 of them.
+    return list(dict.fromkeys(_fit(tile, reduction, scaled_gradient) for tile in tiles for reduction in (64, 32, 16)))
+
+
+def _fit(tile: Tile, reduction: int, scaled_gradient: bool) -> Tile:
+    # dy*s stages s beside its operands: (128, 128, 64) with 3 stages then takes 144 KiB of shared memory, with 2 80.
+    stages = min(tile.stages, 2) if scaled_gradient else tile.stages
+    return tile._replace(reduction=min(tile.reduction, reduction), stages=stages)

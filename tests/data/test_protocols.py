@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynconv.data import DataError, known_domains, load_domain, load_protocol, parse_spec
+
+
+def test_a_name_gives_sources_target_and_variant() -> None:
+    assert parse_spec("mnist-usps") == (("mnist",), "usps", "full")
+    assert parse_spec("mnist+usps-mnist_m") == (("mnist", "usps"), "mnist_m", "full")
+    assert parse_spec("usps-mnist@adda") == (("usps",), "mnist", "adda")
+    assert parse_spec("embedded:plain+inverted-optical") == (
+        ("embedded:plain", "embedded:inverted"),
+        "embedded:optical",
+        "full",
+    )
+
+
+def test_an_embedded_target_alone_takes_the_other_four_as_sources() -> None:
+    sources, target, _ = parse_spec("embedded:optical")
+    assert target == "embedded:optical"
+    assert sources == tuple(f"embedded:{name}" for name in ("plain", "textured", "coloured", "inverted"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mnist", "expected SOURCE"),
+        ("-usps", "expected SOURCE"),
+        ("", "expected SOURCE"),
+        ("mnist+-usps", "unknown domain ''"),
+        ("mnits-usps", "unknown domain 'mnits'.*Did you mean 'mnist'.*Known: mnist, usps, mnist_m, embedded:optical"),
+        ("embedded:optcal", "Did you mean 'embedded:optical'"),
+        ("plain-optical", "unknown domain 'plain'"),
+        ("mnist+mnist-usps", "named twice among the sources: mnist"),
+        ("mnist-mnist", "target 'mnist' is also a source"),
+        ("mnist-usps@adad", "unknown variant 'adad'; known: full, adda"),
+        ("mnist-usps@", "unknown variant ''"),
+        ("mnist-mnist_m@adda", "mnist-usps and usps-mnist only"),
+        ("embedded:optical@adda", "mnist-usps and usps-mnist only"),
+    ],
+)
+def test_a_wrong_name_says_what_is_known(spec: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_spec(spec)
+
+
+def test_contradicting_or_absent_arguments_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DYNCONV_DATA", raising=False)
+    with pytest.raises(DataError, match="exclude each other"):
+        load_protocol("mnist-usps", source=["a=b"])
+    with pytest.raises(DataError, match="no data chosen"):
+        load_protocol(None)
+    with pytest.raises(DataError, match="no data chosen"):
+        load_protocol(None, source=["a=b"])
+    with pytest.raises(DataError, match="--data-root, or set DYNCONV_DATA"):
+        load_protocol("mnist-usps")
+    with pytest.raises(DataError, match="is no folder"):
+        load_protocol("mnist-usps", data_root=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="image_size: expected 1 or more, got 0"):
+        load_protocol("embedded:optical", image_size=0)
+    with pytest.raises(DataError, match="source_limit: expected 1 or more, got 0"):
+        load_protocol("embedded:optical", source_limit=0)
+    with pytest.raises(DataError, match="target_limit: expected 1 or more, got -3"):
+        load_protocol("embedded:optical", target_limit=-3)
+    with pytest.raises(DataError, match="channels: expected 1 or 3, got 2"):
+        load_protocol("embedded:optical", channels=2)
+
+
+def test_a_known_domain_to_evaluate_needs_the_networks_classes() -> None:
+    digits = tuple("0123456789")
+    assert load_domain("embedded:optical", classes=digits).name == "optical"
+    with pytest.raises(DataError, match="the network has cat, dog"):
+        load_domain("embedded:optical", classes=("cat", "dog"))
+    with pytest.raises(DataError, match="unknown domain"):
+        load_domain("nothing", classes=digits)
+    assert "embedded:optical" in known_domains()
+
+
+def test_an_embedded_limit_keeps_the_classes_shares_for_a_source_and_ignores_labels_for_a_target(
+    tmp_path: Path,
+) -> None:
+    from dynconv.data.protocols import _bounded
+
+    domain = load_domain("embedded:optical", classes=tuple("0123456789"), image_size=8)
+    source, target = (_bounded(domain, 100, stratified=each) for each in (True, False))
+    assert torch.bincount(source.train.labels).tolist() == [10] * 10
+    assert torch.bincount(target.train.labels).tolist() != [10] * 10
+    assert len(target.train) == 100
+    assert source.test is domain.test
+    assert _bounded(domain, 10**6, stratified=True) is domain

@@ -1,0 +1,115 @@
+"""Small domains on disk, and a method that is small and yet needs all that a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor, nn
+
+from dynconv.data import Batch
+from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.methods import METHODS, Update
+
+CLASSES = 3
+
+
+@pytest.fixture(scope="session")
+def domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders one, two and three: CLASSES classes of 20 noisy images, bright in another column for each class."""
+    root = tmp_path_factory.mktemp("domains")
+    generator = np.random.default_rng(0)
+    for domain in ("one", "two", "three"):
+        for label in range(CLASSES):
+            folder = root / domain / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(20):
+                image = generator.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                image[:, 10 * label : 10 * label + 10] += 100
+                Image.fromarray(image).save(folder / f"{index}.png")
+    return root
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """A method for tests."""
+
+    lr: float = 0.01
+    """Learning rate."""
+    fail_at: int = 0
+    """Step whose loss is not a number; 0 for none."""
+
+
+class Tiny(nn.Module):
+    """One hidden layer with dropout (the random state counts), momentum (the optimisers' state counts), batch norm
+    (the buffers count) and two updates per step, the second of the head alone."""
+
+    config_class = TinyConfig
+
+    def __init__(self, config: TinyConfig, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.features = nn.Sequential(
+            nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)
+        )
+        self.head = nn.Linear(8, num_classes)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.steps: list[tuple[int, int]] = []
+        self.on_step: Callable[[int], None] = lambda step: None
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return {
+            "features": torch.optim.Adam(self.features.parameters(), lr=self.config.lr),
+            "heads": torch.optim.SGD(self.head.parameters(), lr=self.config.lr, momentum=0.9),
+        }
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        self.step.fill_(step)
+        self.steps.append((step, max_steps))
+        self.on_step(step)
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        loss = nn.functional.cross_entropy(self.predict(batch.source.images), batch.source.labels)
+        if self.config.fail_at and int(self.step) == self.config.fail_at:
+            loss = loss * float("nan")
+        yield Update(loss, of=("features", "heads"), logs={"cross_entropy": loss.detach()})
+        scores = self.predict(batch.target.images)
+        yield Update(-scores.softmax(dim=1).pow(2).sum(), of=("heads",), logs={"certainty": 1.0})
+
+    def predict(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> type[Tiny]:
+    """`Tiny`, known to the engine and the command line as the method `tiny`."""
+    monkeypatch.setitem(METHODS, "tiny", Tiny)
+    return Tiny
+
+
+@pytest.fixture
+def make_config(domains: Path) -> Callable[..., TrainConfig]:
+    """A run of 12 steps from one and two to three; keywords are fields of `RunOptions`."""
+
+    def make(out: Path, method: str = "tiny", options: Any = None, **run: Any) -> TrainConfig:
+        values: dict[str, Any] = {"max_steps": 12, "batch_size": 8, "eval_every": 4, "log_every": 3, "device": "cpu"}
+        values["source"] = (f"one={domains / 'one'}", f"two={domains / 'two'}")
+        values["target"] = f"three={domains / 'three'}"
+        if "epochs" in run:
+            values["max_steps"] = None
+        own = options if options is not None else METHODS[method].config_class()
+        return TrainConfig(method, RunOptions(**{**values, "out": out, **run}), own)
+
+    return make
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(quiet=True)

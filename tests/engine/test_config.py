@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dynconv.engine.config import RunOptions, TrainConfig, absolute_paths, differences, load_config
+from dynconv.methods import METHODS
+
+
+def config(method: str = "drt", **run: Any) -> TrainConfig:
+    return TrainConfig(method, RunOptions(**{"protocol": "embedded:optical", **run}), METHODS[method].config_class())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "mnist-usps", "source": ("a=b",), "target": "c=d"}, ["--protocol", "--source"]),
+        ({"protocol": "mnist-usps", "target": "c=d"}, ["--protocol", "--target"]),
+        ({"source": ("a=b",)}, ["--target is missing"]),
+        ({"target": "a=b"}, ["--source is missing"]),
+        ({"epochs": 1, "max_steps": 1}, ["--epochs 1", "--max-steps 1"]),
+        ({"batch_size": 0}, ["--batch-size", "0", "at least 1"]),
+        ({"max_steps": -3}, ["--max-steps", "-3"]),
+        ({"eval_every": 0}, ["--eval-every"]),
+        ({"checkpoint_every": 0}, ["--checkpoint-every"]),
+        ({"source_limit": 0}, ["--source-limit"]),
+        ({"seed": -1}, ["--seed", "-1"]),
+        ({"devices": 2}, ["--devices 2", "not supported yet"]),
+        ({"devices": 0}, ["--devices", "0"]),
+    ],
+)
+def test_contradictions_and_impossible_numbers_are_named(options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ValueError) as error:
+        RunOptions(**options)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_no_data_named_says_what_to_give() -> None:
+    with pytest.raises(ValueError, match="--protocol"):
+        _ = RunOptions().task
+    assert RunOptions(source=("a=x", "b=y"), target="c=z").task == "a+b-c"
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_configuration_read_from_its_yaml_is_the_same(method: str, tmp_path: Path) -> None:
+    written = config(method, source_limit=100, data_root=tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(written.to_yaml())
+    read = load_config(path, METHODS)
+    assert read == written
+    assert read.hash == written.hash
+
+
+def test_own_domains_survive_the_yaml_and_a_change_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = absolute_paths(RunOptions(source=("a=x", "b=y"), target="c=z", data_root=Path("data")))
+    assert run.source == (f"a={tmp_path}/x", f"b={tmp_path}/y")
+    assert run.target == f"c={tmp_path}/z"
+    assert run.data_root == tmp_path / "data"
+    path = tmp_path / "config.yaml"
+    path.write_text(TrainConfig("mcd", run, METHODS["mcd"].config_class()).to_yaml())
+    assert load_config(path, METHODS).run == run
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "dtr"}, ["unknown method 'dtr'", "drt"]),
+        ({"method": None}, ["'method'"]),
+        ({"batchsize": 3}, ["unknown field 'batchsize'", "batch_size"]),
+        ({"batch_size": "three"}, ["batch_size", "int", "three"]),
+        ({"batch_size": True}, ["batch_size", "int", "True"]),
+        ({"batch_size": 0}, ["--batch-size"]),
+        ({"device": "tpu"}, ["device", "cpu", "tpu"]),
+        ({"source": "one"}, ["source", "one"]),
+        ({"drt": {"lamda": 1}}, ["unknown field 'lamda'"]),
+        ({"drt": {"lr": "fast"}}, ["lr", "float", "fast"]),
+        ({"drt": {"basis_kernel_size": 3}}, ["basis_kernel_size"]),
+        ({"drt": [1]}, ["mapping"]),
+    ],
+)
+def test_a_bad_config_file_is_refused_with_the_field(change: dict[str, Any], words: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**config().to_dict(), **change}))
+    with pytest.raises(ValueError) as error:
+        load_config(path, METHODS)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- 1", "a: [", "\tx: 1"])
+def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="config.yaml"):
+        load_config(path, METHODS)
+
+
+def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="none.yaml"):
+        load_config(tmp_path / "none.yaml", METHODS)
+
+
+def test_the_hash_follows_what_decides_the_results_and_nothing_else() -> None:
+    same = [{"device": "cpu"}, {"log_every": 1}, {"checkpoint_every": 1}, {"out": Path("x")}, {"data_root": Path("y")}]
+    other = [{"seed": 1}, {"batch_size": 2}, {"max_steps": 3}, {"eval_every": 4}, {"precision": "bf16-mixed"}]
+    assert {config(**change).hash for change in same} == {config().hash}
+    hashes = {config(**change).hash for change in other} | {config("mcd").hash, config().hash}
+    own = dataclasses.replace(METHODS["drt"].config_class(), lr=0.125)
+    hashes.add(TrainConfig("drt", config().run, own).hash)
+    assert len(hashes) == len(other) + 3
+
+
+def test_the_default_folder_is_named_after_task_method_and_seed() -> None:
+    assert config(seed=3).out == Path("runs/embedded-optical_drt_seed3")
+    assert config(out=Path("x")).out == Path("x")
+
+
+def test_differences_name_each_field_once() -> None:
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": 4}) == ["b: 2 -> 3", "c: None -> 4"]

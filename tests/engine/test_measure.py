@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.measure import measure_run
+from dynconv.engine.train import train
+
+Make = Callable[..., TrainConfig]
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "source-val"])
+def test_a_checkpoint_measures_as_it_did_in_training(
+    checkpoint: str, tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    folder = train(make_config(tmp_path / "run", eval_every=1), console=quiet)
+    before = sorted(path for path in folder.path.rglob("*"))
+    metrics = measure_run(folder.path, checkpoint=checkpoint, device="cpu")
+    expected = folder.read_done()["selected"][checkpoint]
+    measured = {name: value for name, value in metrics.items() if "/" in name and name != "run"}
+    assert measured == {name: value for name, value in expected.items() if "/" in name}
+    assert metrics["step"] == expected["step"]
+    assert sorted(path for path in folder.path.rglob("*")) == before
+
+
+def test_another_domain_is_measured_without_the_runs_own_data(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console, domains: Path
+) -> None:
+    for name in ("one", "two", "three"):
+        shutil.copytree(domains / name, tmp_path / name)
+    own = {"source": (f"one={tmp_path / 'one'}", f"two={tmp_path / 'two'}"), "target": f"three={tmp_path / 'three'}"}
+    folder = train(make_config(tmp_path / "run", **own), console=quiet)
+    for name in ("two", "three"):
+        shutil.rmtree(tmp_path / name)
+    shutil.rmtree(tmp_path / "one" / "class0")
+    shutil.rmtree(tmp_path / "one" / "class1")
+    metrics = measure_run(folder.path, domain=f"new={tmp_path / 'one'}", device="cpu")
+    assert set(metrics) == {"run", "checkpoint", "step", "config_hash", "test/new/accuracy"}
+    # The only class left has the index 2 of the training's classes: a labelling of its own would give 0.
+    whole = measure_run(folder.path, domain=f"new={domains / 'one'}", device="cpu")
+    per_class = []
+    for label in range(3):
+        alone = tmp_path / f"only{label}"
+        shutil.copytree(domains / "one" / f"class{label}", alone / f"class{label}")
+        per_class.append(measure_run(folder.path, domain=f"new={alone}", device="cpu")["test/new/accuracy"])
+    assert metrics["test/new/accuracy"] == per_class[2]
+    assert whole["test/new/accuracy"] == pytest.approx(sum(per_class) / 3)
+
+
+def test_what_is_no_run_or_lacks_the_checkpoint_is_refused(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console, domains: Path
+) -> None:
+    with pytest.raises(ValueError, match="no run folder"):
+        measure_run(tmp_path)
+    folder = train(make_config(tmp_path / "run", max_steps=1), console=quiet)
+    folder.checkpoint("source-val").unlink()
+    with pytest.raises(ValueError, match="source-val.pt"):
+        measure_run(folder.path, checkpoint="source-val", device="cpu")
+    (tmp_path / "wrong" / "zebra").mkdir(parents=True)
+    shutil.copy(domains / "one" / "class0" / "0.png", tmp_path / "wrong" / "zebra")
+    with pytest.raises(ValueError, match="zebra"):
+        measure_run(folder.path, domain=f"new={tmp_path / 'wrong'}", device="cpu")

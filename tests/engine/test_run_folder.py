@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dynconv.engine.run_folder import RunFolder, write_atomically
+
+
+def test_rows_are_appended_and_read_in_order(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.rows() == []
+    for step in (1, 2):
+        folder.append({"step": step, "value": 0.1})
+    assert folder.rows() == [{"step": 1, "value": 0.1}, {"step": 2, "value": 0.1}]
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_row_stands_alone(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append({"step": 1})
+    with folder.results.open("a") as file:
+        file.write('{"step": 2, "val')
+    assert folder.rows() == [{"step": 1}]
+    assert folder.drop_rows_after(1) == [{"step": 1}]
+    folder.append({"step": 2})
+    assert folder.rows() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.results.write_text('{"step": 1}\nbroken\n{"step": 3}\n')
+    with pytest.raises(ValueError, match="line 2"):
+        folder.rows()
+
+
+def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.append({"step": step})
+    folder.drop_rows_after(2)
+    assert folder.rows() == [{"step": 1}, {"step": 2}]
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def broken(descriptor: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from dynconv.engine.checkpoint import load_checkpoint
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.progress import Diverged, Meter
+from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.train import Run, open_folder, prepare, train
+from dynconv.methods import METHODS, Update
+
+Make = Callable[..., TrainConfig]
+
+
+def prepared(config: TrainConfig) -> Run:
+    return prepare(config, open_folder(config))
+
+
+def parameters(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def moved(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_only_the_groups_of_an_update_step_and_before_the_next_update_is_asked_for(
+    tmp_path: Path, tiny: type, make_config: Make
+) -> None:
+    run = prepared(make_config(tmp_path / "run"))
+    seen: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+
+    def updates(batch: Any) -> Iterator[Update]:
+        for of in (("features",), ("heads",), ("features", "heads")):
+            seen.append((parameters(run.method.features), parameters(run.method.head)))
+            yield Update(run.method.predict(batch.source.images).square().sum(), of=of)
+        seen.append((parameters(run.method.features), parameters(run.method.head)))
+
+    run.method.updates = updates
+    run.advance(next(run.batches), Meter())
+    steps = [(moved(seen[i][0], seen[i + 1][0]), moved(seen[i][1], seen[i + 1][1])) for i in range(3)]
+    assert steps == [(True, False), (False, True), (True, True)]
+
+
+def test_gradients_of_groups_outside_of_an_update_do_not_leak_into_the_next(
+    tmp_path: Path, tiny: type, make_config: Make
+) -> None:
+    run = prepared(make_config(tmp_path / "run"))
+    run.optimisers["heads"] = torch.optim.SGD(run.method.head.parameters(), lr=1.0)
+    weight = run.method.head.weight
+    start = weight.detach().clone()
+    kept: list[torch.Tensor | None] = []
+
+    def updates(batch: Any) -> Iterator[Update]:
+        features = run.method.features[2].weight.sum() * 0
+        yield Update(1000 * weight.sum() + features, of=("features",))
+        kept.append(weight.grad)
+        yield Update(weight.sum(), of=("heads",))
+
+    run.method.updates = updates
+    run.advance(next(run.batches), Meter())
+    torch.testing.assert_close(weight.detach(), start - 1.0)
+    assert kept == [None]
+
+
+def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    config = make_config(tmp_path / "run")
+    folder = train(config, console=quiet)
+    names = {path.name for path in folder.path.iterdir()}
+    assert names == {"config.yaml", "env.json", "results.jsonl", "checkpoints", "tensorboard", "done"}
+    assert {path.name for path in folder.checkpoints.iterdir()} == {"last.pt", "source-val.pt"}
+    rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    # 48 training images per source, of which 9 or 10 are held out; with 8 per step the sources need 9 or 10 steps.
+    assert list(rows[0]) == [
+        "step",
+        "epoch",
+        "seconds",
+        "config_hash",
+        "source-val/one/accuracy",
+        "source-val/two/accuracy",
+        "source-test/one/accuracy",
+        "source-test/two/accuracy",
+        "target-test/three/accuracy",
+        "target-train/three/entropy",
+        "target-train/three/information-maximisation",
+    ]
+    assert {row["config_hash"] for row in rows} == {config.hash}
+    done = json.loads(folder.done.read_text())
+    assert set(done["selected"]) == {"last", "source-val", "label-free", "oracle"}
+    assert done["selected"]["last"] == rows[-1]
+    assert yaml.safe_load(folder.config.read_text())["method"] == "tiny"
+    assert set(json.loads(folder.environment.read_text())[0]) >= {"versions", "git", "hardware", "command"}
+    assert list(folder.tensorboard.glob("events.*"))
+
+
+def test_the_source_val_checkpoint_holds_the_weights_of_the_selected_row(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    folder = train(make_config(tmp_path / "run", eval_every=1), console=quiet)
+    selected = folder.read_done()["selected"]
+    assert selected["source-val"]["step"] < selected["last"]["step"], "the choice of this seed should not be the last"
+    assert load_checkpoint(folder.checkpoint("source-val"))["step"] == selected["source-val"]["step"]
+    assert load_checkpoint(folder.last)["step"] == selected["last"]["step"]
+
+
+def test_schedules_see_every_step_once(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    run = prepared(make_config(tmp_path / "run", max_steps=5))
+    run.fit(quiet)
+    assert run.method.steps == [(step, 5) for step in range(5)]
+
+
+def test_evaluating_more_often_changes_no_weight(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    often = train(make_config(tmp_path / "often", eval_every=1), console=quiet)
+    once = train(make_config(tmp_path / "once", eval_every=12), console=quiet)
+    left, right = (load_checkpoint(folder.last)["method"] for folder in (often, once))
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def test_seeds_decide_the_weights(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    runs = [
+        train(make_config(tmp_path / name, seed=seed), console=quiet) for name, seed in [("a", 1), ("b", 1), ("c", 2)]
+    ]
+    weights = [load_checkpoint(folder.last)["method"]["head.weight"] for folder in runs]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_default_is_ten_evaluations_and_epochs_count_passes_over_the_sources(
+    tmp_path: Path, tiny: type, make_config: Make
+) -> None:
+    run = prepared(make_config(tmp_path / "run", epochs=3, eval_every=None))
+    assert run.max_steps == 3 * run.batches.steps_per_epoch
+    seen: set[int] = set()
+    sizes = sum(len(source.train) for source in run.evaluation.protocol.sources)
+    for _ in range(run.steps_per_epoch):
+        batch = next(run.batches)
+        seen |= {hash(image.numpy().tobytes()) for image in batch.source.images}
+    assert len(seen) == sizes
+    run.step = run.steps_per_epoch
+    assert run.epoch == 1.0
+    assert prepared(make_config(tmp_path / "run", max_steps=100, eval_every=None)).eval_every == 10
+    assert prepared(make_config(tmp_path / "run", max_steps=5, eval_every=None)).eval_every == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    own = METHODS["tiny"].config_class(fail_at=6)
+    config = make_config(tmp_path / "run", options=own, log_every=100)
+    with pytest.raises(Diverged, match="cross_entropy = nan"):
+        train(config, console=quiet)
+    state = load_checkpoint(RunFolder(config.out).last)
+    assert state["step"] == 4
+    assert all(value.isfinite().all() for value in state["method"].values())
+
+
+def test_mixed_precision_reaches_the_method_in_training_and_evaluation(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    run = prepared(make_config(tmp_path / "run", precision="bf16-mixed", max_steps=2))
+    seen = set()
+    run.method.features[2].register_forward_hook(lambda m, i, output: seen.add((m.training, output.dtype)))
+    run.fit(quiet)
+    assert seen == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert all(p.dtype == torch.float32 for p in run.method.parameters())
+
+
+def test_half_precision_on_a_cpu_and_a_missing_gpu_are_refused(
+    tmp_path: Path, tiny: type, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="16-mixed needs CUDA"):
+        prepared(make_config(tmp_path / "run", precision="16-mixed"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cuda"):
+        prepared(make_config(tmp_path / "run", device="cuda"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_leave_no_run_folder(tmp_path: Path, tiny: type, make_config: Make) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        prepared(make_config(tmp_path / "run", target=f"three={tmp_path / 'nowhere'}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_console_that_is_no_terminal_gets_plain_lines(tmp_path: Path, tiny: type, make_config: Make) -> None:
+    text = io.StringIO()
+    train(make_config(tmp_path / "run"), console=Console(file=text))
+    lines = text.getvalue().splitlines()
+    losses = [line for line in lines if "cross_entropy" in line]
+    assert [line.split()[1] for line in losses] == ["3/12", "4/12", "6/12", "8/12", "9/12", "12/12"]
+    assert all("steps/s" in line and "ETA" in line and "certainty 1" in line for line in losses)
+    assert sum("source-val" in line and "target-test" in line for line in lines) == 3
+
+
+def test_a_terminal_gets_a_bar(tmp_path: Path, tiny: type, make_config: Make) -> None:
+    text = io.StringIO()
+    train(make_config(tmp_path / "run"), console=Console(file=text, force_terminal=True, width=200))
+    assert "12/12" in text.getvalue()
+    assert "ETA 0:00:00" in text.getvalue()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_drt_trains_on_cuda_and_its_state_comes_back(
+    precision: str, tmp_path: Path, make_config: Make, quiet: Console
+) -> None:
+    config = make_config(tmp_path / "run", "drt", device="cuda", precision=precision)
+    run = prepared(config)
+    before = parameters(run.method)
+    run.fit(quiet)
+    assert all(p.is_cuda and p.isfinite().all() for p in run.method.parameters())
+    assert moved(before, parameters(run.method))
+    again = prepared(config)
+    assert again.step == 12
+    assert not moved(parameters(run.method), parameters(again.method))
+    assert (again.scaler is None) == (precision != "16-mixed")
+    if again.scaler is not None and run.scaler is not None:
+        assert again.scaler.state_dict() == run.scaler.state_dict()

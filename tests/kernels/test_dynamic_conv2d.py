@@ -1,0 +1,275 @@
+"""Triton kernels of dynamic_conv2d against the float64 oracle; on the CPU they run in Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton kernels need triton")
+
+from dynconv import reference  # noqa: E402
+from dynconv.kernels import dynamic_conv2d as kernels  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
+    reason="Triton kernels need a CUDA device, or TRITON_INTERPRET=1 set before the first import of triton",
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Largest error over largest value. Half types round the output once, and dy*s once more in the gradient.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    batch: int = 2
+    channels: int = 3
+    outputs: int = 5
+    size: tuple[int, int] = (5, 6)
+    kernel: tuple[int, int] = (3, 3)
+    basis: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    parts: str = "weight bias scale basis"
+
+    @property
+    def geometry(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+        return self.stride, self.padding, self.dilation, self.groups
+
+
+CASES = {
+    "3x3 with a 1x1 basis": Case(),
+    "full basis": Case(basis=(3, 3)),
+    "pointwise": Case(kernel=(1, 1), padding=(0, 0)),
+    "5x5 without padding": Case(kernel=(5, 5), padding=(0, 0), size=(7, 6)),
+    "even kernel": Case(kernel=(2, 4), basis=(2, 4)),
+    "stride 2": Case(stride=(2, 2), size=(7, 6)),
+    "strides 3 and 2": Case(stride=(3, 2), basis=(3, 3), size=(8, 7)),
+    "stride beyond the kernel": Case(kernel=(1, 1), stride=(3, 2), padding=(0, 0), size=(7, 5)),
+    "stride beyond the input": Case(size=(2, 1), stride=(3, 2)),
+    "dilation": Case(dilation=(2, 1), size=(8, 5), basis=(3, 3)),
+    "stride and dilation with a common factor": Case(stride=(2, 2), dilation=(2, 1), padding=(2, 1), size=(9, 8)),
+    "stride and dilation without one": Case(
+        stride=(2, 3), dilation=(3, 2), padding=(3, 1), size=(7, 6), basis=(3, 3), parts="weight basis"
+    ),
+    "padding beyond the centre": Case(padding=(3, 2)),
+    "padding beyond the kernel": Case(padding=(4, 4), size=(2, 2)),
+    "groups": Case(channels=4, outputs=6, groups=2),
+    "depthwise": Case(channels=3, outputs=3, groups=3, stride=(2, 1)),
+    "channels beyond one block": Case(channels=37, outputs=70, size=(4, 3)),
+    "samples sharing a tile": Case(batch=5, size=(3, 3)),
+    "rows beyond one tile": Case(batch=3, size=(11, 7), stride=(2, 1), channels=2, outputs=2),
+    "one sample": Case(batch=1),
+    "static": Case(parts="weight"),
+    "channel attention": Case(parts="weight scale"),
+    "subspace": Case(parts="weight basis", stride=(2, 1)),
+    "mixture of kernels": Case(parts="bias basis", basis=(3, 3), stride=(1, 2)),
+}
+
+
+def tensors(case: Case, dtype: torch.dtype = torch.float32, num_bases: int = 3) -> dict[str, Tensor | None]:
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(DEVICE, dtype)
+
+    per_group = case.channels // case.groups
+    parts = case.parts.split()
+    return {
+        "x": normal(case.batch, case.channels, *case.size),
+        "weight": normal(case.outputs, per_group, *case.kernel) if "weight" in parts else None,
+        "bias": normal(case.outputs) if "bias" in parts else None,
+        "scale": normal(case.batch, case.outputs).float() if "scale" in parts else None,
+        "basis": normal(num_bases * case.outputs, per_group, *case.basis) if "basis" in parts else None,
+        "coefficients": normal(case.batch, num_bases).float() if "basis" in parts else None,
+    }
+
+
+def oracle(case: Case, given: dict[str, Tensor | None], dy: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """y, dy and dx in float64; dy is drawn where none is given."""
+    wide = {name: None if tensor is None else tensor.detach().double() for name, tensor in given.items()}
+    x = wide.pop("x").requires_grad_()
+    stride, padding, dilation, groups = case.geometry
+    y = reference.dynamic_conv2d(x, **wide, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    if dy is None:
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(8)).to(given["x"])
+    (dx,) = torch.autograd.grad(y, x, dy.double())
+    return y.detach(), dy, dx
+
+
+def forward(case: Case, given: dict[str, Tensor | None]) -> Tensor:
+    return kernels.forward(*given.values(), *case.geometry)
+
+
+def gradient(case: Case, given: dict[str, Tensor | None], dy: Tensor) -> Tensor:
+    rest = (given["weight"], given["scale"], given["basis"], given["coefficients"])
+    return kernels.input_gradient(dy, *rest, case.size, *case.geometry)
+
+
+def check(got: Tensor, expected: Tensor) -> None:
+    assert got.shape == expected.shape
+    error = (got.double() - expected).abs().max() / expected.abs().max()
+    # Written so that NaN fails.
+    assert error <= TOLERANCE[got.dtype], f"relative error {error:.2e}"
+
+
+@pytest.fixture(autouse=True)
+def poisoned_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel leaves unwritten is NaN."""
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: empty(*args, **kwargs).fill_(float("nan")))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_forward_and_input_gradient_agree_with_the_oracle(case: Case) -> None:
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given), y)
+    check(gradient(case, given, dy), dx)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_accumulate_in_float32(dtype: torch.dtype) -> None:
+    case = Case(channels=40)
+    given = tensors(case, dtype)
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given), y)
+    check(gradient(case, given, dy), dx)
+
+
+def test_bases_are_mixed_in_float32() -> None:
+    """Two large bases that cancel leave the static part untouched: bfloat16 partial sums would leave 2^-9 of them."""
+    case = Case(basis=(3, 3), parts="weight basis", channels=16)
+    given = tensors(case, torch.bfloat16, num_bases=2)
+    half = given["basis"][: case.outputs] * 1024
+    given["basis"] = torch.cat([half, -half])
+    given["coefficients"] = torch.full((case.batch, 2), 1 / 3, device=DEVICE)
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given), y)
+    check(gradient(case, given, dy), dx)
+
+
+def test_half_coefficients_and_scale_are_read_as_they_are() -> None:
+    case = Case()
+    given = tensors(case, torch.bfloat16)
+    given["scale"], given["coefficients"] = given["scale"].bfloat16(), given["coefficients"].bfloat16()
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given), y)
+    check(gradient(case, given, dy), dx)
+
+
+LAYOUTS = {
+    "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+    "channels of a wider tensor": lambda t: torch.cat([t, t, t], 1)[:, t.shape[1] : -t.shape[1]],
+    "channels_last slice": lambda t: torch.cat([t, t], 1).contiguous(memory_format=torch.channels_last)[
+        :, -t.shape[1] :
+    ],
+    "every other column": lambda t: t.repeat_interleave(2, 3)[..., ::2],
+    "offset by one": lambda t: torch.cat([t.new_zeros(1), t.flatten()])[1:].view_as(t),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_any_memory_layout_gives_the_same_values(layout) -> None:
+    case = Case(channels=4, basis=(3, 3), stride=(1, 2))
+    plain = tensors(case)
+    y, dy, dx = oracle(case, plain)
+    given = {name: layout(t) if t is not None and t.dim() == 4 else t for name, t in plain.items()}
+    given |= {name: plain[name].t().contiguous().t() for name in ("scale", "coefficients")}
+    check(forward(case, given), y)
+    check(gradient(case, given, layout(dy)), dx)
+
+
+def test_expanded_gradients_are_read_in_place() -> None:
+    case = Case()
+    given = tensors(case)
+    shape = oracle(case, given)[0].shape
+    _, dy, dx = oracle(case, given, torch.ones(1, device=DEVICE).expand(shape))
+    check(gradient(case, given, dy), dx)
+
+
+def test_output_is_channels_last_where_input_or_kernel_is() -> None:
+    case = Case(channels=4)
+    given = tensors(case)
+    last = {"memory_format": torch.channels_last}
+    assert forward(case, given).is_contiguous()
+    assert forward(case, given | {"x": given["x"].contiguous(**last)}).is_contiguous(**last)
+    assert forward(case, given | {"weight": given["weight"].contiguous(**last)}).is_contiguous(**last)
+    _, dy, _ = oracle(case, given)
+    assert gradient(case, given, dy).is_contiguous()
+    assert gradient(case, given, dy.contiguous(**last)).is_contiguous(**last)
+
+
+def test_empty_batch_gives_empty_results() -> None:
+    case = Case(batch=0)
+    given = tensors(case)
+    assert forward(case, given).shape == (0, 5, 5, 6)
+    assert gradient(case, given, torch.zeros(0, 5, 5, 6, device=DEVICE)).shape == (0, 3, 5, 6)
+
+
+def test_nan_stays_in_its_sample() -> None:
+    case = Case(batch=3, basis=(3, 3))
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    given["x"][1], dy[1] = float("nan"), float("nan")
+    for got, expected in ((forward(case, given), y), (gradient(case, given, dy), dx)):
+        assert got[1].isnan().all()
+        check(got[::2], expected[::2])
+
+
+def test_wide_offsets_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples so large that 32 bits cannot span a tile take 64-bit offsets: here the limit is lowered to reach them."""
+    case = Case(batch=3, stride=(2, 1))
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    monkeypatch.setattr(kernels, "NARROW_REACH", 0)
+    check(forward(case, given), y)
+    check(gradient(case, given, dy), dx)
+
+
+def test_reasons_are_empty_for_what_runs_and_name_what_does_not() -> None:
+    given = tensors(Case())
+    order = ("x", "weight", "basis", "scale", "coefficients")
+
+    def reasons(groups: int = 1, **changed: Tensor) -> str:
+        return "; ".join(kernels.reasons(*((given | changed)[name] for name in order), groups))
+
+    assert reasons() == ""
+    assert "x has dtype torch.float64" in reasons(x=given["x"].double())
+    assert "basis has dtype torch.float16, x has torch.float32" in reasons(basis=given["basis"].half())
+    assert "scale is on meta" in reasons(scale=given["scale"].to("meta"))
+    assert "weight has 3 channels for each of 2 groups" in reasons(groups=2)
+    assert "the kernels run on CUDA devices" in reasons(x=given["x"].to("meta"))
+    huge = torch.empty_strided((1, 3, 2**15, 2**15), (0, 0, 0, 0), device=DEVICE)
+    assert "pixels a sample" in reasons(x=huge)
+    assert "weight has" in reasons(weight=huge)
+
+
+def test_tf32_is_used_only_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case()
+    given = tensors(case)
+    launched = []
+
+    class Recorder:
+        def __getitem__(self, grid: tuple[int, ...]):
+            return lambda *args, **options: launched.append(options["PRECISION"])
+
+    monkeypatch.setattr(kernels, "_linear", Recorder())
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "ieee"
+        forward(case, given)
+        matmul.fp32_precision = "tf32"
+        forward(case, given)
+        forward(case, tensors(case, torch.bfloat16))
+    finally:
+        matmul.fp32_precision = before
+    assert launched == ["ieee", "tf32", "ieee"]

@@ -1,0 +1,313 @@
+"""The native ``coefficients`` (C++ and CUDA) against the oracle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import dynconv.functional  # noqa: F401  defines the operators and loads the native ones
+from dynconv import backends, reference
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+KINDS = {"sigmoid": 0, "hard": 1}
+# float32 sums of at most a few thousand terms of order one, whatever the input's dtype.
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    reason = backends.native_missing(request.param)
+    if reason is not None:
+        # A strict build without the operators would be a fault of the build, not of this machine.
+        explain = pytest.fail if backends.build_record().get("mode") in (request.param, "cuda") else pytest.skip
+        explain(f"no native operators for {request.param}: {reason}")
+    return request.param
+
+
+def make(
+    shape: tuple[int, int, int, int],
+    device: str,
+    dtype: torch.dtype = torch.float64,
+    *,
+    outputs: int = 9,
+    hidden: int = 5,
+) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(sum(shape) + outputs)
+    shapes = (shape, (hidden, shape[1]), (outputs, hidden))
+    x, w1, w2 = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    # A mean over pixels would leave nothing of centred noise for the branch to see.
+    x = x + torch.randn(*shape[:2], 1, 1, generator=generator, dtype=torch.float64)
+    return x.to(device, dtype), w1.to(device, dtype), w2.to(device, dtype)
+
+
+def native(
+    x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, temperature: float = 1.7, scale_activation: str = "sigmoid"
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    tau = torch.tensor(temperature, dtype=dtype, device=x.device)
+    return torch.ops.dynconv.coefficients_native_forward(x, w1, w2, tau, num_bases, KINDS[scale_activation])[:2]
+
+
+def oracle(
+    x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, temperature: float = 1.7, scale_activation: str = "sigmoid"
+) -> tuple[Tensor, Tensor]:
+    num_scales = w2.shape[0] - num_bases
+    pi, s = reference.coefficients(
+        x.double(),
+        w1.double(),
+        w2.double(),
+        num_bases=num_bases,
+        num_scales=num_scales,
+        temperature=temperature,
+        scale_activation=scale_activation,
+    )
+    empty = x.new_zeros(x.shape[0], 0, dtype=torch.float64)
+    return empty if pi is None else pi, empty if s is None else s
+
+
+def assert_agree(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float) -> None:
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
+
+
+# One pixel, one channel, fewer pixels than a group of channels-last rows, odd sizes, several chunks, many channels.
+SHAPES = [(2, 5, 1, 1), (1, 1, 7, 9), (3, 3, 5, 4), (2, 37, 13, 11), (1, 3, 130, 127), (2, 130, 40, 33), (1, 515, 9, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_forward_agrees_with_the_oracle_in_float64(
+    device: str, shape: tuple[int, int, int, int], memory_format: torch.memory_format
+) -> None:
+    x, w1, w2 = make(shape, device)
+    x = x.contiguous(memory_format=memory_format)
+    assert_agree(native(x, w1, w2, 4), oracle(x, w1, w2, 4), TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_narrow_dtypes_are_summed_in_float32(
+    device: str, dtype: torch.dtype, memory_format: torch.memory_format
+) -> None:
+    x, w1, w2 = make((3, 24, 33, 31), device, dtype)
+    x = x.contiguous(memory_format=memory_format)
+    got = native(x, w1, w2, 4)
+    assert {tensor.dtype for tensor in got} == {torch.float32}
+    assert_agree(got, oracle(x, w1, w2, 4), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("weights", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_weights_may_have_another_dtype_than_x(device: str, dtype: torch.dtype, weights: torch.dtype) -> None:
+    x, w1, w2 = make((2, 12, 6, 5), device, dtype)
+    w1, w2 = w1.to(weights), w2.to(torch.float32)
+    tolerance = TOLERANCE[dtype] if weights != torch.float64 else 2e-6
+    assert_agree(native(x, w1, w2, 4), oracle(x, w1, w2, 4), tolerance)
+
+
+@pytest.mark.parametrize("scale_activation", list(KINDS))
+@pytest.mark.parametrize("num_bases", [0, 1, 4, 9], ids=lambda k: f"K={k}")
+def test_every_split_of_the_outputs_agrees(device: str, num_bases: int, scale_activation: str) -> None:
+    # Weights large enough that the hard gate meets both of its corners.
+    x, w1, w2 = make((5, 6, 4, 4), device)
+    w2 = 3 * w2
+    got = native(x, w1, w2, num_bases, scale_activation=scale_activation)
+    assert got[0].shape == (5, num_bases) and got[1].shape == (5, 9 - num_bases)
+    assert_agree(got, oracle(x, w1, w2, num_bases, scale_activation=scale_activation), TOLERANCE[torch.float64])
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nchw": lambda x: x,
+    "nhwc": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "channels of nchw": lambda x: x[:, 2:-3],
+    "channels of nhwc": lambda x: x.contiguous(memory_format=torch.channels_last)[:, 2:-3],
+    "samples": lambda x: x[::2],
+    "rows": lambda x: x[:, :, 1:-2],
+    "columns": lambda x: x[..., 1:-2],
+    "columns of nhwc": lambda x: x.contiguous(memory_format=torch.channels_last)[..., 1:-2],
+    "transposed": lambda x: x.transpose(2, 3),
+    "batch last": lambda x: x.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2),
+    "expanded": lambda x: x[:, :, :1, :1].expand_as(x),
+    "one column": lambda x: x[..., 3:4],
+    "one row of nhwc": lambda x: x.contiguous(memory_format=torch.channels_last)[:, :, 3:4],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_every_memory_layout_agrees(device: str, layout: str, dtype: torch.dtype) -> None:
+    x = LAYOUTS[layout](make((4, 21, 9, 10), device, dtype)[0])
+    _, w1, w2 = make((4, x.shape[1], 1, 1), device, dtype)
+    assert_agree(native(x, w1, w2, 4), oracle(x, w1, w2, 4), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "channels of nchw", "channels of nhwc", "samples", "transposed"])
+def test_the_usual_layouts_are_read_without_a_copy(device: str, layout: str) -> None:
+    x = LAYOUTS[layout](make((4, 21, 9, 10), device)[0])
+    _, w1, w2 = make((4, x.shape[1], 1, 1), device)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
+        native(x, w1, w2, 4)
+    copies = [event for event in profile.events() if event.name == "aten::clone" and list(x.shape) in event.input_shapes]
+    assert len(copies) == (1 if layout == "transposed" else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_16_bit_value_is_read_exactly(device: str, dtype: torch.dtype) -> None:
+    values = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype).to(device)
+    one, tau = torch.ones(1, 1, device=device), torch.ones((), device=device)
+    columns = values.view(512, 128, 1, 1)
+    w1 = torch.ones(1, 128, device=device)
+    for x in (columns, columns.contiguous(memory_format=torch.channels_last)):
+        pooled = torch.ops.dynconv.coefficients_native_forward(x, w1, one, tau, 1, 0)[2]
+        torch.testing.assert_close(pooled.flatten(), values.float(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_the_mean_of_a_million_pixels_keeps_its_digits(device: str, memory_format: torch.memory_format) -> None:
+    x = torch.rand(1, 2, 1000, 1000, generator=torch.Generator().manual_seed(0)).to(device) + 100
+    x = x.contiguous(memory_format=memory_format)
+    w1, w2, tau = (torch.ones(shape, device=device) for shape in ((1, 2), (1, 1), ()))
+    pooled = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, tau, 1, 0)[2]
+    # Half a unit in the last place of 100, on a GPU a few of them: its sums are float32 throughout.
+    tolerance = 4e-6 if device == "cpu" else 1e-4
+    torch.testing.assert_close(pooled.double(), x.double().mean((2, 3)), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("scale_activation", list(KINDS))
+@pytest.mark.parametrize("num_bases", [0, 4, 9], ids=lambda k: f"K={k}")
+def test_gradients_agree_with_the_oracle(device: str, num_bases: int, scale_activation: str) -> None:
+    inputs = [tensor.requires_grad_() for tensor in make((6, 7, 5, 3), device)]
+    generator = torch.Generator().manual_seed(1)
+    upstream = torch.randn(6, 9, generator=generator, dtype=torch.float64).to(device)
+    gradients = []
+    for compute in (native, oracle):
+        outputs = torch.cat(compute(*inputs, num_bases, scale_activation=scale_activation), dim=1)
+        gradients.append(torch.autograd.grad(outputs, inputs, upstream))
+    assert_agree(*gradients, TOLERANCE[torch.float64])
+
+
+def test_gradients_in_float32_agree_over_a_large_batch(device: str) -> None:
+    inputs = make((70, 130, 3, 3), device, torch.float32, outputs=140, hidden=33)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    upstream = torch.randn(70, 140, generator=torch.Generator().manual_seed(2)).to(device)
+    gradients = []
+    for compute in (native, oracle):
+        outputs = torch.cat(compute(*inputs, 4), dim=1)
+        gradients.append(torch.autograd.grad(outputs, inputs, upstream.to(outputs.dtype)))
+    for got, expected in zip(*gradients, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close((got / scale).double(), expected.double() / scale, rtol=0, atol=5e-6)
+
+
+def test_the_hard_gate_has_no_slope_at_its_corners(device: str) -> None:
+    x, w1, w2 = (torch.ones(shape, dtype=torch.float64, device=device) for shape in ((1, 1, 1, 1), (1, 1), (3, 1)))
+    w2 = (w2 * w2.new_tensor([[-3.0], [0.0], [3.0]])).requires_grad_()
+    _, s = native(x, w1, w2, 0, scale_activation="hard")
+    torch.testing.assert_close(s.flatten(), s.new_tensor([0.0, 1.0, 2.0]))
+    (gradient,) = torch.autograd.grad(s.sum(), w2)
+    torch.testing.assert_close(gradient.flatten(), s.new_tensor([0.0, 1 / 3, 0.0]))
+
+
+@pytest.mark.parametrize("scale_activation", list(KINDS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_a_nan_reaches_every_output_of_its_sample_and_no_other(
+    device: str, dtype: torch.dtype, memory_format: torch.memory_format, scale_activation: str
+) -> None:
+    x, w1, w2 = make((3, 40, 9, 9), device, dtype)
+    x[1, 17, 4, 5] = float("nan")
+    x = x.contiguous(memory_format=memory_format)
+    for output in native(x, w1, w2, 4, scale_activation=scale_activation):
+        assert output[1].isnan().all()
+        assert output[[0, 2]].isfinite().all()
+
+
+def test_a_nan_reaches_the_gradients(device: str) -> None:
+    x, w1, w2 = make((2, 3, 4, 4), device)
+    x[0, 0, 0, 0] = float("nan")
+    for tensor in (x, w1, w2):
+        tensor.requires_grad_()
+    gradients = torch.autograd.grad(torch.cat(native(x, w1, w2, 4), dim=1).sum(), (x, w1, w2))
+    assert gradients[0][0].isnan().all() and gradients[0][1].isfinite().all()
+    assert gradients[1].isnan().all() and gradients[2].isnan().all()
+
+
+def test_large_logits_do_not_overflow(device: str) -> None:
+    x, w1, w2 = make((4, 3, 2, 2), device, torch.float32)
+    x, w1 = x.abs(), w1.abs()
+    got, expected = native(x, w1, 1e4 * w2, 4, temperature=0.1), oracle(x, w1, 1e4 * w2, 4, temperature=0.1)
+    assert_agree(got, expected, 1e-6)
+
+
+def test_an_empty_batch_gives_empty_outputs_and_zero_gradients(device: str) -> None:
+    _, w1, w2 = (tensor.requires_grad_() for tensor in make((1, 4, 3, 3), device))
+    x = torch.zeros(0, 4, 3, 3, dtype=torch.float64, device=device, requires_grad=True)
+    pi, s = native(x, w1, w2, 4)
+    assert pi.shape == (0, 4) and s.shape == (0, 5)
+    dx, dw1, dw2 = torch.autograd.grad(pi.sum() + s.sum(), (x, w1, w2))
+    assert dx.shape == x.shape
+    assert torch.equal(dw1, torch.zeros_like(w1)) and torch.equal(dw2, torch.zeros_like(w2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a | {"x": a["x"][0]}, "x must have shape"),
+        (lambda a: a | {"x": a["x"].int()}, "x must be float32"),
+        (lambda a: a | {"w1": a["w1"][:, 1:]}, "w1 must have shape"),
+        (lambda a: a | {"w2": a["w2"][:, 1:]}, "w2 must have shape"),
+        (lambda a: a | {"num_bases": 10}, "num_bases is 10"),
+        (lambda a: a | {"num_bases": -1}, "num_bases is -1"),
+        (lambda a: a | {"scale_kind": 2}, "scale_kind is 2"),
+        (lambda a: a | {"temperature": a["temperature"].expand(2)}, "temperature must hold one number"),
+    ],
+)
+def test_arguments_that_would_read_beyond_memory_are_refused(
+    device: str, change: Callable[[dict], dict], message: str
+) -> None:
+    x, w1, w2 = make((2, 4, 3, 3), device)
+    tau = torch.ones((), dtype=torch.float64, device=device)
+    arguments = change({"x": x, "w1": w1, "w2": w2, "temperature": tau, "num_bases": 4, "scale_kind": 0})
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.dynconv.coefficients_native_forward(*arguments.values())
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_the_result_does_not_depend_on_the_number_of_threads(memory_format: torch.memory_format) -> None:
+    if backends.native_missing("cpu"):
+        pytest.skip(f"no native operators for the CPU: {backends.native_missing('cpu')}")
+    x, w1, w2 = make((2, 64, 96, 96), "cpu", torch.float32, outputs=68)
+    x = x.contiguous(memory_format=memory_format)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(native(x, w1, w2, 4))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert torch.equal(results[0][0], other[0]) and torch.equal(results[0][1], other[1])
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts threads in /proc, which only Linux has")
+def test_the_pooling_runs_on_several_threads() -> None:
+    if backends.native_missing("cpu"):
+        pytest.skip(f"no native operators for the CPU: {backends.native_missing('cpu')}")
+    program = """
+import os, torch, dynconv.functional
+x, w1, w2, tau = torch.empty(8, 64, 64, 64), torch.empty(4, 64), torch.empty(8, 4), torch.ones(())
+torch.set_num_threads(3)
+before = len(os.listdir("/proc/self/task"))
+torch.ops.dynconv.coefficients_native_forward(x, w1, w2, tau, 4, 0)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    started = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert int(started) == 2

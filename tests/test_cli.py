@@ -1,0 +1,226 @@
+"""The words, exit codes and messages that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dynconv import cli
+from dynconv.engine.config import load_config
+from dynconv.engine.options import parse_train
+from dynconv.engine.run_folder import RunFolder
+from dynconv.methods import METHODS
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """`--source ... --target ...` of two small domains."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for domain in ("one", "two"):
+        for label in range(2):
+            (root / domain / str(label)).mkdir(parents=True)
+            for index in range(8):
+                image = generator.integers(0, 128, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * label)
+                Image.fromarray(image).save(root / domain / str(label) / f"{index}.png")
+    return ["--source", f"one={root / 'one'}", "--target", f"two={root / 'two'}"]
+
+
+SHORT = ["--max-steps", "2", "--batch-size", "8", "--device", "cpu"]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The message of a command that must end with code 2, print nothing, and change nothing."""
+    try:
+        code = cli.main(list(args))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return " ".join(captured.err.replace("│", " ").split())
+
+
+def test_train_writes_a_run_and_prints_its_selection(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out), "--lr", "0.5"]) == 0
+    captured = capsys.readouterr()
+    for word in ("last", "source-val", "label-free", "oracle", "target-test/two"):
+        assert word in captured.out
+    assert "step 2/2" in captured.err
+    config = load_config(out / "config.yaml", METHODS)
+    assert (config.run.max_steps, config.options.lr) == (2, 0.5)
+    # The same command again finds the run finished.
+    assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out), "--lr", "0.5"]) == 0
+    assert "finished before" in capsys.readouterr().err
+
+
+def test_eval_prints_a_table_and_json(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert cli.main(["train", "source-only", *data, *SHORT, "--out", out]) == 0
+    row = RunFolder(Path(out)).rows()[-1]
+    capsys.readouterr()
+    assert cli.main(["eval", out, "--device", "cpu"]) == 0
+    assert "target-test/two/accuracy" in capsys.readouterr().out
+    assert cli.main(["eval", out, "--json", "--device", "cpu"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["target-test/two/accuracy"] == row["target-test/two/accuracy"]
+    assert cli.main(["eval", out, "--json", "--domain", data[1].replace("one=", "new="), "--device", "cpu"]) == 0
+    assert "test/new/accuracy" in json.loads(capsys.readouterr().out)
+
+
+def test_a_config_file_gives_the_defaults_and_flags_override_it(data: list[str], tmp_path: Path) -> None:
+    first = parse_train("drt", [*data, *SHORT, "--lr", "0.125", "--seed", "7"])
+    path = tmp_path / "config.yaml"
+    path.write_text(first.to_yaml())
+    assert parse_train("drt", ["--config", str(path)]).identity() == first.identity()
+    changed = parse_train("drt", [f"--config={path}", "--seed", "8", "--epochs", "3", "--protocol", "embedded:plain"])
+    assert (changed.run.seed, changed.run.epochs, changed.run.max_steps) == (8, 3, None)
+    assert (changed.run.protocol, changed.run.source, changed.run.target) == ("embedded:plain", (), None)
+    assert (changed.run.batch_size, changed.options.lr) == (8, 0.125)
+    path.write_text(changed.to_yaml())
+    assert parse_train("drt", ["--config", str(path), *data]).run.protocol is None
+    with pytest.raises(ValueError, match="'drt'.*'mcd'"):
+        parse_train("mcd", ["--config", str(path)])
+
+
+def test_wrong_use_is_answered_with_code_2_and_one_message(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "run")]
+    assert "train, eval, info" in fails(capsys, "trian")
+    assert "source-only, mcd, drt" in fails(capsys, "train", "dann")
+    assert "--lamda" in fails(capsys, "train", "drt", *data, *out, "--lamda", "3")
+    assert "--batch-size" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "many")
+    assert "at least 1, got 0" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "0")
+    assert "contradict" in fails(capsys, "train", "drt", *data, *out, "--epochs", "1", "--max-steps", "1")
+    assert "contradict" in fails(capsys, "train", "drt", *data, *out, "--protocol", "mnist-usps")
+    assert "not supported yet" in fails(capsys, "train", "drt", *data, *out, "--devices", "2")
+    assert "lenet-m3sda" in fails(capsys, "train", "drt", *data, *out, "--backbone", "resnet-50")
+    assert "lr" in fails(capsys, "train", "drt", *data, *out, "--lr", "-1")
+    assert "--protocol" in fails(capsys, "train", "drt", *out)
+    assert "mnist" in fails(capsys, "train", "drt", *out, "--protocol", "mnits-usps")
+    assert "none.yaml" in fails(capsys, "train", "drt", *out, "--config", str(tmp_path / "none.yaml"))
+    assert "NAME=DIR" in fails(capsys, "train", "drt", *out, "--source", "folder", *data[2:])
+    assert "no run folder" in fails(capsys, "eval", str(tmp_path / "run"))
+    assert "--verbose" in fails(capsys, "info", "--verbose")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_says_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "nothing-here"
+    root.mkdir()
+    words = ["train", "drt", "--protocol", "mnist-usps", "--data-root", str(root), "--out", str(tmp_path / "run")]
+    assert "nothing-here" in fails(capsys, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_configuration_in_the_folder_names_the_fields(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "source-only", *data, *SHORT, "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    message = fails(capsys, *words, "--seed", "5", "--lr", "0.75")
+    assert "seed: 0 -> 5" in message and "source-only.lr: 0.0002 -> 0.75" in message
+
+
+def test_a_fault_of_ours_is_not_dressed_up_as_wrong_use(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(METHODS["source-only"], "updates", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["train", "source-only", *data, *SHORT, "--out", str(tmp_path / "run")])
+
+
+def test_divergence_ends_with_code_1_and_no_traceback(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "source-only", *data, "--max-steps", "40", "--batch-size", "8", "--device", "cpu"]
+    words += ["--norm", "none", "--optimiser", "sgd", "--lr", "1e30", "--log-every", "1", "--eval-every", "40"]
+    assert cli.main([*words, "--out", str(tmp_path / "run")]) == 1
+    message = capsys.readouterr().err
+    assert "diverged" in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["train", "drt"], ["eval"], ["info"]])
+def test_help_exits_with_0_and_reads_as_text(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = cli.main([*command, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 0
+    text = capsys.readouterr().out
+    assert "usage: " in text
+    assert "--method." not in text and "--run." not in text, "flags are flat"
+
+
+def test_help_names_every_contract_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["train", "drt", "--help"])
+    text = capsys.readouterr().out
+    flags = "protocol source target backbone data-root out seed epochs max-steps config device devices precision resume"
+    for flag in [*flags.split(), "batch-size", "discrepancy-weight", "num-bases"]:
+        assert f"--{flag} " in text
+
+
+def test_no_command_is_wrong_use_and_lists_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(command in fails(capsys) for command in ("train METHOD", "eval RUN", "info"))
+    assert "source-only" in fails(capsys, "train")
+
+
+def test_missing_packages_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "TRAINING_PACKAGES", ("torch", "not_a_package"))
+    message = fails(capsys, "train", "drt")
+    assert "not_a_package" in message and "dynconv[train]" in message
+
+
+def test_info_prints_versions_and_backends(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert "torch" in text and "backends of dynamic_conv2d" in text
+
+
+def test_info_and_help_import_no_training_package() -> None:
+    code = (
+        "import sys; from dynconv import cli; cli.main(['--help']); cli.main(['info']);"
+        "sys.exit(', '.join(set(sys.modules) & {'lightning', 'tyro', 'torchvision', 'tensorboard', 'rich'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr.strip() == ""
+
+
+def test_ctrl_c_writes_a_checkpoint_says_how_to_resume_and_exits_with_130(data: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", "source-only", *data, "--max-steps", "100000", "--batch-size", "8", "--device", "cpu"]
+    command = [sys.executable, "-m", "dynconv", *words, "--out", str(out), "--log-every", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 2/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert (out / "checkpoints" / "last.pt").exists()
+    assert f"dynconv train source-only --config {out}/config.yaml --out {out}" in rest
+    assert "Traceback" not in rest
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m dynconv train drt --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
