@@ -1,6 +1,6 @@
 """Compile every shipped configuration of the Triton kernels, without a GPU, and read what the compiler made of it.
 
-    python bench/compile_kernels.py [--sm 80 90 100] [--quick] [--match PREFIX] [--csv bench/results/triton_resources.csv]
+    python bench/compile_kernels.py [--sm 80 90] [--quick] [--match PREFIX] [--csv bench/results/triton_resources.csv]
 
 One row per kernel: registers per thread, spilled bytes (stack and local memory), shared memory per program, and which
 matrix unit it uses (mma, Hopper's wgmma, Blackwell's tcgen05). Exit code 1 if one spills or needs more shared memory
@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from dynconv.kernels import dynamic_conv2d as kernels
-from dynconv.kernels.tiles import Tile, shipped_tiles
+from dynconv.kernels.tiles import REGISTERS, Tile, shipped_tiles
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 # What sm_86, sm_89 and sm_120 give a program: the least of all supported devices.
@@ -117,10 +117,16 @@ def compile_case(case: Case, tile: Tile) -> Row:
             signature[name] = "i32"
         if aligned and (pointer or "ragged" not in case.kind):
             attributes[(index,)] = [["tt.divisibility", 16]]
+    options = {
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+        "maxnreg": REGISTERS,
+        "enable_fp_fusion": True,
+    }
     compiled = triton.compile(
         ASTSource(kernels._linear, signature, constants, attributes),
         target=GPUTarget("cuda", case.sm, 32),
-        options={"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True},
+        options=options,
     )
     registers, spilled = resources(compiled.asm["cubin"])
     unit = next((unit for text, unit in MATRIX_UNITS if text in compiled.asm["ptx"]), "none")

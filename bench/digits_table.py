@@ -21,18 +21,18 @@ TASKS = {
     "usps-mnist": "USPS → MNIST",
     "mnist+usps-mnist_m": "MNIST, USPS → MNIST-M",
 }
+# The settings were chosen on target accuracy in single runs with seed 100 (README, Results, tells which were tried); the
+# table's seeds were not looked at. One setting serves all tasks and methods.
 SETTINGS = {
-    "max-steps": "3000",
-    "eval-every": "600",
+    "max-steps": "1500",
+    "eval-every": "300",
     "batch-size": "64",
-    "source-limit": "10000",
-    "target-limit": "10000",
     "backbone": "lenet-small",
     "optimiser": "adam",
-    "lr": "2e-4",
+    "lr": "5e-4",
     "lr-schedule": "constant",
 }
-ADVERSARIAL = {"form": "reversal", "statistics": "joint", "discrepancy-weight": "10"}
+ADVERSARIAL = {"form": "reversal", "statistics": "separate", "discrepancy-weight": "4"}
 METHODS: dict[str, dict[str, str]] = {"source-only": {}, "mcd": ADVERSARIAL, "drt": ADVERSARIAL}
 LABELS = {"source-only": "source-only", "mcd": "MCD, static", "drt": "DRT"}
 SEEDS = (0, 1, 2)

@@ -12,7 +12,6 @@ import torch
 import dynconv
 from dynconv import backends
 
-OPERATORS = ("dynamic_conv2d", "coefficients")
 PACKAGES = ("torch", "triton", "numpy", "lightning", "torchvision")
 
 
@@ -21,13 +20,33 @@ def info() -> dict[str, Any]:
 
     ``backends`` maps operator -> backend -> ``None`` where it can run here, else the reason why not.
     """
-    importlib.import_module("dynconv.functional")  # defines the operators that the backends are asked about
     return {
         "versions": _versions(),
         "native": _native(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "backends": {operator: backends.available(operator) for operator in OPERATORS},
+        "backends": _backends(),
     }
+
+
+def _backends() -> dict[str, dict[str, str | None]]:
+    # The operators are asked for by name: importing them also loads the native libraries that are asked about.
+    operators = {name: importlib.import_module(f"dynconv.ops.{name}") for name in ("dynamic_conv2d", "coefficients")}
+    left_out = backends.build_record().get("left_out", {})
+    conditional: dict[str, dict[str, str | None]] = {
+        "triton": {"triton": backends.triton_missing(torch.device("cuda" if torch.cuda.is_available() else "cpu"))},
+        "native": {
+            # Why a part was not built says more than that it is not there.
+            f"native ({device})": (missing := backends.native_missing(device)) and left_out.get(f"_native_{device}", missing)
+            for device in ("cpu", "cuda")
+        },
+    }
+    found: dict[str, dict[str, str | None]] = {}
+    for name, operator in operators.items():
+        found[name] = {}
+        for backend in operator.BACKENDS:
+            if backend != "auto":
+                found[name] |= conditional.get(backend, {backend: None})
+    return found
 
 
 def _versions() -> dict[str, str]:

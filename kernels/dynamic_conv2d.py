@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dynconv.kernels.tiles import choose_tile
+from dynconv.kernels.tiles import REGISTERS, choose_tile
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Elements that 32-bit offsets span.
@@ -255,6 +255,15 @@ def _capability(tensor: Tensor) -> int:
     return 10 * major + minor
 
 
+def _static(weight: Tensor | None, basis: Tensor | None) -> Tensor:
+    """The tensor that sets the kernel's size: W0, or where there is none the basis."""
+    if weight is not None:
+        return weight
+    if basis is None:
+        raise ValueError("dynamic_conv2d needs weight, basis or both; got neither.")
+    return basis
+
+
 def _channels_innermost(tensor: Tensor) -> Tensor:
     """The tensor itself where neighbouring channels are neighbours in memory, else a channels_last copy.
 
@@ -304,7 +313,7 @@ def _launch(
     if out.numel() == 0:
         return out
     source, weight, basis = _channels_innermost(source), _dense(weight), _dense(basis)
-    kernel_size = basis.shape[2:] if weight is None else weight.shape[2:]
+    kernel_size = _static(weight, basis).shape[2:]
     basis_size = kernel_size if basis is None else basis.shape[2:]
     batch, channels, source_h, source_w = source.shape
     _, out_channels, out_h, out_w = out.shape
@@ -366,6 +375,7 @@ def _launch(
             BLOCK_K=tile.reduction,
             num_warps=tile.warps,
             num_stages=tile.stages,
+            maxnreg=REGISTERS,
             # float32 without TF32 runs on fused multiply-adds; Triton 3.10 no longer fuses by default.
             enable_fp_fusion=True,
         )
@@ -388,13 +398,14 @@ def forward(
 
     Arguments are as `dynconv.functional.dynamic_conv2d` checks them; `reasons` tells which the kernels do not take.
     """
-    kernel_size = basis.shape[2:] if weight is None else weight.shape[2:]
-    out_channels = basis.shape[0] // coefficients.shape[1] if weight is None else weight.shape[0]
+    static = _static(weight, basis)
+    num_bases = 1 if coefficients is None else coefficients.shape[1]
+    out_channels = static.shape[0] if weight is not None else static.shape[0] // num_bases
     out_size = (
         (size + 2 * pad - dil * (kernel - 1) - 1) // step + 1
-        for size, pad, dil, kernel, step in zip(x.shape[2:], padding, dilation, kernel_size, stride, strict=True)
+        for size, pad, dil, kernel, step in zip(x.shape[2:], padding, dilation, static.shape[2:], stride, strict=True)
     )
-    out = _empty((x.shape[0], out_channels, *out_size), x, weight if weight is not None else basis)
+    out = _empty((x.shape[0], out_channels, *out_size), x, static)
     return _launch(x, out, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups, gradient=False)
 
 
@@ -404,16 +415,15 @@ def input_gradient(
     scale: Tensor | None,
     basis: Tensor | None,
     coefficients: Tensor | None,
-    input_size: tuple[int, int],
+    input_size: tuple[int, ...],
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
     groups: int,
 ) -> Tensor:
-    """dx (B, Cin, H, W) with `input_size` = (H, W), in the dtype of dy (B, Cout, Hout, Wout).
+    """dx of shape `input_size` (B, Cin, H, W), in the dtype of dy (B, Cout, Hout, Wout).
 
     channels_last where dy or the kernel is.
     """
-    static = weight if weight is not None else basis
-    out = _empty((dy.shape[0], static.shape[1] * groups, *input_size), dy, static)
+    out = _empty(tuple(input_size), dy, _static(weight, basis))
     return _launch(dy, out, weight, None, scale, basis, coefficients, stride, padding, dilation, groups, gradient=True)

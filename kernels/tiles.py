@@ -51,6 +51,8 @@ TILES = {
         Tile(64, 16, 8, warps=4, stages=3),
     ),
 }
+# Left to itself ptxas stops at 128 or 168 registers a thread, for occupancy, and spills 8 to 24 bytes.
+REGISTERS = 255
 # The multiprocessors of an H100 or H200: fewer programs leave some of them idle (A100: 108, B200: 148).
 PROGRAMS_WANTED = 132
 

@@ -231,9 +231,18 @@ def _triton_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
     parameters = _run_backward(problem, grad, None, "eager", mask._replace(x=False))
     if not mask.x:
         return parameters
-    geometry = (problem.stride, problem.padding, problem.dilation, problem.groups)
-    mixing = (problem.scale, problem.basis, problem.coefficients)
-    dx = kernels.input_gradient(grad, problem.weight, *mixing, tuple(problem.x.shape), *geometry)
+    dx = kernels.input_gradient(
+        grad,
+        problem.weight,
+        problem.scale,
+        problem.basis,
+        problem.coefficients,
+        tuple(problem.x.shape),
+        problem.stride,
+        problem.padding,
+        problem.dilation,
+        problem.groups,
+    )
     return parameters._replace(x=dx)
 
 

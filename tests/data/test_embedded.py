@@ -129,9 +129,9 @@ def thin_pixel_by_pixel(shape: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
                 p = {number: image[y + dy, x + dx] for number, (dy, dx) in enumerate(around, start=2)}
                 ring = [*p.values(), p[2]]
                 rises = sum(before < after for before, after in zip(ring, ring[1:], strict=False))
-                if 2 <= sum(p.values()) <= 6 and rises == 1:
-                    if all(p[a] * p[b] * p[c] == 0 for a, b, c in forbidden):
-                        removed.append((y, x))
+                on_edge = all(p[a] * p[b] * p[c] == 0 for a, b, c in forbidden)
+                if 2 <= sum(p.values()) <= 6 and rises == 1 and on_edge:
+                    removed.append((y, x))
             for place in removed:
                 image[place] = 0
                 changed = True

@@ -89,6 +89,8 @@ def test_a_dynamic_spec_reaches_every_convolution() -> None:
             layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding, residual="combined",
             num_bases=3, basis_kernel_size=None, reduction=2, temperature=5.0, scale_activation="hard",
         )  # fmt: skip
+        # Before the weights are made the same, for a temperature is part of them.
+        assert layer.state_dict()["branch.temperature"] == reference.state_dict()["branch.temperature"] == 5
         reference.load_state_dict(layer.state_dict())
         images = images[:, :1].expand(-1, layer.in_channels, -1, -1)
         torch.testing.assert_close(layer(images), reference(images))
@@ -118,14 +120,15 @@ def test_norm_none_leaves_no_batch_statistics() -> None:
 
 def test_weights_and_activations_are_channels_last() -> None:
     features = build("lenet-small", num_classes=10, dynamic=DynamicSpec()).features
-    layer = convolutions(features)[1]
-    assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+    first, second, _ = convolutions(features)
+    assert second.weight.is_contiguous(memory_format=torch.channels_last)
     formats = []
-    layer.register_forward_hook(
-        lambda module, inputs, output: formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
-    )
+    for layer in (first, second):
+        layer.register_forward_hook(
+            lambda module, inputs, output: formats.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
     features(torch.randn(2, 3, 32, 32))
-    assert formats == [True]
+    assert formats == [True, True]
 
 
 def test_memory_format_of_the_images_does_not_change_the_features() -> None:
