@@ -247,7 +247,7 @@ class BuildNative(build_ext):
             compile_args = flags + warnings + stable + system
             return Extension(name, sources, extra_compile_args=compile_args, py_limited_api=True, **options)
         self.record.environment["cuda_architectures"] = os.environ["TORCH_CUDA_ARCH_LIST"]
-        nvcc = [*flags[:3], "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", "-Xptxas=-v", *stable]
+        nvcc = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", "-Xptxas=-v", *stable]
         compile_args = {"cxx": flags + stable, "nvcc": nvcc}
         return CUDAExtension(name, sources, extra_compile_args=compile_args, py_limited_api=True, **options)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -31,15 +32,16 @@ def info() -> dict[str, Any]:
 def _backends() -> dict[str, dict[str, str | None]]:
     # The operators are asked for by name: importing them also loads the native libraries that are asked about.
     operators = {name: importlib.import_module(f"dynconv.ops.{name}") for name in ("dynamic_conv2d", "coefficients")}
-    left_out = backends.build_record().get("left_out", {})
+    record: Mapping[str, Any] = backends.build_record()
+    left_out = record.get("left_out", {})
     conditional: dict[str, dict[str, str | None]] = {
         "triton": {"triton": backends.triton_missing(torch.device("cuda" if torch.cuda.is_available() else "cpu"))},
-        "native": {
-            # Why a part was not built says more than that it is not there.
-            f"native ({device})": (missing := backends.native_missing(device)) and left_out.get(f"_native_{device}", missing)
-            for device in ("cpu", "cuda")
-        },
+        "native": {f"native ({device})": backends.native_missing(device) for device in ("cpu", "cuda")},
     }
+    for device in ("cpu", "cuda"):
+        if conditional["native"][f"native ({device})"] is not None and f"_native_{device}" in left_out:
+            # Why it was not built says more than that it is not there.
+            conditional["native"][f"native ({device})"] = left_out[f"_native_{device}"]
     found: dict[str, dict[str, str | None]] = {}
     for name, operator in operators.items():
         found[name] = {}
@@ -60,7 +62,7 @@ def _versions() -> dict[str, str]:
 
 
 def _native() -> dict[str, Any]:
-    record = backends.build_record()
+    record: Mapping[str, Any] = backends.build_record()
     native: dict[str, Any] = {
         "mode": record.get("mode", "unknown: no build was recorded"),
         "built": record.get("built", {}),

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynconv import backends, reference
 from dynconv.ops import checks
 from dynconv.ops._library import LIBRARY, no_double_backward
-from dynconv.ops.problem import accumulation_dtype
+from dynconv.ops.problem import accumulation_dtype, autocast_is_on
 
 BACKENDS = ("auto", "eager", "native", "reference")
 SCALE_ACTIVATIONS = ("sigmoid", "hard")
@@ -79,8 +79,7 @@ def coefficients(
         kind = SCALE_ACTIVATIONS.index(scale_activation)
         pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature.to(dtype), num_bases, kind)
         return pi if num_bases else None, s if num_scales else None
-    autocast = torch.is_autocast_enabled(x.device.type)
-    with torch.autocast(x.device.type, enabled=False) if autocast else contextlib.nullcontext():
+    with torch.autocast(x.device.type, enabled=False) if autocast_is_on(x.device) else contextlib.nullcontext():
         # The mean of a half-precision x is taken in float32 without a float32 copy of x.
         pooled = x.mean(dim=(2, 3), keepdim=True, dtype=dtype)
         return reference.coefficients(

@@ -13,7 +13,7 @@ from dynconv.ops import checks
 from dynconv.ops._library import LIBRARY, no_double_backward
 from dynconv.ops.cost_model import choose_strategy
 from dynconv.ops.eager import aggregate, linear, split
-from dynconv.ops.problem import Gradients, Mask, Problem, is_channels_last
+from dynconv.ops.problem import Gradients, Mask, Problem, autocast_is_on, is_channels_last
 
 STRATEGIES = ("split", "aggregate", "linear", "loop")
 BACKENDS = ("auto", "eager", *STRATEGIES, "triton", "reference")
@@ -121,7 +121,7 @@ def dynamic_conv2d(
 
 def _autocast(problem: Problem) -> Problem:
     """The problem as autocast wants it: x, the kernels and the bias in its dtype, scale and coefficients in float32."""
-    if not isinstance(problem.x, Tensor) or not torch.is_autocast_enabled(problem.x.device.type):
+    if not isinstance(problem.x, Tensor) or not autocast_is_on(problem.x.device):
         return problem
     dtype = torch.get_autocast_dtype(problem.x.device.type)
 

@@ -129,6 +129,11 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def autocast_is_on(device: torch.device) -> bool:
+    """Whether autocast casts on this kind of device; on "meta" and the like torch has none and raises when asked."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def is_channels_last(tensor: Tensor) -> bool:
     """Whether a 4-D tensor's strides run channels first: torch's own rule, which also holds for slices."""
     smallest = 0

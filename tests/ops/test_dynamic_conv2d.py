@@ -9,8 +9,9 @@ from ops.cases import CASES, Case, gradients, in_double, on_device, run, strateg
 from tolerances import assert_agrees
 
 from dynconv import backends, reference
-from dynconv.functional import dynamic_conv2d
+from dynconv.functional import coefficients, dynamic_conv2d
 
+BRANCH = {"num_bases": 2, "num_scales": 0}
 EVERY = [(name, backend) for name, case in CASES.items() for backend in strategies_for(case)]
 
 
@@ -202,6 +203,14 @@ def test_autocast_computes_in_its_dtype_and_mixes_in_float32() -> None:
         for name, gradient in gradients(expected, exact, torch.ones_like(expected)).items():
             assert ours[name].dtype == torch.float32
             assert_agrees(ours[name], gradient, dtype, what=name)
+
+
+def test_on_the_meta_device_shapes_come_out_and_nothing_is_computed() -> None:
+    given = {name: tensor.detach().to("meta") for name, tensor in tensors(Case(scale=True)).items()}
+    y = run(dynamic_conv2d, given, Case())
+    assert y.device.type == "meta" and y.shape == (3, 6, 9, 7)
+    pi, _ = coefficients(given["x"], torch.empty(4, 4, device="meta"), torch.empty(2, 4, device="meta"), **BRANCH)
+    assert pi.device.type == "meta" and pi.shape == (3, 2)
 
 
 def test_low_precision_bases_are_summed_in_float32() -> None:
