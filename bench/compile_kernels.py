@@ -75,8 +75,7 @@ def cases(architectures: list[int], quick: bool) -> Iterator[tuple[Case, Tile]]:
     """Every tile that the launchers choose, in both directions; `quick` keeps the widest of each kind."""
     for sm, kernel, (kind, dtype) in itertools.product(architectures, KERNELS, KINDS):
         for parts in (ALL_PARTS, *FEWER_PARTS):
-            scaled = kernel == "input_gradient" and "scale" in parts
-            tiles = shipped_tiles(kind, scaled_gradient=scaled, capability=sm)
+            tiles = shipped_tiles(kind, sm)
             for tile in tiles if parts == ALL_PARTS and not quick else tiles[:1]:
                 yield Case(kernel, kind, dtype, parts, "x".join(map(str, tile[:5])), sm), tile
             if quick:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,22 +31,22 @@ def triton_missing(device: torch.device) -> str | None:
 
 # Per kind of device, why there are no native operators for it. A plain dictionary, which torch.compile can read.
 _NATIVE_MISSING: dict[str, str] = {}
+_LOGGER = logging.getLogger("dynconv")
 
 
 def load_native() -> None:
     """Load the native operators, if they were built. Their schemas must be defined before."""
-    libraries = sorted(_PACKAGE.glob("_native*.so"))
-    problems = []
-    for library in libraries:
-        try:
-            torch.ops.load_library(str(library))
-        except OSError as error:
-            problems.append(f"{library.name} does not load: {error}")
+    left_out = build_record().get("left_out", {})
     for device_type, key in (("cpu", "CPU"), ("cuda", "CUDA")):
-        if torch._C._dispatch_has_kernel_for_dispatch_key("dynconv::coefficients_native_forward", key):
-            _NATIVE_MISSING.pop(device_type, None)
-        else:
-            _NATIVE_MISSING[device_type] = "; ".join(problems) or f"no native build for {device_type}: see dynconv info"
+        part = f"_native_{device_type}"
+        reason = left_out.get(part, "dynconv was installed without a native build")
+        for library in _PACKAGE.glob(f"{part}*.so"):
+            try:
+                torch.ops.load_library(str(library))
+            except OSError as error:
+                reason = f"{library.name} does not load: {error}"
+        if not torch._C._dispatch_has_kernel_for_dispatch_key("dynconv::coefficients_native_forward", key):
+            _NATIVE_MISSING[device_type] = reason
 
 
 def native_missing(device_type: str) -> str | None:
@@ -53,7 +56,14 @@ def native_missing(device_type: str) -> str | None:
     return _NATIVE_MISSING.get(device_type)
 
 
-def build_record() -> dict[str, str]:
+@functools.cache
+def note_fallback(operator: str, device_type: str) -> None:
+    """Log, once, that ``operator`` runs in plain PyTorch because its native form is missing, and why."""
+    if reason := native_missing(device_type):
+        _LOGGER.warning("%s runs in plain PyTorch on %s tensors: %s (dynconv info)", operator, device_type, reason)
+
+
+def build_record() -> dict[str, Any]:
     """What ``setup.py`` built, what it left out and why; empty where nothing was recorded."""
     path = _PACKAGE / "build_record.json"
     return json.loads(path.read_text()) if path.is_file() else {}

@@ -32,16 +32,15 @@ def info() -> dict[str, Any]:
 def _backends() -> dict[str, dict[str, str | None]]:
     # The operators are asked for by name: importing them also loads the native libraries that are asked about.
     operators = {name: importlib.import_module(f"dynconv.ops.{name}") for name in ("dynamic_conv2d", "coefficients")}
-    record: Mapping[str, Any] = backends.build_record()
-    left_out = record.get("left_out", {})
+    has_gpu = torch.cuda.is_available()
+    no_gpu = None if has_gpu else "it was built, but there is no GPU that torch can use"
     conditional: dict[str, dict[str, str | None]] = {
-        "triton": {"triton": backends.triton_missing(torch.device("cuda" if torch.cuda.is_available() else "cpu"))},
-        "native": {f"native ({device})": backends.native_missing(device) for device in ("cpu", "cuda")},
+        "triton": {"triton": backends.triton_missing(torch.device("cuda" if has_gpu else "cpu"))},
+        "native": {
+            "native (cpu)": backends.native_missing("cpu"),
+            "native (cuda)": backends.native_missing("cuda") or no_gpu,
+        },
     }
-    for device in ("cpu", "cuda"):
-        if conditional["native"][f"native ({device})"] is not None and f"_native_{device}" in left_out:
-            # Why it was not built says more than that it is not there.
-            conditional["native"][f"native ({device})"] = left_out[f"_native_{device}"]
     found: dict[str, dict[str, str | None]] = {}
     for name, operator in operators.items():
         found[name] = {}

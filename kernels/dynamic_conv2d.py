@@ -329,8 +329,7 @@ def _launch(
         columns,
         reduction,
         groups,
-        scaled_gradient=gradient and scale is not None,
-        capability=_capability(source),
+        _capability(source),
     )
     # Elements that the samples of one tile span, in the source, the output and the scale.
     reach = (tile.rows // pixels + 2) * max(source.stride(0), out.stride(0), channels)

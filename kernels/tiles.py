@@ -22,8 +22,9 @@ class Tile(NamedTuple):
 # that each fits the 99 KiB of shared memory of sm_86, sm_89 and sm_120.
 TILES = {
     "half": (
-        # Two float32 accumulators take 128 registers a thread; mma.sync (sm_80) then spills operands, wgmma has none.
-        Tile(128, 128, 64, warps=8, stages=3, capability=90),
+        # Two float32 accumulators take 128 registers a thread; mma.sync (sm_80) has its operands there too, and spills.
+        # With a reduction of 64 and 3 stages sm_100 spills, and dy*s, which stages s too, takes 144 KiB.
+        Tile(128, 128, 32, warps=8, stages=4, capability=90),
         Tile(128, 64, 64, warps=8, stages=3),
         Tile(64, 64, 64, warps=4, stages=3),
         Tile(64, 32, 64, warps=4, stages=3),
@@ -57,9 +58,7 @@ REGISTERS = 255
 PROGRAMS_WANTED = 132
 
 
-def choose_tile(
-    kind: str, rows: int, columns: int, reduction: int, groups: int, *, scaled_gradient: bool, capability: int
-) -> Tile:
+def choose_tile(kind: str, rows: int, columns: int, reduction: int, groups: int, capability: int) -> Tile:
     """The widest tile, no wider than the columns need, that gives every multiprocessor a program.
 
     Where none does, the smallest of those that are 64 columns wide, or as wide as is needed. The block of the reduction
@@ -71,17 +70,14 @@ def choose_tile(
     for tile in (tile for tile in tiles if tile.columns >= least):
         if triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns) * groups >= PROGRAMS_WANTED:
             break
-    return _fit(tile, max(16, triton.next_power_of_2(reduction)), scaled_gradient)
+    return _fit(tile, max(16, triton.next_power_of_2(reduction)))
 
 
-def shipped_tiles(kind: str, *, scaled_gradient: bool, capability: int) -> list[Tile]:
+def shipped_tiles(kind: str, capability: int) -> list[Tile]:
     """Every tile that `choose_tile` can return on a device of that capability, each once."""
     tiles = [tile for tile in TILES[kind] if tile.capability <= capability]
-    # Channels are a multiple of 16 where a kind is not ragged, and a ragged block takes at most 16 of them.
-    return list(dict.fromkeys(_fit(tile, reduction, scaled_gradient) for tile in tiles for reduction in (64, 32, 16)))
+    return list(dict.fromkeys(_fit(tile, reduction) for tile in tiles for reduction in (64, 32, 16)))
 
 
-def _fit(tile: Tile, reduction: int, scaled_gradient: bool) -> Tile:
-    # dy*s stages s beside its operands: (128, 128, 64) with 3 stages then takes 144 KiB of shared memory, with 2 80.
-    stages = min(tile.stages, 2) if scaled_gradient else tile.stages
-    return tile._replace(reduction=min(tile.reduction, reduction), stages=stages)
+def _fit(tile: Tile, reduction: int) -> Tile:
+    return tile._replace(reduction=min(tile.reduction, reduction))

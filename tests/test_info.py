@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import dynconv
 from dynconv import backends, info
@@ -16,24 +17,23 @@ def test_every_backend_of_every_operator_is_listed() -> None:
     assert found["coefficients"]["native (cpu)"] is None or backends.native_missing("cpu")
 
 
-def test_a_part_that_was_not_built_is_shown_with_the_reason_of_the_build(
+def test_what_was_not_built_and_what_cannot_run_is_shown_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = {"mode": "auto", "built": {}, "left_out": {"_native_cpu": "no compiler", "_native_cuda": "no nvcc"}}
+    record = {"mode": "auto", "built": {}, "left_out": {"_native_cpu": "no compiler"}}
     monkeypatch.setattr(backends, "build_record", lambda: record)
     monkeypatch.setattr(backends, "native_missing", lambda device: f"none for {device}")
     info.main()
     printed = capsys.readouterr().out
-    assert dynconv.__version__ in printed and "auto" in printed
+    assert dynconv.__version__ in printed and "DYNCONV_BUILD  auto" in printed
     assert "_native_cpu    left out: no compiler" in printed
-    assert "native (cpu)   missing: no compiler" in printed
-    assert "native (cuda)  missing: no nvcc" in printed
+    assert "native (cpu)   missing: none for cpu" in printed
+    assert "native (cuda)  missing: none for cuda" in printed
 
 
-def test_a_library_that_was_built_and_does_not_load_is_shown_with_that_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    record = {"mode": "cuda", "built": {"_native_cuda": "_native_cuda.abi3.so"}, "left_out": {}}
-    monkeypatch.setattr(backends, "build_record", lambda: record)
-    monkeypatch.setattr(backends, "native_missing", lambda device: f"{device} does not load")
-    assert info.info()["backends"]["coefficients"]["native (cuda)"] == "cuda does not load"
+def test_operators_for_a_gpu_are_missing_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "native_missing", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no GPU" in str(info.info()["backends"]["coefficients"]["native (cuda)"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert info.info()["backends"]["coefficients"]["native (cuda)"] is None

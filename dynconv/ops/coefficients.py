@@ -99,7 +99,14 @@ def _wants_native(x: Tensor, backend: str) -> bool:
         if reason is not None:
             raise ValueError(f'backend="native" cannot run these coefficients: {reason}.')
         return True
-    return backend == "auto" and x.device.type == "cpu" and backends.native_missing("cpu") is None
+    if backend != "auto" or x.device.type != "cpu":
+        # The CUDA operator is chosen by name only, until it has been measured on a GPU.
+        return False
+    if backends.native_missing("cpu") is None:
+        return True
+    if not torch.compiler.is_compiling():
+        backends.note_fallback("coefficients", "cpu")
+    return False
 
 
 def _check(

@@ -23,24 +23,23 @@ ARCHITECTURES = (80, 90, 100)
 
 
 @pytest.mark.parametrize("capability", ARCHITECTURES)
-@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled_gradient"])
 @pytest.mark.parametrize("kind", TILES)
-def test_every_choice_is_a_shipped_tile_and_every_width_is_chosen(kind: str, scaled: bool, capability: int) -> None:
+def test_every_choice_is_a_shipped_tile_and_every_width_is_chosen(kind: str, capability: int) -> None:
     chosen = {
-        choose_tile(kind, rows, columns, reduction, groups, scaled_gradient=scaled, capability=capability)
+        choose_tile(kind, rows, columns, reduction, groups, capability)
         for rows in (1, 49, 3136, 50_000, 200_704)
         for columns in (1, 3, 16, 17, 33, 64, 65, 128, 512, 2048)
         for reduction in (1, 3, 16, 17, 64, 512)
         for groups in (1, 32)
     }
-    shipped = shipped_tiles(kind, scaled_gradient=scaled, capability=capability)
+    shipped = shipped_tiles(kind, capability)
     assert chosen <= set(shipped)
     assert {tile.columns for tile in chosen} == {tile.columns for tile in shipped}
 
 
 def test_tiles_shrink_until_every_multiprocessor_has_a_program() -> None:
     def blocks(rows: int, columns: int) -> tuple[int, int]:
-        return choose_tile("half", rows, columns, 512, 1, scaled_gradient=False, capability=90)[:2]
+        return choose_tile("half", rows, columns, 512, 1, 90)[:2]
 
     assert blocks(200_704, 512) == (128, 128)
     # ResNet's 7x7 stage at batch 64: 25 x 4 programs of (128, 128) would leave a quarter of 132 multiprocessors idle.

@@ -114,6 +114,22 @@ def test_native_double_backward_raises_in_words() -> None:
         dw1.sum().backward()
 
 
+def test_a_missing_native_build_is_logged_once_and_refused_where_it_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(backends._NATIVE_MISSING, "cpu", "no compiler was found")
+    backends.note_fallback.cache_clear()
+    x, w1, w2 = inputs(torch.float32)
+    for _ in range(2):
+        coefficients(x, w1, w2, num_bases=4, num_scales=5)
+    assert [record.message for record in caplog.records] == [
+        "coefficients runs in plain PyTorch on cpu tensors: no compiler was found (dynconv info)"
+    ]
+    with pytest.raises(ValueError, match='backend="native" cannot run these coefficients: no compiler was found'):
+        coefficients(x, w1, w2, num_bases=4, num_scales=5, backend="native")
+    backends.note_fallback.cache_clear()
+
+
 BAD = {
     "rank": ({"x": torch.rand(3, 10)}, ValueError, "x must have 4 dimensions"),
     "integer": ({"x": torch.ones(3, 10, 7, 5, dtype=torch.int32)}, TypeError, "x must be a floating-point tensor"),
