@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -63,6 +64,7 @@ CASES = {
     "groups": Case(channels=4, outputs=6, groups=2),
     "depthwise": Case(channels=3, outputs=3, groups=3, stride=(2, 1)),
     "channels beyond one block": Case(channels=37, outputs=70, size=(4, 3)),
+    "channels in multiples of 16": Case(channels=32, outputs=80, size=(3, 2), parts="weight scale basis"),
     "samples sharing a tile": Case(batch=5, size=(3, 3)),
     "rows beyond one tile": Case(batch=3, size=(11, 7), stride=(2, 1), channels=2, outputs=2),
     "one sample": Case(batch=1),
@@ -187,7 +189,7 @@ def test_any_memory_layout_gives_the_same_values(layout) -> None:
     check(gradient(case, given, layout(dy)), dx)
 
 
-def test_expanded_gradients_are_read_in_place() -> None:
+def test_expanded_gradients_give_the_same_values() -> None:
     case = Case()
     given = tensors(case)
     shape = oracle(case, given)[0].shape
@@ -252,16 +254,32 @@ def test_reasons_are_empty_for_what_runs_and_name_what_does_not() -> None:
     assert "weight has" in reasons(weight=huge)
 
 
-def test_tf32_is_used_only_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = Case()
-    given = tensors(case)
-    launched = []
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The options of each launch; nothing runs."""
+    recorded: list[dict[str, object]] = []
 
     class Recorder:
-        def __getitem__(self, grid: tuple[int, ...]):
-            return lambda *args, **options: launched.append(options["PRECISION"])
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *args, **options: recorded.append(options)
 
     monkeypatch.setattr(kernels, "_linear", Recorder())
+    return recorded
+
+
+def test_samples_that_32_bits_cannot_span_take_wide_offsets(launches: list[dict[str, object]]) -> None:
+    case = Case(batch=1, channels=4)
+    given = tensors(case)
+    forward(case, given)
+    given["x"] = given["x"].contiguous(memory_format=torch.channels_last)
+    given["x"] = given["x"].as_strided(given["x"].shape, (2**30, *given["x"].stride()[1:]))
+    forward(case, given)
+    assert [str(launch["OFFSET"]) for launch in launches] == ["int32", "int64"]
+
+
+def test_tf32_is_used_only_where_torch_allows_it(launches: list[dict[str, object]]) -> None:
+    case = Case()
+    given = tensors(case)
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     try:
@@ -272,4 +290,4 @@ def test_tf32_is_used_only_where_torch_allows_it(monkeypatch: pytest.MonkeyPatch
         forward(case, tensors(case, torch.bfloat16))
     finally:
         matmul.fp32_precision = before
-    assert launched == ["ieee", "tf32", "ieee"]
+    assert [launch["PRECISION"] for launch in launches] == ["ieee", "tf32", "ieee"]

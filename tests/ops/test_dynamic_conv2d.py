@@ -10,6 +10,7 @@ from tolerances import assert_agrees
 
 from dynconv import backends, reference
 from dynconv.functional import coefficients, dynamic_conv2d
+from dynconv.ops.eager import split
 
 BRANCH = {"num_bases": 2, "num_scales": 0}
 EVERY = [(name, backend) for name, case in CASES.items() for backend in strategies_for(case)]
@@ -130,6 +131,13 @@ def test_gradients_are_computed_only_where_they_are_wanted() -> None:
             theirs = torch.autograd.grad(expected.sum(), [exact[name] for name in leaves])
             for name, a, b in zip(leaves, ours, theirs, strict=True):
                 assert_agrees(a, b, what=f"{backend}: gradient of {name} alone")
+
+
+def test_split_sums_its_parameter_gradients_over_chunks_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_sample = 6 * 2 * torch.finfo(torch.float64).bits // 8
+    for samples in (1, 2):
+        monkeypatch.setattr(split, "_CHUNK_BYTES", samples * per_sample)
+        check(Case(groups=2, scale=True), "split")
 
 
 @pytest.mark.parametrize("backend", ["auto", "linear", "aggregate"])

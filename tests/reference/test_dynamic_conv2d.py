@@ -9,7 +9,7 @@ from dynconv import reference
 
 
 def naive(x: Tensor, weight: Tensor | None, bias: Tensor | None, case: Case, **mixing: Tensor | None) -> Tensor:
-    """The paper's equations 2 to 5, entry by entry: one kernel per sample, basis after basis, the centre tap by index."""
+    """The paper's equations 2 to 5: one kernel per sample, basis after basis, the centre tap by its index."""
     rows = []
     for b in range(case.batch):
         static = torch.zeros(case.outputs, case.inputs // case.groups, case.kernel, case.kernel, dtype=torch.float64)
