@@ -48,10 +48,8 @@ def test_every_strategy_agrees_with_the_oracle_in_low_precision(name: str, dtype
         check(CASES[name], backend, dtype)
 
 
-interpreted = pytest.mark.skipif(
-    backends.triton_missing(torch.device("cpu")) is not None,
-    reason="the Triton kernels run on the CPU under TRITON_INTERPRET=1, which is off beside a GPU",
-)
+WITHOUT_INTERPRETER = backends.triton_missing(torch.device("cpu"))
+interpreted = pytest.mark.skipif(WITHOUT_INTERPRETER is not None, reason=str(WITHOUT_INTERPRETER))
 QUICK = ("combined", "batch 1 channels_last", "empty batch", "one pixel")
 
 
