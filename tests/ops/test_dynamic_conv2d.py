@@ -206,6 +206,15 @@ def test_on_the_meta_device_shapes_come_out_and_nothing_is_computed() -> None:
     assert pi.device.type == "meta" and pi.shape == (3, 2)
 
 
+def test_autocast_leaves_the_scale_in_float32() -> None:
+    # 1 + 2^-10 rounds to 1 in bf16, and 256 * 2^-10 is what then would be missing.
+    scale, bias = torch.full((2, 1), 1 + 2**-10), torch.full((1,), -256.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image, weight = torch.full((2, 1, 1, 1), 256.0), torch.ones(1, 1, 1, 1)
+        y = dynamic_conv2d(image, weight, bias, scale=scale, backend="linear")
+    assert y.flatten().tolist() == [0.25, 0.25]
+
+
 def test_low_precision_bases_are_summed_in_float32() -> None:
     # 64 bases of +c and -c whose sum is their small difference: summed in bf16 it would be lost.
     x, ones = torch.ones(2, 1, 1, 1, dtype=torch.bfloat16), torch.ones(32, 1, 1, 1, dtype=torch.bfloat16)
@@ -248,6 +257,19 @@ def test_saves_the_inputs_only() -> None:
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
             run(dynamic_conv2d, given, Case(basis=3), backend=backend)
         assert {t.data_ptr() for t in saved} <= known, backend
+
+
+def test_the_static_part_is_kept_only_for_the_gradient_of_a_scale() -> None:
+    for learned in (True, False):
+        given = tensors(Case(scale=True), torch.float32)
+        given["scale"].requires_grad_(learned)
+        saved: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
+            y = run(dynamic_conv2d, given, Case())
+        kept = [t for t in saved if t.shape == y.shape and t.data_ptr() != y.data_ptr()]
+        assert len(kept) == learned
+        if learned:
+            torch.testing.assert_close(kept[0], torch.conv2d(given["x"], given["weight"], padding=1))
 
 
 def bad(**changes) -> tuple[dict, dict]:

@@ -17,6 +17,7 @@ def test_channels_last_is_told_from_the_strides_as_torch_tells_it() -> None:
         "contiguous": plain,
         "a slice of it": plain[:, :, ::2, 1:],
         "one pixel": torch.empty(2, 3, 1, 1),
+        "one number": torch.empty(2, 1, 1, 1),
         "expanded": torch.empty(3, 1, 1).expand(2, 3, 5, 7),
         "no sample": torch.empty(0, 3, 5, 7),
         "no channel": last[:, :0],
