@@ -1,4 +1,4 @@
-"""Shared fixtures: real data, NaN-poisoned allocations, tolerances."""
+"""Shared fixtures: the real data sets, and the device."""
 
 from __future__ import annotations
 

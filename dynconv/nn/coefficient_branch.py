@@ -80,16 +80,19 @@ class CoefficientBranch(nn.Module):
         self.w1 = nn.Parameter(torch.empty(hidden, in_channels, device=device, dtype=dtype))
         self.w2 = nn.Parameter(torch.empty(num_bases + num_scales, hidden, device=device, dtype=dtype))
         self.register_buffer("temperature", torch.empty((), device=device, dtype=torch.float32))
-        self.set_temperature(temperature)
+        self.initial_temperature = temperature
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw both layers from N(0, 0.01), as DRT's release does."""
+        """Draw both layers from N(0, 0.01), as DRT's release does; the temperature is the constructor's again."""
         nn.init.normal_(self.w1, std=0.01)
         nn.init.normal_(self.w2, std=0.01)
+        self.set_temperature(self.initial_temperature)
 
     def set_temperature(self, value: float) -> None:
         """Set the softmax's temperature in place (compiled models and CUDA graphs see it without a recompilation).
+
+        Between two steps: a backward pass whose forward pass saw the old value raises.
 
         Raises:
             ValueError: ``value`` is not a finite number above 0.

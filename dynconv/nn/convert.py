@@ -38,7 +38,7 @@ def to_dynamic(
         where: Which convolutions. A predicate ``(name, conv) -> bool``, or glob patterns on module names ("*" spans
             dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else.
             Default: in torchvision's ResNets the 3x3 of each Bottleneck (DRT's choice) or both 3x3 of each BasicBlock;
-            in any other model every convolution with a kernel larger than 1x1.
+            in any other model every convolution with a kernel larger than 1x1 (of odd size, for a 1x1 basis).
         start: ``"static"`` or ``"random"``: see ``DynamicConv2d.reset_residual``.
         residual, num_bases, basis_kernel_size, reduction, temperature, scale_activation: See ``DynamicConv2d``.
 
@@ -60,7 +60,8 @@ def to_dynamic(
         if type(module) is nn.Conv2d:
             names.setdefault(module, []).append(name)
     blocks = _torchvision_blocks(model)
-    chosen = _default(names, blocks) if where is None else _chosen(names, where)
+    pointwise = residual != "channel" and basis_kernel_size == 1
+    chosen = _default(names, blocks, pointwise) if where is None else _chosen(names, where)
     if not chosen:
         raise ValueError(f"to_dynamic: no convolution matched. {_offer(names)}")
 
@@ -114,8 +115,13 @@ def _context_channels(model: nn.Module, conv: nn.Conv2d, blocks: dict[nn.Module,
     return places.pop()
 
 
-def _default(names: dict[nn.Conv2d, list[str]], blocks: dict[nn.Module, type[nn.Module]]) -> list[nn.Conv2d]:
+def _default(
+    names: dict[nn.Conv2d, list[str]], blocks: dict[nn.Module, type[nn.Module]], pointwise: bool
+) -> list[nn.Conv2d]:
     spatial = [conv for conv in names if max(conv.kernel_size) > 1]
+    if pointwise:
+        # Patch embeddings and the like: an even kernel has no centre tap for a 1x1 basis.
+        spatial = [conv for conv in spatial if all(size % 2 for size in conv.kernel_size)]
     if not blocks:
         return spatial
     of_blocks = {module for block in blocks for module in (block.conv1, block.conv2)}

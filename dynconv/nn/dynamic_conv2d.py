@@ -87,6 +87,8 @@ class DynamicConv2d(nn.Conv2d):
         if residual not in RESIDUALS:
             raise ValueError(f"DynamicConv2d: residual must be one of {RESIDUALS}, got {residual!r}.")
         has_basis, has_scale = residual != "channel", residual != "subspace"
+        if not isinstance(num_bases, int):
+            raise TypeError(f"DynamicConv2d: num_bases must be an int, got {num_bases!r}.")
         if has_basis and num_bases < 1:
             raise ValueError(f"DynamicConv2d: num_bases must be >= 1 for residual={residual!r}, got {num_bases}.")
         if basis_kernel_size not in (1, None):
@@ -203,18 +205,21 @@ class DynamicConv2d(nn.Conv2d):
     ) -> Tensor:
         """
         Args:
-            x: (B, Cin, H, W).
-            context: (B, context_channels, H', W'), which the branch reads; default: x.
+            x: (B, Cin, H, W), or (Cin, H, W) for one image, as in ``nn.Conv2d``.
+            context: (B, context_channels, H', W'), which the branch reads; default: x. Without B where x is.
             coefficients: (pi (B, K) or None, s (B, Cout) or None) computed elsewhere, used in place of the branch;
                 for ``residual="subspace"`` pi alone is enough.
 
         Returns:
-            (B, Cout, Hout, Wout).
+            (B, Cout, Hout, Wout), without B where x is.
 
         Raises:
             ValueError: No context where ``context_channels`` differs from ``in_channels``; a context beside
                 coefficients; coefficients that do not fit ``residual``; shapes that do not fit.
         """
+        if x.dim() == 3:
+            context = context if context is None else context.unsqueeze(0)
+            return self.forward(x.unsqueeze(0), context, coefficients).squeeze(0)
         if coefficients is not None:
             if context is not None:
                 raise ValueError("DynamicConv2d: context is of no use beside coefficients; give one of them.")
@@ -243,7 +248,11 @@ class DynamicConv2d(nn.Conv2d):
         )
 
     def _given(self, coefficients: Tensor | tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        pi, scale = (coefficients, None) if isinstance(coefficients, Tensor) else coefficients
+        if isinstance(coefficients, Tensor):
+            coefficients = (coefficients, None)
+        if not isinstance(coefficients, tuple) or len(coefficients) != 2:
+            raise ValueError("DynamicConv2d: coefficients must be pi or a pair (pi, s), each a Tensor or None.")
+        pi, scale = coefficients
         for name, value, wanted in (("pi", pi, self.num_bases), ("s", scale, self.branch.num_scales)):
             if (value is not None) != (wanted > 0):
                 raise ValueError(

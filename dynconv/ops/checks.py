@@ -12,7 +12,9 @@ from dynconv.ops.problem import Pair, Problem
 
 def pair(name: str, value: int | Sequence[int], minimum: int) -> Pair:
     """``value`` as (height, width); ValueError below ``minimum``, TypeError if it is no int or pair of ints."""
-    values = (value, value) if isinstance(value, (int, torch.SymInt)) else tuple(value)
+    values = (value, value) if isinstance(value, (int, torch.SymInt)) else value
+    if not isinstance(values, Sequence):
+        raise TypeError(f"{name} must be an int or a pair of ints; got {value!r}.")
     if len(values) != 2 or not all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in values):
         raise TypeError(f"{name} must be an int or a pair of ints; got {value!r}.")
     if any(v < minimum for v in values):
@@ -44,7 +46,8 @@ def same_dtype(named: Mapping[str, Tensor | None], like: str, *, or_float32: boo
             continue
         if or_float32 and tensor.dtype == torch.float32 and expected.dtype != torch.float64:
             continue
-        allowed = f"{expected.dtype} or torch.float32" if or_float32 else f"{expected.dtype}"
+        either = or_float32 and expected.dtype != torch.float64
+        allowed = f"{expected.dtype} or torch.float32" if either else f"{expected.dtype}"
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected {allowed}, for {like} has {expected.dtype}.")
 
 
@@ -54,20 +57,22 @@ def shape(name: str, tensor: Tensor, expected: tuple[int, ...], meaning: str) ->
         raise ValueError(f"{name} must have shape {meaning} = {expected}; got {tuple(tensor.shape)}.")
 
 
+def tensor_arguments(problem: Problem) -> None:
+    """Each argument of a dynamic convolution is a floating-point tensor of its rank, all on one device."""
+    named = {
+        "x": (problem.x, 4),
+        "weight": (problem.weight, 4),
+        "bias": (problem.bias, 1),
+        "scale": (problem.scale, 2),
+        "basis": (problem.basis, 4),
+        "coefficients": (problem.coefficients, 2),
+    }
+    tensors(named, like="x")
+
+
 def dynamic_convolution(problem: Problem) -> None:
-    """All that :func:`dynconv.functional.dynamic_conv2d` demands of its tensors and geometry."""
+    """How the tensors and the geometry of a dynamic convolution must fit; :func:`tensor_arguments` went before."""
     x, weight, basis, groups = problem.x, problem.weight, problem.basis, problem.groups
-    tensors(
-        {
-            "x": (x, 4),
-            "weight": (weight, 4),
-            "bias": (problem.bias, 1),
-            "scale": (problem.scale, 2),
-            "basis": (basis, 4),
-            "coefficients": (problem.coefficients, 2),
-        },
-        like="x",
-    )
     same_dtype({"x": x, "weight": weight, "bias": problem.bias, "basis": basis}, like="x")
     mixing = {"x": x, "scale": problem.scale, "coefficients": problem.coefficients}
     same_dtype(mixing, like="x", or_float32=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynconv import backends, reference
 from dynconv.ops import checks
-from dynconv.ops._library import LIBRARY, no_double_backward
+from dynconv.ops._library import LIBRARY, no_double_backward, refuse_forward_mode
 from dynconv.ops.problem import accumulation_dtype, autocast_is_on
 
 BACKENDS = ("auto", "eager", "native", "reference")
@@ -60,20 +60,14 @@ def coefficients(
     Raises:
         TypeError: An argument is no tensor or no floating-point tensor.
         ValueError: Shapes, devices or options do not fit, or the chosen backend cannot run here.
-        RuntimeError: The native backend's gradient is differentiated again.
+        RuntimeError: The native backend's gradient is differentiated again, or its forward-mode derivative is taken.
     """
     _check(x, w1, w2, num_bases, num_scales, scale_activation, backend)
-    if not isinstance(temperature, Tensor):
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive; got {temperature!r}.")
-    elif temperature.numel() != 1 or temperature.requires_grad:
-        raise ValueError(
-            "temperature must be a float or a tensor of one element that requires no gradient; got shape "
-            f"{tuple(temperature.shape)}, requires_grad={temperature.requires_grad}."
-        )
+    _check_temperature(temperature, x)
     dtype = accumulation_dtype(x.dtype)
     exporting = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]  # missing in stubs
     if not exporting and _wants_native(x, backend):
+        refuse_forward_mode("coefficients", x, w1, w2)
         if not isinstance(temperature, Tensor):
             temperature = torch.full((), temperature, dtype=dtype, device=x.device)
         kind = SCALE_ACTIVATIONS.index(scale_activation)
@@ -109,6 +103,24 @@ def _wants_native(x: Tensor, backend: str) -> bool:
     return False
 
 
+def _check_temperature(temperature: float | Tensor, x: Tensor) -> None:
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1 or temperature.requires_grad:
+            raise ValueError(
+                "temperature must be a float or a tensor of one element that requires no gradient; got shape "
+                f"{tuple(temperature.shape)}, requires_grad={temperature.requires_grad}."
+            )
+        if temperature.device != x.device:
+            raise ValueError(f"temperature is on {temperature.device}, x on {x.device}; move them to one device.")
+        if temperature.device.type != "cpu" or torch.compiler.is_compiling():
+            # Its value would cost a synchronisation, or a break of the graph.
+            return
+    elif not isinstance(temperature, (int, float)):
+        raise TypeError(f"temperature must be a float or a tensor of one element; got {temperature!r}.")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature must be positive and finite; got {float(temperature)!r}.")
+
+
 def _check(
     x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, num_scales: int, scale_activation: str, backend: str
 ) -> None:
@@ -116,6 +128,9 @@ def _check(
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
     if scale_activation not in SCALE_ACTIVATIONS:
         raise ValueError(f"scale_activation must be one of {', '.join(SCALE_ACTIVATIONS)}; got {scale_activation!r}.")
+    for name, number in (("num_bases", num_bases), ("num_scales", num_scales)):
+        if not isinstance(number, int):
+            raise TypeError(f"{name} must be an int; got {number!r}.")
     if num_bases < 0 or num_scales < 0 or num_bases + num_scales == 0:
         raise ValueError(
             "num_bases and num_scales must be at least 0, and one of them positive; "
@@ -177,5 +192,5 @@ def _autograd(ctx: Any, grad_pi: Tensor, grad_s: Tensor, *_: Tensor) -> tuple:
 torch.library.register_autograd(
     "dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY
 )
-no_double_backward("coefficients_native_backward")
+no_double_backward("coefficients_native_backward", "coefficients")
 backends.load_native()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynconv import backends, reference
 from dynconv.ops import checks
-from dynconv.ops._library import LIBRARY, no_double_backward
+from dynconv.ops._library import LIBRARY, no_double_backward, refuse_forward_mode
 from dynconv.ops.cost_model import choose_strategy
 from dynconv.ops.eager import aggregate, linear, split
 from dynconv.ops.problem import Gradients, Mask, Problem, autocast_is_on, is_channels_last
@@ -76,7 +76,8 @@ def dynamic_conv2d(
         TypeError: An argument is no tensor, no floating-point tensor or of another dtype.
         ValueError: Shapes, devices or geometry do not fit, or the chosen backend cannot run these tensors; the message
             names the argument, what it got and what it expected.
-        RuntimeError: The gradient is differentiated again on any backend but ``"reference"``.
+        RuntimeError: The gradient is differentiated again, or forward-mode derivatives are taken, on any backend but
+            ``"reference"``.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -92,6 +93,7 @@ def dynamic_conv2d(
         checks.pair("dilation", dilation, 1),
         groups,
     )
+    checks.tensor_arguments(problem)
     problem = _autocast(problem)
     if isinstance(padding, str):
         problem = _padded(problem, padding)
@@ -112,6 +114,7 @@ def dynamic_conv2d(
             dilation=problem.dilation,
             groups=problem.groups,
         )
+    refuse_forward_mode("dynamic_conv2d", *problem.tensors())
     if backend in ("auto", "eager"):
         # Decided here only where the batch does not matter: under torch.compile it may be symbolic. The rest waits.
         backend = "split" if problem.residual_is_pointwise and x.shape[0] != 1 else "eager"
@@ -121,14 +124,12 @@ def dynamic_conv2d(
 
 def _autocast(problem: Problem) -> Problem:
     """The problem as autocast wants it: x, the kernels and the bias in its dtype, scale and coefficients in float32."""
-    if not isinstance(problem.x, Tensor) or not autocast_is_on(problem.x.device):
+    if not autocast_is_on(problem.x.device):
         return problem
     dtype = torch.get_autocast_dtype(problem.x.device.type)
 
     def cast(tensor: Tensor | None, to: torch.dtype) -> Any:
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-            return tensor
-        return tensor.to(to)
+        return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(to)
 
     return problem._replace(
         x=cast(problem.x, dtype),
@@ -368,4 +369,4 @@ def _autograd(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
 
 
 torch.library.register_autograd("dynconv::dynamic_conv2d", _autograd, setup_context=_setup_context, lib=LIBRARY)
-no_double_backward("dynamic_conv2d_backward")
+no_double_backward("dynamic_conv2d_backward", "dynamic_conv2d")

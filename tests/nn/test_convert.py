@@ -282,8 +282,19 @@ def test_a_request_that_converts_nothing_is_refused(model: nn.Module, where: Any
 def test_a_model_stays_as_it_was_where_one_convolution_does_not_fit() -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Sequential(nn.Conv2d(2, 2, 4)))
     with pytest.raises(ValueError, match=r"to_dynamic: 1.0: .*\(4, 4\) is even"):
-        to_dynamic(model)
+        to_dynamic(model, ["*"])
     assert not dynamic_names(model)
     with pytest.raises(ValueError, match="scale_activation='hard'"):
         to_dynamic(model, ["0"], residual="channel")
     assert not dynamic_names(model)
+
+
+def test_by_default_even_kernels_stay_static_beside_a_1x1_basis() -> None:
+    def model() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 4, 3, padding=1))
+
+    converted = to_dynamic(model())
+    assert type(converted[0]) is nn.Conv2d and isinstance(converted[1], DynamicConv2d)
+    assert isinstance(to_dynamic(model(), basis_kernel_size=None)[0], DynamicConv2d)
+    with pytest.raises(ValueError, match="even"):
+        to_dynamic(model(), where=["0"])

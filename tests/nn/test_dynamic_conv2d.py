@@ -412,3 +412,35 @@ def test_the_layer_compiles_as_one_graph_for_all_batch_sizes(residual: Any) -> N
 def test_the_printed_layer_names_its_options() -> None:
     text = repr(DynamicConv2d(4, 6, 3, residual="combined", num_bases=3))
     assert "4, 6, kernel_size=(3, 3)" in text and "residual=combined, num_bases=3, basis_kernel=(1, 1)" in text
+
+
+def test_one_image_without_a_batch_dimension_is_taken_as_nn_conv2d_takes_it() -> None:
+    torch.manual_seed(0)
+    layer = DynamicConv2d(3, 4, 3, padding=1, residual="combined", context_channels=5)
+    x, context = torch.randn(3, 7, 6), torch.randn(5, 2, 2)
+    y = layer(x, context)
+    assert y.shape == (4, 7, 6)
+    torch.testing.assert_close(y, layer(x[None], context[None])[0])
+
+
+def test_a_layer_made_on_the_meta_device_is_whole_after_reset_parameters() -> None:
+    with torch.device("meta"):
+        layer = DynamicConv2d(3, 4, 3, temperature=2.5)
+    layer = layer.to_empty(device="cpu")
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert layer.branch.temperature.item() == 2.5
+    assert layer(torch.randn(2, 3, 5, 5)).isfinite().all()
+
+
+@pytest.mark.parametrize("given", [(torch.ones(2, 4),), [torch.ones(2, 4), None], 3.0])
+def test_coefficients_that_are_no_pair_are_refused(given: object) -> None:
+    layer = DynamicConv2d(3, 4, 3, padding=1)
+    with pytest.raises(ValueError, match=r"must be pi or a pair \(pi, s\)"):
+        layer(torch.randn(2, 3, 5, 5), coefficients=given)
+
+
+def test_a_fractional_number_of_bases_is_refused() -> None:
+    with pytest.raises(TypeError, match="num_bases must be an int, got 4.0"):
+        DynamicConv2d(3, 4, 3, num_bases=4.0)

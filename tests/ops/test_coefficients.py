@@ -114,6 +114,19 @@ def test_native_double_backward_raises_in_words() -> None:
         dw1.sum().backward()
 
 
+def test_forward_mode_is_refused_in_words_and_eager_has_it() -> None:
+    x, w1, w2 = (t.detach() for t in inputs())
+
+    def function(x: torch.Tensor, backend: str) -> torch.Tensor:
+        return coefficients(x, w1, w2, num_bases=4, num_scales=5, backend=backend)[0]
+
+    _, tangent = torch.func.jvp(lambda x: function(x, "eager"), (x,), (torch.ones_like(x),))
+    assert tangent.abs().sum() > 0
+    if backends.native_missing("cpu") is None:
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            torch.func.jvp(lambda x: function(x, "native"), (x,), (torch.ones_like(x),))
+
+
 def test_a_missing_native_build_is_logged_once_and_refused_where_it_was_chosen(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,7 +150,12 @@ BAD = {
     "w2": ({"w2": torch.rand(8, 6)}, ValueError, r"w2 must have shape .* = \(9, 6\); got \(8, 6\)"),
     "no output": ({"num_bases": 0, "num_scales": 0}, ValueError, "one of them positive"),
     "negative": ({"num_bases": -1}, ValueError, "at least 0"),
-    "temperature": ({"temperature": 0.0}, ValueError, "temperature must be positive; got 0.0"),
+    "temperature": ({"temperature": 0.0}, ValueError, "temperature must be positive and finite; got 0.0"),
+    "temperature tensor": ({"temperature": torch.tensor(-1.0)}, ValueError, "positive and finite; got -1.0"),
+    "temperature nan": ({"temperature": float("nan")}, ValueError, "positive and finite; got nan"),
+    "temperature type": ({"temperature": "1"}, TypeError, "temperature must be a float or a tensor"),
+    "temperature device": ({"temperature": torch.ones((), device="meta")}, ValueError, "temperature is on meta"),
+    "number type": ({"num_bases": 4.0}, TypeError, "num_bases must be an int; got 4.0"),
     "temperature grad": ({"temperature": torch.ones((), requires_grad=True)}, ValueError, "requires no gradient"),
     "activation": ({"scale_activation": "tanh"}, ValueError, "scale_activation must be one of sigmoid, hard"),
     "backend": ({"backend": "triton"}, ValueError, "backend must be one of auto, eager, native"),

@@ -10,7 +10,9 @@ from tolerances import assert_agrees
 
 from dynconv import backends, reference
 from dynconv.functional import coefficients, dynamic_conv2d
+from dynconv.ops.dynamic_conv2d import _run_backward
 from dynconv.ops.eager import split
+from dynconv.ops.problem import Mask, Problem
 
 BRANCH = {"num_bases": 2, "num_scales": 0}
 EVERY = [(name, backend) for name, case in CASES.items() for backend in strategies_for(case)]
@@ -113,7 +115,18 @@ def test_opcheck(name: str, backend: str) -> None:
     torch.library.opcheck(torch.ops.dynconv.dynamic_conv2d, (*given.values(), *geometry, backend, keep_static))
 
 
-def test_gradients_are_computed_only_where_they_are_wanted() -> None:
+@pytest.mark.parametrize("backend", ["split", "linear", "aggregate", "loop"])
+def test_no_strategy_computes_a_gradient_that_is_not_wanted(backend: str) -> None:
+    case = CASES["combined"]
+    given = {name: t.detach() for name, t in tensors(case).items()}
+    grad = torch.ones(3, 6, 9, 7, dtype=torch.float64)
+    problem = Problem(**given, **case.geometry)
+    for wanted in itertools.product((True, False), repeat=6):
+        found = _run_backward(problem, grad, None, backend, Mask(*wanted))
+        assert [gradient is not None for gradient in found] == list(wanted)
+
+
+def test_every_choice_of_wanted_gradients_gives_their_values() -> None:
     case = CASES["combined"]
     for wanted in itertools.product((True, False), repeat=6):
         given, exact = tensors(case), in_double(tensors(case))
@@ -149,10 +162,10 @@ def test_channels_last_in_channels_last_out(backend: str) -> None:
 
 
 def test_same_and_valid_padding_as_in_torch() -> None:
-    for kernel in (3, 4):
+    for kernel, dilation in ((3, (2, 1)), (4, (2, 1)), (4, (1, 2))):
         case = Case(kernel=kernel, basis=kernel)
         given = tensors(case)
-        geometry = {"dilation": (2, 1), "groups": 1}
+        geometry = {"dilation": dilation, "groups": 1}
         for padding in ("same", "valid"):
             zero = {"basis": given["basis"], "coefficients": torch.zeros(3, 3, dtype=torch.float64)}
             y = dynamic_conv2d(given["x"], given["weight"], given["bias"], padding=padding, **zero, **geometry)
@@ -249,14 +262,31 @@ def test_double_backward_raises_in_words_and_the_reference_offers_it() -> None:
 
 
 def test_saves_the_inputs_only() -> None:
-    # Per-sample kernels would be 3 times this weight; nothing saved may be as large as even two of them.
-    given = tensors(Case(basis=3, inputs=16, outputs=32, height=5, width=5), torch.float32)
-    known = {t.data_ptr() for t in given.values() if t is not None}
-    for backend in ("aggregate", "loop", "linear", "auto"):
+    for basis, backend in itertools.product((1, 3), ("aggregate", "loop", "linear", "auto")):
+        given = tensors(Case(basis=basis), torch.float32)
+        known = {t.data_ptr() for t in given.values() if t is not None}
         saved: list[torch.Tensor] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t) or t, lambda t: t):
-            run(dynamic_conv2d, given, Case(basis=3), backend=backend)
-        assert {t.data_ptr() for t in saved} <= known, backend
+            run(dynamic_conv2d, given, Case(), backend=backend)
+        assert {t.data_ptr() for t in saved} <= known, (basis, backend)
+
+
+def test_forward_mode_is_refused_in_words_and_the_reference_has_it() -> None:
+    given = {name: t.detach() for name, t in tensors(Case(scale=True)).items()}
+
+    def function(x: torch.Tensor, backend: str) -> torch.Tensor:
+        return run(dynamic_conv2d, {**given, "x": x}, Case(), backend=backend)
+
+    ones = torch.ones_like(given["x"])
+    _, tangent = torch.func.jvp(lambda x: function(x, "reference"), (given["x"],), (ones,))
+    assert tangent.abs().sum() > 0
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda x: function(x, "auto"), (given["x"],), (ones,))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(given["x"], ones)
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            function(dual, "auto")
+        function(given["x"], "auto")
 
 
 def test_the_static_part_is_kept_only_for_the_gradient_of_a_scale() -> None:
@@ -295,6 +325,11 @@ BAD = {
     ),
     "K = 0": (bad(coefficients=rand(3, 0)), ValueError, "at least one column"),
     "rows": (bad(coefficients=rand(2, 3)), ValueError, "one row per sample"),
+    "float32 beside float64": (
+        bad(x=rand(3, 4, 9, 7).double(), weight=rand(6, 4, 3, 3).double(), bias=None, basis=None, coefficients=None),
+        TypeError,
+        "scale has dtype torch.float32; expected torch.float64, for x",
+    ),
     "scale shape": (bad(scale=rand(3, 5)), ValueError, r"scale must have shape \(B, Cout\) = \(3, 6\)"),
     "bias shape": (bad(bias=rand(5)), ValueError, r"bias must have shape \(Cout,\) = \(6,\)"),
     "even kernel": (bad(weight=rand(6, 4, 4, 4)), ValueError, "even size"),
@@ -310,6 +345,9 @@ BAD = {
     "groups type": (bad(groups=1.5), TypeError, "groups must be an int"),
     "stride": (bad(stride=0), ValueError, "stride must be at least 1; got 0"),
     "stride type": (bad(stride=(1, 2, 3)), TypeError, "stride must be an int or a pair"),
+    "stride of no int": (bad(stride=None), TypeError, "stride must be an int or a pair of ints; got None"),
+    "stride float": (bad(stride=1.0), TypeError, "stride must be an int or a pair of ints; got 1.0"),
+    "same with a weight of rank 3": (bad(padding="same", weight=rand(6, 4, 3)), ValueError, "weight must have 4 dim"),
     "padding": (bad(padding=-1), ValueError, "padding must be at least 0"),
     "padding word": (bad(padding="reflect"), ValueError, 'padding must be .*"valid" or "same"; got \'reflect\''),
     "same with a stride": (bad(padding="same", stride=2), ValueError, "needs stride 1"),
