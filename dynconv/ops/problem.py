@@ -130,8 +130,9 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def autocast_is_on(device: torch.device) -> bool:
-    """Whether autocast casts on this kind of device; on "meta" and the like torch has none and raises when asked."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    """Whether autocast casts on this kind of device; "meta" has none, and torch raises when asked."""
+    # Not by torch.amp.is_autocast_available, through which Dynamo of torch 2.10 cannot trace.
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def is_channels_last(tensor: Tensor) -> bool:
