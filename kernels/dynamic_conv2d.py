@@ -248,11 +248,12 @@ def reasons(
 
 
 def _capability(tensor: Tensor) -> int:
-    """The device's compute capability times ten; 80 for the interpreter, which any tile suits."""
+    """The device's compute capability times ten, as the tiles see it; 80 for the interpreter, which any tile suits."""
     if tensor.device.type != "cuda":
         return 80
     major, minor = torch.cuda.get_device_capability(tensor.device)
-    return 10 * major + minor
+    # sm_120 has neither wgmma nor tcgen05, and 99 KiB of shared memory: it takes the tiles of sm_80.
+    return 80 if major == 12 else 10 * major + minor
 
 
 def _static(weight: Tensor | None, basis: Tensor | None) -> Tensor:

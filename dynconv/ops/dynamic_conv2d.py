@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ def dynamic_conv2d(
         # Decided here only where the batch does not matter: under torch.compile it may be symbolic. The rest waits.
         backend = "split" if problem.residual_is_pointwise and x.shape[0] != 1 else "eager"
     keep_static = backend == "split" and scale is not None and torch.is_grad_enabled() and scale.requires_grad
-    return torch.ops.dynconv.dynamic_conv2d(*problem, backend, keep_static)[0]
+    return torch.ops.dynconv.dynamic_conv2d(*problem.tensors(), *problem.geometry(), backend, keep_static)[0]
 
 
 def _autocast(problem: Problem) -> Problem:
@@ -131,7 +132,8 @@ def _autocast(problem: Problem) -> Problem:
     def cast(tensor: Tensor | None, to: torch.dtype) -> Any:
         return tensor if tensor is None or tensor.dtype == torch.float64 else tensor.to(to)
 
-    return problem._replace(
+    return replace(
+        problem,
         x=cast(problem.x, dtype),
         weight=cast(problem.weight, dtype),
         bias=cast(problem.bias, dtype),
@@ -152,9 +154,9 @@ def _padded(problem: Problem, padding: str) -> Problem:
     totals = [problem.dilation[i] * (problem.kernel_size[i] - 1) for i in (0, 1)]
     half = (totals[0] // 2, totals[1] // 2)
     if totals == [2 * half[0], 2 * half[1]]:
-        return problem._replace(padding=half)
+        return replace(problem, padding=half)
     extra = (half[1], totals[1] - half[1], half[0], totals[0] - half[0])
-    return problem._replace(x=torch.nn.functional.pad(problem.x, extra))
+    return replace(problem, x=torch.nn.functional.pad(problem.x, extra))
 
 
 def _problem(
@@ -206,7 +208,8 @@ def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Ten
         return linear.forward(problem), None
     from dynconv.kernels import dynamic_conv2d as kernels
 
-    return kernels.forward(*problem).contiguous(memory_format=problem.memory_format), None
+    y = kernels.forward(*problem.tensors(), *problem.geometry())
+    return y.contiguous(memory_format=problem.memory_format), None
 
 
 def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend: str, mask: Mask) -> Gradients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -32,8 +33,12 @@ class Mask(NamedTuple):
     coefficients: bool
 
 
-class Problem(NamedTuple):
-    """The arguments of one dynamic convolution, checked; shapes as in :func:`dynconv.functional.dynamic_conv2d`."""
+@dataclass(frozen=True)
+class Problem:
+    """The arguments of one dynamic convolution, checked; shapes as in :func:`dynconv.functional.dynamic_conv2d`.
+
+    A dataclass and not a NamedTuple, for Dynamo of torch 2.10 traces no property of the latter.
+    """
 
     x: Tensor
     weight: Tensor | None
@@ -90,9 +95,13 @@ class Problem(NamedTuple):
     def accumulation_dtype(self) -> torch.dtype:
         return accumulation_dtype(self.x.dtype)
 
-    def tensors(self) -> tuple[Tensor | None, ...]:
+    def tensors(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """The differentiable arguments, in the order of :class:`Gradients`."""
         return self.x, self.weight, self.bias, self.scale, self.basis, self.coefficients
+
+    def geometry(self) -> tuple[Pair, Pair, Pair, int]:
+        """Stride, padding, dilation and groups, in the operator's order."""
+        return self.stride, self.padding, self.dilation, self.groups
 
     def bases(self) -> Tensor:
         """Phi as (K, Cout * Cin/groups * kb * kb): row i is Phi_i, flattened."""
