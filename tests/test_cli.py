@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dynconv import cli
@@ -133,6 +134,54 @@ def test_another_configuration_in_the_folder_names_the_fields(
     capsys.readouterr()
     message = fails(capsys, *words, "--seed", "5", "--lr", "0.75")
     assert "seed: 0 -> 5" in message and "source-only.lr: 0.0002 -> 0.75" in message
+
+
+def test_a_folder_that_cannot_be_made_is_named(data: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for out in ("/dev/null/run", "/proc/run"):
+        message = fails(capsys, "train", "source-only", *data, *SHORT, "--out", out)
+        assert f"--out {out} cannot be used" in message and "give a folder" in message
+
+
+def test_damaged_files_of_a_run_are_named_with_what_to_do(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    words = ["train", "source-only", *data, *SHORT, "--out", str(folder.path)]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    for text in ("{}", '{"selected', '{"config_hash": "a", "selected": {}}', '{"selected": {"last": {"step": 1}}}'):
+        folder.done.write_text(text)
+        message = fails(capsys, *words)
+        assert f"{folder.done} is damaged" in message and "delete it" in message
+    folder.done.unlink()
+    for path, text, remedy in (
+        (folder.environment, '[{"step"', "delete it"),
+        (folder.environment, "{}", "delete it"),
+        (folder.results, "broken\n", "delete the line"),
+        (folder.results, "{}\n", "delete the line"),
+        (folder.results, "[1]\n", "delete the line"),
+    ):
+        whole = path.read_text()
+        path.write_text(text)
+        message = fails(capsys, *words)
+        assert str(path) in message and "is damaged" in message and remedy in message
+        path.write_text(whole)
+    torch.save({}, folder.last)
+    for command in (words, ["eval", str(folder.path), "--device", "cpu"]):
+        message = fails(capsys, *command)
+        assert f"{folder.last} is no checkpoint of a run: it lacks config_hash" in message and "delete" in message
+
+
+def test_a_run_whose_mark_of_the_end_was_deleted_ends_again(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    words = ["train", "source-only", *data, *SHORT, "--out", str(folder.path)]
+    assert cli.main(words) == 0
+    done = folder.done.read_text()
+    folder.done.unlink()
+    assert cli.main(words) == 0
+    assert folder.done.read_text() == done
 
 
 def test_a_fault_of_ours_is_not_dressed_up_as_wrong_use(

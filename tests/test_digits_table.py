@@ -31,17 +31,18 @@ def table() -> ModuleType:
     return module
 
 
-def finished(path: Path, target: float, source: float = 0.9, step: int = 10) -> RunFolder:
+def finished(path: Path, target: float, source: float = 0.9, step: int = 10, config_hash: str = "abc") -> RunFolder:
     """A finished run's `done` and env.json; source-val chose an earlier row, half as good."""
     folder = RunFolder(path)
     path.mkdir(parents=True)
 
     def row(at: int, factor: float) -> dict[str, Any]:
-        head = {"step": at, "epoch": 1.0, "seconds": 5.0, "config_hash": "abc"}
+        head = {"step": at, "epoch": 1.0, "seconds": 5.0, "config_hash": config_hash}
         scores = {"source-test/a/accuracy": source * factor, "target-test/b/accuracy": target * factor}
         return {**head, **scores}
 
-    folder.done.write_text(json.dumps({"selected": {"last": row(step, 1.0), "source-val": row(5, 0.5)}}))
+    selected = {"last": row(step, 1.0), "source-val": row(5, 0.5)}
+    folder.done.write_text(json.dumps({"config_hash": config_hash, "selected": selected}))
     start = {"versions": {"torch": "2.10"}, "git": None, "hardware": {"cpu": "x", "threads": 1}}
     folder.environment.write_text(json.dumps([start]))
     return folder
@@ -72,9 +73,10 @@ def test_static_mcd_and_drt_of_the_tables_differ_in_the_network_alone(table: Mod
 def test_mean_and_standard_deviation_are_those_of_the_seeds(
     table: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for seed, target in enumerate((0.5, 0.6, 0.7)):
-        finished(tmp_path / "runs" / "mnist-usps" / "drt" / f"seed{seed}", target)
-    finished(tmp_path / "runs" / "mnist-usps" / "mcd" / "seed0", 0.25)
+    for method, seed, target in (("drt", 0, 0.5), ("drt", 1, 0.6), ("drt", 2, 0.7), ("mcd", 0, 0.25)):
+        path = tmp_path / "runs" / "mnist-usps" / method / f"seed{seed}"
+        recipe = parse_train(method, table.arguments("mnist-usps", method, seed, path, table.Options()))
+        finished(path, target, config_hash=recipe.hash)
     words = ["--report-only", "--out", str(tmp_path / "runs"), "--csv", str(tmp_path / "table.csv")]
     monkeypatch.setattr(sys, "argv", ["digits_table", *words])
     assert table.main() == 0
@@ -87,6 +89,27 @@ def test_mean_and_standard_deviation_are_those_of_the_seeds(
     assert len(rows) == 4
     assert [row["target-test last"] for row in rows if row["method"] == "drt"] == ["50.0", "60.0", "70.0"]
     assert [row["target-test source-val"] for row in rows if row["method"] == "drt"] == ["25.0", "30.0", "35.0"]
+
+
+@pytest.mark.parametrize("words", [["--report-only"], []])
+def test_a_run_of_another_recipe_is_refused_by_its_folder(
+    words: list[str],
+    table: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = finished(tmp_path / "runs" / "mnist-usps" / "drt" / "seed1", 0.5, config_hash="0" * 12)
+    only = ["--tasks", "mnist-usps", "--methods", "drt", "--seeds", "1"]
+    out = ["--out", str(tmp_path / "runs"), "--csv", str(tmp_path / "table.csv")]
+    monkeypatch.setattr(sys, "argv", ["digits_table", *words, *only, *out])
+    assert table.main() == 2
+    message = capsys.readouterr().err
+    assert str(folder.path) in message and "0" * 12 in message
+    assert not (tmp_path / "table.csv").exists()
+    folder.done.write_text("torn")
+    assert table.main() == 2
+    assert str(folder.done) in capsys.readouterr().err
 
 
 def test_no_finished_run_is_said(

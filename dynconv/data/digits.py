@@ -92,6 +92,9 @@ def _read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
             for index, (path, _) in enumerate(entries):
                 try:
                     with Image.open(path) as picture:
+                        # One of 1 x 1 would be broadcast.
+                        if picture.size != (32, 32):
+                            raise ValueError("it has {} x {} pixels".format(*picture.size))
                         images[index] = np.asarray(picture.convert("RGB"))
                 except (OSError, ValueError, SyntaxError) as error:
                     raise DataError(f"mnist_m: {path} is no 32 x 32 image that can be read: {error}") from error

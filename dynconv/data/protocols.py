@@ -95,13 +95,12 @@ def load_domain(
         DataError: as `load_protocol`, or the domain has a class that `classes` lacks.
     """
     if "=" not in spec:
-        domain = _known_domain(
-            _known_name(spec, spec), data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels
-        )
+        name = _known_name(spec, "--domain", "--domain NAME=DIR")
+        domain = _known_domain(name, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
         if domain.classes != classes:
             raise DataError(f"{spec} has the classes {_words(domain.classes)}; the network has {_words(classes)}")
         return domain
-    listing = folders.list_images(*folders.parse_assignment(spec, "domain"))
+    listing = folders.list_images(*folders.parse_assignment(spec, "--domain"))
     if unknown := sorted(set(listing.classes) - set(classes)):
         raise DataError(
             f"{listing.name}: {listing.place} has classes that the network does not know: {_words(unknown)}; "
@@ -125,14 +124,15 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
     variant = variant if at else "full"
     prefix, body = (EMBEDDED_PREFIX, body[len(EMBEDDED_PREFIX) :]) if body.startswith(EMBEDDED_PREFIX) else ("", body)
     left, dash, right = body.partition("-")
+    known = partial(_known_name, where=f"protocol {spec!r}", own="--source NAME=DIR --target NAME=DIR")
     if prefix and not dash:
-        goal = _known_name(prefix + body, spec)
+        goal = known(prefix + body)
         sources = tuple(prefix + name for name in embedded.NAMES if prefix + name != goal)
     elif not dash or not left or not right:
         raise DataError(f"protocol {spec!r}: expected SOURCE[+SOURCE...]-TARGET[@VARIANT], such as {_examples()}")
     else:
-        sources = tuple(_known_name(prefix + name, spec) for name in left.split("+"))
-        goal = _known_name(prefix + right, spec)
+        sources = tuple(known(prefix + name) for name in left.split("+"))
+        goal = known(prefix + right)
     _check_names(sources, goal, f"protocol {spec!r}")
     if variant not in VARIANTS:
         raise DataError(f"protocol {spec!r}: unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
@@ -141,16 +141,14 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
     return sources, goal, variant
 
 
-def _known_name(name: str, spec: str) -> str:
+def _known_name(name: str, where: str, own: str) -> str:
+    """`name`, if it is a known domain; `where` it was given and how one's `own` images are, for the message."""
     known = known_domains()
     if name in known:
         return name
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise DataError(
-        f"protocol {spec!r}: unknown domain {name!r}.{hint} Known: {', '.join(known)}. Your own images: "
-        "--source NAME=DIR --target NAME=DIR"
-    )
+    raise DataError(f"{where}: unknown domain {name!r}.{hint} Known: {', '.join(known)}. Your own images: {own}")
 
 
 def _check_names(sources: Sequence[str], target: str, where: str) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+# What evaluating takes of a checkpoint, and what going on with the training takes.
+WEIGHTS = ("config_hash", "classes", "step", "method")
+STATE = (*WEIGHTS, "seconds", "best_source_val", "optimisers", "precision", "batches", "random")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,11 +26,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     temporary.replace(path)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", *, required: Collection[str] = ()
+) -> dict[str, Any]:
     """Read a checkpoint: tensors, numbers, strings and containers of these; no code of the file is run.
 
     Raises:
-        ValueError: The file is missing or is no checkpoint.
+        ValueError: The file is missing, is no checkpoint or lacks one of the `required` keys.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint {path}")
@@ -38,6 +45,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is no checkpoint of a run: it holds a {type(state).__name__}")
+    if missing := [key for key in required if key not in state]:
+        raise ValueError(
+            f"{path} is no checkpoint of a run: it lacks {', '.join(missing)}; delete the run folder to start over"
+        )
     return state
 
 

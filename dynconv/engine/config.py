@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -272,6 +273,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return Path(value)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
+    elif hint is float and isinstance(value, str):
+        # YAML 1.1 takes 1e-3, without a point, for a string.
+        with contextlib.suppress(ValueError):
+            return float(value)
     elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
         return value
     raise ValueError(f"{where} expects {getattr(hint, '__name__', hint)}, got {value!r}")

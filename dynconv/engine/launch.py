@@ -7,8 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import FrameType
+
+STOPPING = (signal.SIGTERM, signal.SIGHUP)
 
 
 def train_command(method: str, *arguments: str) -> list[str]:
@@ -26,8 +31,8 @@ def run_commands(
     """Run every command, `parallel` at a time, each with `threads` threads.
 
     What a command writes to its standard error goes to `line`, its name before it; its standard output is dropped.
-    An interrupt of this process is passed on once to the commands that run, which are waited for; the rest does not
-    start.
+    An interrupt of this process (Ctrl-C, SIGTERM or SIGHUP) is passed on once to the commands that run, which are
+    waited for; the rest does not start.
 
     Returns:
         Exit code of each command by its name.
@@ -60,15 +65,41 @@ def run_commands(
             del running[name]
             return code
 
-    pool = ThreadPoolExecutor(max_workers=parallel)
-    futures = {name: pool.submit(run, name) for name in commands}
+    with _stopping_interrupts():
+        pool = ThreadPoolExecutor(max_workers=parallel)
+        futures = {name: pool.submit(run, name) for name in commands}
+        try:
+            return {name: future.result() for name, future in futures.items()}
+        except KeyboardInterrupt:
+            for future in futures.values():
+                future.cancel()
+            for process in list(running.values()):
+                process.send_signal(signal.SIGINT)
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _stopping_interrupts() -> Iterator[None]:
+    """Within the context, the first of `STOPPING` raises KeyboardInterrupt and the later ones are ignored.
+
+    The commands have sessions of their own: where this process just died, they would go on without it.
+    """
+    # Python has handlers in the main thread alone; what is ignored (nohup) stays so.
+    own = threading.current_thread() is threading.main_thread()
+    previous = {s: h for s in STOPPING if own and (h := signal.getsignal(s)) is not signal.SIG_IGN}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # A closed terminal's SIGHUP often comes with a SIGTERM, and a second one would break into the passing on.
+        for other in previous:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
     try:
-        return {name: future.result() for name, future in futures.items()}
-    except KeyboardInterrupt:
-        for future in futures.values():
-            future.cancel()
-        for process in list(running.values()):
-            process.send_signal(signal.SIGINT)
-        raise
+        for number in previous:
+            signal.signal(number, stop)
+        yield
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynconv.data import load_domain, source_validation_split
-from dynconv.engine.checkpoint import load_checkpoint
+from dynconv.engine.checkpoint import WEIGHTS, load_checkpoint
 from dynconv.engine.config import Precision, load_config
 from dynconv.engine.evaluation import Evaluation, evaluating, split_accuracy
 from dynconv.engine.run_folder import RunFolder
@@ -35,7 +35,8 @@ def measure_run(
         device, precision: Where and how to compute; None for the run's own precision.
 
     Raises:
-        ValueError: No run or checkpoint there, data missing or with other classes, or a device that is not there.
+        ValueError: No run or checkpoint there, a checkpoint of another configuration, data missing or with other
+            classes, or a device that is not there.
     """
     folder = RunFolder(path)
     if not folder.config.exists():
@@ -44,7 +45,14 @@ def measure_run(
     root = data_root if data_root is not None else config.run.data_root
     run = dataclasses.replace(config.run, data_root=root, device=device, precision=precision or config.run.precision)
     fabric = make_fabric(run)
-    state = load_checkpoint(folder.checkpoint(checkpoint), fabric.device)
+    weights = folder.checkpoint(checkpoint)
+    state = load_checkpoint(weights, fabric.device, required=WEIGHTS)
+    # Static weights load into a dynamic network, so that a foreign checkpoint would give figures.
+    if state["config_hash"] != config.hash:
+        raise ValueError(
+            f"{weights} is of the configuration {state['config_hash']}, {folder.config} is {config.hash}: one of "
+            "the two was edited or is of another run; put the run's own back"
+        )
     classes = tuple(state["classes"])
     method = METHODS[config.method](config.options, len(classes))
     method.load_state_dict(state["method"])

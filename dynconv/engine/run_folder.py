@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,12 @@ class RunFolder:
 
         Raises:
             ValueError: The folder holds another configuration (the differing fields are named), or any run with
-                `--resume never`, or files that are no run.
+                `--resume never`, or files that are no run, or cannot be read.
         """
+        with self._accessible():
+            self._claim(config, methods)
+
+    def _claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -53,6 +59,26 @@ class RunFolder:
                 "Give another --out, or the same options to resume that run."
             )
 
+    def open(self, config: TrainConfig, environment: dict[str, Any], step: int) -> None:
+        """Make the folder ready for a start or a resume at `step`: config.yaml, no younger rows, env.json.
+
+        Raises:
+            ValueError: The folder cannot be made or written to, or a file in it is damaged.
+        """
+        with self._accessible():
+            self.create(config)
+            self.drop_rows_after(step)
+            self.record_environment(environment, step)
+
+    @contextlib.contextmanager
+    def _accessible(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"--out {self.path} cannot be used as a run folder: {error}; give a folder that can be read and written"
+            ) from error
+
     def create(self, config: TrainConfig) -> None:
         """Make the folder and write config.yaml, unless it is there."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -60,8 +86,10 @@ class RunFolder:
             write_atomically(self.config, config.to_yaml())
 
     def record_environment(self, environment: dict[str, Any], step: int) -> None:
-        """Add the environment of a start or a resume (at `step`) to env.json."""
-        starts = json.loads(self.environment.read_text(encoding="utf-8")) if self.environment.exists() else []
+        """Add the environment of a start or a resume (at `step`) to env.json. ValueError where that is damaged."""
+        starts = _read_json(self.environment, _LOSE_STARTS) if self.environment.exists() else []
+        if not isinstance(starts, list):
+            raise ValueError(_damaged(self.environment, "expected a list", _LOSE_STARTS))
         starts.append({"step": step, **environment})
         write_atomically(self.environment, json.dumps(starts, indent=2) + "\n")
 
@@ -71,18 +99,26 @@ class RunFolder:
         A last line without its end was cut off when the process was killed and is left out.
 
         Raises:
-            ValueError: Any other line is not JSON.
+            ValueError: Any other line is no row.
         """
         if not self.results.exists():
             return []
-        text = self.results.read_text(encoding="utf-8")
+        try:
+            text = self.results.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(_damaged(self.results, error, _START_OVER)) from error
         whole = text[: text.rfind("\n") + 1]
         rows = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"{self.results}, line {number}: not JSON ({error})") from error
+                raise ValueError(
+                    _damaged(f"{self.results}, line {number},", f"not JSON ({error})", _DROP_LINE)
+                ) from error
+            if not _is_row(row):
+                raise ValueError(_damaged(f"{self.results}, line {number},", "no row with a step", _DROP_LINE))
+            rows.append(row)
         return rows
 
     def drop_rows_after(self, step: int) -> list[Row]:
@@ -106,11 +142,37 @@ class RunFolder:
         return done
 
     def read_done(self) -> dict[str, Any] | None:
-        """Contents of `done`, or None where the run is not finished."""
+        """Contents of `done`, or None where the run is not finished. ValueError where the file is damaged."""
         if not self.done.exists():
             return None
-        done: dict[str, Any] = json.loads(self.done.read_text(encoding="utf-8"))
-        return done
+        done = _read_json(self.done, _LOSE_DONE)
+        selected = done.get("selected") if isinstance(done, dict) else None
+        if not isinstance(selected, dict) or "last" not in selected or not all(map(_is_row, selected.values())):
+            raise ValueError(_damaged(self.done, "no selected rows", _LOSE_DONE))
+        if "config_hash" not in done:
+            raise ValueError(_damaged(self.done, "no config_hash", _LOSE_DONE))
+        return dict(done)
+
+
+_LOSE_STARTS = "delete it: only the record of earlier starts is lost"
+_LOSE_DONE = "delete it: the next `dynconv train` writes it again from the last checkpoint"
+_DROP_LINE = "delete the line, or the run folder to start over"
+_START_OVER = "delete the run folder to start over"
+
+
+def _damaged(what: Path | str, why: object, remedy: str) -> str:
+    return f"{what} is damaged: {why}; {remedy}"
+
+
+def _read_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(_damaged(path, error, remedy)) from error
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("step"), int)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from dynconv.data import Batch, DomainBatches, Protocol, load_protocol, source_validation_split
-from dynconv.engine.checkpoint import load_checkpoint, random_state, save_checkpoint, set_random_state
+from dynconv.engine.checkpoint import STATE, load_checkpoint, random_state, save_checkpoint, set_random_state
 from dynconv.engine.config import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN, RunOptions, TrainConfig
 from dynconv.engine.environment import environment
 from dynconv.engine.evaluation import Evaluation
@@ -61,12 +61,12 @@ def open_folder(config: TrainConfig) -> RunFolder:
 
 
 def prepare(config: TrainConfig, folder: RunFolder) -> Run:
-    """Load the data, build the method, and go back to the folder's last checkpoint if there is one.
+    """Load the data, build the method, go back to the folder's last checkpoint if there is one, and open the folder.
 
     The folder is not written to before everything else was found in order.
 
     Raises:
-        ValueError: Options, data, or the folder's checkpoint do not fit.
+        ValueError: Options, data, or the folder's checkpoint do not fit, or the folder cannot be read and written.
     """
     fabric = make_fabric(config.run)
     training, held_out = source_validation_split(load_domains(config.run), config.run.seed)
@@ -79,7 +79,8 @@ def prepare(config: TrainConfig, folder: RunFolder) -> Run:
     evaluation = Evaluation(training, held_out, fabric.device, fabric.autocast)
     run = Run(config, folder, fabric, method, batches, evaluation)
     if folder.last.exists():
-        run.load_state(load_checkpoint(folder.last, fabric.device))
+        run.load_state(load_checkpoint(folder.last, fabric.device, required=STATE))
+    folder.open(config, environment(), run.step)
     return run
 
 
@@ -183,13 +184,7 @@ class Run:
         set_random_state(state["random"])
 
     def fit(self, console: Console | None = None) -> None:
-        """Train to the last step and write `done`; progress goes to `console` (default: standard error).
-
-        Rows of results.jsonl that are younger than the checkpoint are dropped first.
-        """
-        self.folder.create(self.config)
-        self.folder.drop_rows_after(self.step)
-        self.folder.record_environment(environment(), self.step)
+        """Train to the last step and write `done`; progress goes to `console` (default: standard error)."""
         console = console or Console(stderr=True)
         progress = ProgressDisplay(console, start=self.step, max_steps=self.max_steps)
         if self.step:

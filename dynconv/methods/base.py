@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import cross_entropy
-from dynconv.methods.checks import check_range, check_types
+from dynconv.methods.checks import check_range, check_types, check_unused
 from dynconv.models import DynamicSpec, build
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class MethodConfig:
             raise ValueError(
                 f"lr_milestones: expected growing fractions of the run between 0 and 1, got {self.lr_milestones}"
             )
+        if self.optimiser == "adam":
+            check_unused(self, ("momentum",), "optimiser 'adam', which has no use for it", "choose optimiser 'sgd'")
+        if self.lr_schedule == "constant":
+            unused = ("lr_milestones", "lr_decay")
+            check_unused(self, unused, "lr_schedule 'constant', which never decays", "choose lr_schedule 'step'")
 
 
 class Method(nn.Module, abc.ABC):

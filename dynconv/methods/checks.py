@@ -44,6 +44,15 @@ def check_range(config: Any, names: tuple[str, ...], *, least: float = -math.inf
             raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
+def check_unused(config: Any, names: tuple[str, ...], choice: str, remedy: str) -> None:
+    """Raise a ValueError for a named field that is not at its class's default although `choice` never reads it."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        value, default = getattr(config, name), defaults[name]
+        if value != default:
+            raise ValueError(f"{name}: {value} contradicts {choice}; {remedy} or leave {name} at {default}")
+
+
 def _choices(hint: Any) -> tuple[Any, ...]:
     """The values a Literal, or a union of one with None, allows; none for any other annotation."""
     if typing.get_origin(hint) is Literal:

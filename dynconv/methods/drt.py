@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from dynconv.methods.base import Update
-from dynconv.methods.checks import check_range
+from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.mcd import MCD, MCDConfig
 from dynconv.models import DynamicSpec, dynamic_parameters
 
@@ -55,11 +55,9 @@ class DRTConfig(MCDConfig):
         super().__post_init__()
         check_range(self, ("residual_lr_factor",), above=0)
         self.dynamic_spec()
-        if self.loss == "source-only" and (self.class_balance or self.ramp_steps):
-            raise ValueError(
-                f"class_balance, ramp_steps: got {self.class_balance} and {self.ramp_steps}, but loss 'source-only' "
-                f"looks at no target; leave both at 0 or choose loss 'mcd'"
-            )
+        if self.loss == "source-only":
+            unused = ("discrepancy_weight", "discrepancy_steps", "reversal_weight", "class_balance", "ramp_steps")
+            check_unused(self, unused, "loss 'source-only', which looks at no target", "choose loss 'mcd'")
 
     def dynamic_spec(self) -> DynamicSpec:
         """How the convolutions are made dynamic. Raises a ValueError where the fields make no such description."""

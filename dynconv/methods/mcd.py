@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dynconv.losses import class_balance, classifier_discrepancy
 from dynconv.methods.base import Method, MethodConfig, Update
-from dynconv.methods.checks import check_range
+from dynconv.methods.checks import check_range, check_unused
 from dynconv.models import DynamicSpec
 from dynconv.nn import GradientReversal
 
@@ -54,6 +54,9 @@ class MCDConfig(MethodConfig):
                 f"reversal_weight: {self.reversal_weight} contradicts form 'three-step', which reverses no gradient; "
                 f"choose form 'reversal' or leave reversal_weight at 1"
             )
+        if self.form == "reversal":
+            choice = "form 'reversal', which takes no step C"
+            check_unused(self, ("discrepancy_steps",), choice, "choose form 'three-step'")
 
 
 class MCD(Method):

@@ -132,6 +132,13 @@ def test_damaged_files_are_an_error_that_names_the_set_and_the_place(root: Path)
             load(name, root)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (28, 28)])
+def test_an_image_of_mnist_m_of_another_size_is_refused(size: tuple[int, int], root: Path) -> None:
+    Image.new("RGB", size).save(root / "mnist_m" / "mnist_m_train" / "00000003.png")
+    with pytest.raises(DataError, match=rf"00000003\.png.*{size[0]} x {size[1]}"):
+        load("mnist_m", root)
+
+
 def test_a_wrong_list_of_mnist_m_is_an_error_that_names_the_line_or_the_file(root: Path) -> None:
     listing = root / "mnist_m" / "mnist_m_train_labels.txt"
     rows = listing.read_text()

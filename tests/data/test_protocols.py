@@ -92,3 +92,10 @@ def test_an_embedded_limit_keeps_the_classes_shares_for_a_source_and_ignores_lab
     assert len(target.train) == 100
     assert source.test is domain.test
     assert _bounded(domain, 10**6, stratified=True) is domain
+
+
+@pytest.mark.parametrize("spec", ["uspss", "embedded:optcal"])
+def test_an_unknown_domain_is_answered_in_the_words_of_eval(spec: str) -> None:
+    with pytest.raises(DataError, match="--domain: unknown domain .*Did you mean.*--domain NAME=DIR") as caught:
+        load_domain(spec, classes=("0", "1"))
+    assert "protocol" not in str(caught.value) and "--source" not in str(caught.value)

@@ -79,6 +79,8 @@ def test_own_domains_survive_the_yaml_and_a_change_of_folder(tmp_path: Path, mon
         ({"device": "tpu"}, ["device", "cpu", "tpu"]),
         ({"source": "one"}, ["source", "one"]),
         ({"drt": {"lamda": 1}}, ["unknown field 'lamda'"]),
+        ({"batch_size": "1e1"}, ["batch_size", "int", "1e1"]),
+        ({"drt": {"lr": "nan"}}, ["lr", "finite"]),
         ({"drt": {"lr": "fast"}}, ["lr", "float", "fast"]),
         ({"drt": {"basis_kernel_size": 3}}, ["basis_kernel_size"]),
         ({"drt": [1]}, ["mapping"]),
@@ -91,6 +93,15 @@ def test_a_bad_config_file_is_refused_with_the_field(change: dict[str, Any], wor
         load_config(path, METHODS)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_number_that_yaml_takes_for_a_string_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "method: mcd\nprotocol: embedded:optical\nmcd:\n  lr: 1e-3\n  lr_milestones: [5e-1]\n  lr_schedule: step\n"
+    )
+    own = load_config(path, METHODS).options
+    assert (own.lr, own.lr_milestones) == (1e-3, (0.5,))
 
 
 @pytest.mark.parametrize("text", ["- 1", "a: [", "\tx: 1"])

@@ -68,3 +68,14 @@ def test_what_is_no_run_or_lacks_the_checkpoint_is_refused(
     shutil.copy(domains / "one" / "class0" / "0.png", tmp_path / "wrong" / "zebra")
     with pytest.raises(ValueError, match="zebra"):
         measure_run(folder.path, domain=f"new={tmp_path / 'wrong'}", device="cpu")
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "source-val"])
+def test_a_checkpoint_of_another_configuration_is_refused(
+    checkpoint: str, tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    folder = train(make_config(tmp_path / "run", max_steps=1), console=quiet)
+    other = train(make_config(tmp_path / "other", max_steps=1, seed=1), console=quiet)
+    shutil.copy(other.checkpoint(checkpoint), folder.checkpoint(checkpoint))
+    with pytest.raises(ValueError, match=f"{checkpoint}.pt is of the configuration .*config.yaml"):
+        measure_run(folder.path, checkpoint=checkpoint, device="cpu")

@@ -43,6 +43,18 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def test_sigterm_stops_a_training_as_ctrl_c_does(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    config = make_config(tmp_path / "run")
+    # Outside of the guard it would end the tests.
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            at_step(config, 2, lambda: signal.raise_signal(signal.SIGTERM), quiet)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert stopped.value.step == load_checkpoint(config.out / "checkpoints" / "last.pt")["step"] == 3
+
+
 def rows_without_seconds(folder: RunFolder) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in folder.rows()]
 

@@ -151,8 +151,8 @@ def test_the_default_is_ten_evaluations_and_epochs_count_passes_over_the_sources
     assert len(seen) == sizes
     run.step = run.steps_per_epoch
     assert run.epoch == 1.0
-    assert prepared(make_config(tmp_path / "run", max_steps=100, eval_every=None)).eval_every == 10
-    assert prepared(make_config(tmp_path / "run", max_steps=5, eval_every=None)).eval_every == 1
+    assert prepared(make_config(tmp_path / "hundred", max_steps=100, eval_every=None)).eval_every == 10
+    assert prepared(make_config(tmp_path / "five", max_steps=5, eval_every=None)).eval_every == 1
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(

@@ -90,8 +90,11 @@ def test_training_moves_every_dynamic_parameter(batch: Batch, train) -> None:
         ({"reduction": 0}, "reduction: expected at least 1, got 0"),
         ({"residual_lr_factor": 0.0}, "residual_lr_factor: expected more than 0, got 0.0"),
         ({"basis_kernel_size": 3}, "basis_kernel_size: expected one of 1, None, got 3"),
-        ({"loss": "source-only", "class_balance": 0.1}, "class_balance, ramp_steps: got 0.1 and 0, but loss 'source"),
-        ({"loss": "source-only", "ramp_steps": 9}, "class_balance, ramp_steps: got 0.0 and 9, but loss 'source-only'"),
+        ({"loss": "source-only", "discrepancy_weight": 4.0}, "discrepancy_weight: 4.0 contradicts loss 'source-only'"),
+        ({"loss": "source-only", "reversal_weight": 4.0}, "reversal_weight: 4.0 contradicts loss 'source-only'"),
+        ({"loss": "source-only", "class_balance": 0.1}, "class_balance: 0.1 contradicts loss 'source-only'"),
+        ({"loss": "source-only", "ramp_steps": 9}, "ramp_steps: 9 contradicts loss 'source-only'"),
+        ({"discrepancy_steps": 2}, "discrepancy_steps: 2 contradicts form 'reversal'"),
     ],
 )
 def test_fields_that_make_no_network_are_refused(fields: dict, message: str) -> None:

@@ -190,6 +190,7 @@ def test_predictions_are_the_sum_or_the_surer_head(batch: Batch) -> None:
     ("fields", "message"),
     [
         ({"reversal_weight": 4.0}, "reversal_weight: 4.0 contradicts form 'three-step'"),
+        ({"form": "reversal", "discrepancy_steps": 2}, "discrepancy_steps: 2 contradicts form 'reversal'"),
         ({"discrepancy_steps": 0}, "discrepancy_steps: expected at least 1, got 0"),
         ({"discrepancy_weight": -1.0}, "discrepancy_weight: expected at least 0, got -1.0"),
         ({"ramp_steps": -1}, "ramp_steps: expected at least 0, got -1"),

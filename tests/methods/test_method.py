@@ -165,7 +165,7 @@ def test_norm_and_backbone_reach_the_network() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_configuration_survives_yaml(name: str) -> None:
     kind = METHODS[name].config_class
-    config = kind(lr=0.3, lr_milestones=(0.1, 0.2))
+    config = kind(lr=0.3, lr_schedule="step", lr_milestones=(0.1, 0.2))
     plain = dataclasses.asdict(config) | {"lr_milestones": list(config.lr_milestones)}
     assert kind(**yaml.safe_load(yaml.safe_dump(plain))) == config
 
@@ -207,12 +207,22 @@ def test_every_field_says_what_it_does(name: str) -> None:
         ({"lr_milestones": (0.5, float("nan"))}, ValueError, "lr_milestones: expected a finite number, got nan"),
         ({"lr_milestones": ("half",)}, TypeError, "lr_milestones: expected a number, got 'half'"),
         ({"lr_milestones": 0.5}, TypeError, "lr_milestones: expected a tuple of numbers, got 0.5"),
+        ({"momentum": 0.5}, ValueError, "momentum: 0.5 contradicts optimiser 'adam'.* leave momentum at 0.9"),
+        ({"lr_milestones": (0.5,)}, ValueError, "lr_milestones: .* contradicts lr_schedule 'constant'"),
+        ({"lr_decay": 0.5}, ValueError, "lr_decay: 0.5 contradicts lr_schedule 'constant'"),
         ({"optimiser": "lion"}, ValueError, "optimiser: expected one of 'adam', 'sgd', got 'lion'"),
     ],
 )
 def test_bad_fields_are_refused_by_name(fields: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SourceOnlyConfig(**fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_constant_rate_or_adam_alone_contradicts_nothing(name: str) -> None:
+    args = ["--lr-schedule", "constant", "--optimiser", "adam"]
+    config = tyro.cli(METHODS[name].config_class, args=args)
+    assert (config.lr_schedule, config.optimiser) == ("constant", "adam")
 
 
 def test_a_whole_number_is_not_a_fraction_and_true_is_not_one() -> None:
