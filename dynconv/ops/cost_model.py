@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dynconv.ops.problem import Problem
 
-# Forward + backward of trials in torch 2.13, fp32, K = 4, two AVX-512 cores, ratios to static: *loop* cost 1.13, 1.33, 2.4,
-# 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64, which is about 1 + 250 / P plus the calls below.
+# Forward + backward of trials in torch 2.13, fp32, K = 4, two AVX-512 cores, ratios to the static convolution: *loop*
+# cost 1.13, 1.33, 2.4, 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64: 1 + 250 / P plus the calls below.
 _LOOP_PER_PIXEL = 250.0
 # *aggregate* costs 1 + 200 / P while the batch's kernels stay in the cache (1.07 and 1.25 at 2.4 and 9.4 MB) and
 # 1 + 800 / P beyond (4.7, 16.8, 4.7 and 15 at 38 MB and more).
