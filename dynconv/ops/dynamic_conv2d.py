@@ -159,18 +159,9 @@ def _padded(problem: Problem, padding: str) -> Problem:
     return replace(problem, x=torch.nn.functional.pad(problem.x, extra))
 
 
-def _problem(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    basis: Tensor | None,
-    coefficients: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Problem:
+def _problem(arguments: Sequence[Any]) -> Problem:
+    """The problem of an operator's arguments, from x to groups in the schema's order."""
+    x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups = arguments
     by_axis = ((stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]))
     return Problem(x, weight, bias, scale, basis, coefficients, *by_axis, groups)
 
@@ -251,67 +242,29 @@ def _triton_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
 
 
 @torch.library.impl("dynconv::dynamic_conv2d", "CompositeExplicitAutograd", lib=LIBRARY)
-def _forward(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    basis: Tensor | None,
-    coefficients: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    backend: str,
-    keep_static: bool,
-) -> tuple[Tensor, Tensor]:
-    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *described, backend, keep_static = arguments
+    problem = _problem(described)
     reasons = _reasons(problem, backend)
     if reasons:
         raise ValueError(f'backend="{backend}" cannot run this dynamic_conv2d: ' + "; ".join(reasons) + ".")
     y, static = _run(problem, backend, keep_static)
-    return y, x.new_empty(0) if static is None else static
+    return y, y.new_empty(0) if static is None else static
 
 
 @torch.library.register_fake("dynconv::dynamic_conv2d", lib=LIBRARY)
-def _forward_fake(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    basis: Tensor | None,
-    coefficients: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    backend: str,
-    keep_static: bool,
-) -> tuple[Tensor, Tensor]:
-    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
-    shape = (x.shape[0], problem.out_channels, *problem.output_size)
-    y = x.new_empty(shape).contiguous(memory_format=problem.memory_format)
-    return y, torch.empty_like(y) if keep_static else x.new_empty(0)
+def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *described, _, keep_static = arguments
+    problem = _problem(described)
+    shape = (problem.x.shape[0], problem.out_channels, *problem.output_size)
+    y = problem.x.new_empty(shape).contiguous(memory_format=problem.memory_format)
+    return y, torch.empty_like(y) if keep_static else y.new_empty(0)
 
 
 @torch.library.impl("dynconv::dynamic_conv2d_backward", "CompositeExplicitAutograd", lib=LIBRARY)
-def _backward(
-    grad: Tensor,
-    static: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    basis: Tensor | None,
-    coefficients: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    backend: str,
-    mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    problem = _problem(x, weight, bias, scale, basis, coefficients, stride, padding, dilation, groups)
+def _backward(grad: Tensor, static: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    *described, backend, mask = arguments
+    problem = _problem(described)
     gradients = _run_backward(problem, grad, static, backend, Mask(*mask))
     return tuple(
         _like(gradient, tensor) if wanted and gradient is not None and tensor is not None else grad.new_empty(0)
@@ -329,27 +282,13 @@ def _format(tensor: Tensor) -> torch.memory_format:
 
 
 @torch.library.register_fake("dynconv::dynamic_conv2d_backward", lib=LIBRARY)
-def _backward_fake(
-    grad: Tensor,
-    static: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    basis: Tensor | None,
-    coefficients: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    backend: str,
-    mask: Sequence[bool],
-) -> tuple[Tensor, ...]:
+def _backward_fake(grad: Tensor, static: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    tensors, mask = arguments[: len(Mask._fields)], arguments[-1]
     return tuple(
         tensor.new_empty(tensor.shape).contiguous(memory_format=_format(tensor))
         if wanted and tensor is not None
         else grad.new_empty(0)
-        for tensor, wanted in zip((x, weight, bias, scale, basis, coefficients), mask, strict=True)
+        for tensor, wanted in zip(tensors, mask, strict=True)
     )
 
 
