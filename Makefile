@@ -12,12 +12,14 @@ ifneq ($(STATE),$(shell cat $(READY) 2>/dev/null))
 .PHONY: $(READY)
 endif
 
-.PHONY: help demo test cuda-build clean
+.PHONY: help demo test cuda-build sanitize sanitize-gpu clean
 
 help:
 	@echo 'make demo        train source-only, MCD and DRT on embedded digits and print one table'
 	@echo 'make test        ruff, mypy and the default tier of the tests'
 	@echo 'make cuda-build  bring nvcc by pip, compile and link the CUDA operators (needs no GPU)'
+	@echo 'make sanitize    the tests of the CPU operators under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make sanitize-gpu  the GPU tests under compute-sanitizer (needs a GPU and make cuda-build)'
 	@echo 'make clean       remove the environment and everything built'
 	@echo 'PYTHON=...       the interpreter the environment is made from (3.11 or newer; now $(PYTHON))'
 
@@ -44,6 +46,12 @@ test: $(READY)
 
 cuda-build: $(READY)
 	@VENV=$(VENV) bash csrc/cuda/build.sh
+
+sanitize: $(READY)
+	@PYTHON=$(CURDIR)/$(BIN)/python bash csrc/cpu/sanitize.sh
+
+sanitize-gpu: $(READY)
+	@PYTHON=$(CURDIR)/$(BIN)/python bash csrc/cuda/sanitize.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -11,6 +11,8 @@ cuda  the same and the CUDA operators; fails where it cannot (needs nvcc, but no
 
 torch is no build requirement (an isolated build would fetch a second one), so native builds want
 ``pip install --no-build-isolation .`` in an environment that has torch, ninja and pybind11.
+
+``DYNCONV_SANITIZE=1`` builds the CPU operators with AddressSanitizer and UndefinedBehaviorSanitizer (`make sanitize`).
 """
 
 from __future__ import annotations
@@ -42,10 +44,26 @@ OLDEST_TORCH = (2, 10)
 BYTES_PER_JOB = 2 << 30
 PARTS = {
     "_host": ["csrc/host/host.cpp"],
-    "_native_cpu": ["csrc/cpu/coefficients.cpp"],
+    "_native_cpu": [
+        "csrc/cpu/coefficients.cpp",
+        "csrc/cpu/dynamic_conv2d.cpp",
+        "csrc/cpu/dynamic_conv2d_product.cpp",
+        "csrc/cpu/dynamic_conv2d_gradient.cpp",
+        # One for each instruction set.
+        "csrc/cpu/dynamic_conv2d_baseline.cpp",
+        "csrc/cpu/dynamic_conv2d_avx2.cpp",
+        "csrc/cpu/dynamic_conv2d_avx512.cpp",
+    ],
     "_native_cuda": ["csrc/cuda/coefficients.cu"],
 }
-DEPENDS = ["csrc/coefficients.h", "csrc/cuda/pool.cuh"]
+DEPENDS = [
+    "csrc/coefficients.h",
+    "csrc/cpu/dynamic_conv2d.h",
+    "csrc/cpu/dynamic_conv2d_kernels.h",
+    "csrc/cpu/dynamic_conv2d_kernels.inc",
+    "csrc/cuda/launch.cuh",
+    "csrc/cuda/pool.cuh",
+]
 RECORD = "build_record.json"
 
 
@@ -57,6 +75,9 @@ def build_mode() -> str:
 
 
 MODE = build_mode()
+# For `make sanitize`; the last of two -O and -g counts.
+SANITIZE = os.environ.get("DYNCONV_SANITIZE") == "1"
+SANITIZERS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 def cuda_home() -> Path | None:
@@ -222,7 +243,7 @@ class BuildNative(build_ext):
 
     def extension(self, part: str) -> Extension:
         import torch
-        from torch.utils.cpp_extension import CUDAExtension, include_paths, library_paths
+        from torch.utils.cpp_extension import include_paths, library_paths
 
         flags = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"]
         warnings = ["-Wall", "-Wextra"]
@@ -242,16 +263,22 @@ class BuildNative(build_ext):
             macros = [f"-D{key}={value}" for key, value in facts.items()]
             compile_args = flags + warnings + macros
             return Extension(name, sources, [pybind11.get_include()], extra_compile_args=compile_args, **options)
+        device = "cuda" if part == "_native_cuda" else "cpu"
+        # The headers of torch as system headers: their warnings are not ours to mend.
+        system = [argument for path in include_paths(device) for argument in ("-isystem", path)]
+        options |= {"library_dirs": library_paths(device), "libraries": ["c10", "torch", "torch_cpu"]}
         if part == "_native_cpu":
-            # The headers of torch as system headers: their warnings are not ours to mend.
-            system = [f"-isystem{path}" for path in include_paths()]
-            options |= {"library_dirs": library_paths(), "libraries": ["c10", "torch", "torch_cpu"]}
             compile_args = flags + warnings + stable + system
+            if SANITIZE:
+                compile_args += SANITIZERS
+                options["extra_link_args"] = SANITIZERS
             return Extension(name, sources, extra_compile_args=compile_args, py_limited_api=True, **options)
         self.record.environment["cuda_architectures"] = os.environ["TORCH_CUDA_ARCH_LIST"]
-        nvcc = ["-O3", "-std=c++20", "-Xcompiler=-fvisibility=hidden", "-DUSE_CUDA", "-Xptxas=-v", *stable]
-        compile_args = {"cxx": flags + stable, "nvcc": nvcc}
-        return CUDAExtension(name, sources, extra_compile_args=compile_args, py_limited_api=True, **options)
+        options["libraries"] += ["cudart", "c10_cuda", "torch_cuda"]
+        host = "-Xcompiler=" + ",".join(["-fvisibility=hidden", *warnings])
+        nvcc = ["-O3", "-std=c++20", host, "-DUSE_CUDA", "-Xptxas=-v", *stable, *system]
+        compile_args = {"cxx": flags + stable + system, "nvcc": nvcc}
+        return Extension(name, sources, extra_compile_args=compile_args, py_limited_api=True, **options)
 
     def install_in_place(self) -> None:
         source = ROOT / "dynconv"
@@ -269,10 +296,12 @@ class BuildNative(build_ext):
         return getattr(self, "in_place", {})
 
 
-packages = [name for name in find_packages(include=["dynconv", "dynconv.*"]) if not name.startswith("dynconv.kernels")]
+# Folders of the root that are packages of dynconv; a checkout also has links to them, which setuptools would find.
+LINKED = {"dynconv.kernels": "kernels", "dynconv.bench": "bench"}
+packages = [name for name in find_packages(include=["dynconv", "dynconv.*"]) if not name.startswith(tuple(LINKED))]
 setup(
-    packages=[*packages, "dynconv.kernels"],
-    package_dir={"dynconv.kernels": "kernels"},
+    packages=[*packages, *LINKED],
+    package_dir=LINKED,
     # Their presence tells setuptools that the wheel is for one platform; BuildNative decides what becomes of them.
     ext_modules=[] if MODE == "none" else [Extension(f"dynconv.{part}", sources) for part, sources in PARTS.items()],
     cmdclass={"build_py": BuildPython, "build_ext": BuildNative},

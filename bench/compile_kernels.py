@@ -24,13 +24,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from dynconv.kernels import dynamic_conv2d as kernels
-from dynconv.kernels.tiles import REGISTERS, Tile, shipped_tiles
+from dynconv.kernels.basis_shared import basis_shared
+from dynconv.kernels.dynamic_conv2d_parameters import contract
+from dynconv.kernels.implicit_gemm import implicit_gemm
+from dynconv.kernels.layout import INTERPRETED
+from dynconv.kernels.materialise import BLOCK, MOST_BASES, SAMPLES, WARPS, materialise_kernel
+from dynconv.kernels.parameter_tiles import ParameterTile, shipped_parameter_tiles
+from dynconv.kernels.tiles import DEEP_MIXED, MOST_MIXED, REGISTERS, Tile, shipped_tiles
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 # Shared memory of a program in KiB. sm_86, sm_89 and sm_120 take the tiles of sm_80 and have 99.
 SHARED_LIMIT = {80: 99, 90: 227, 100: 227}
-KERNELS = ("forward", "input_gradient")
 # Kind of tile and dtype, as choose_tile pairs them.
 KINDS = (
     ("half", "bf16"),
@@ -42,10 +46,20 @@ KINDS = (
     ("ragged", "fp32"),
     ("ragged float32", "fp32"),
 )
-ALL_PARTS = "weight+scale+basis"
-# Fewer parts take about as many registers, fp16 as many as bf16: compiled for the widest tile alone.
-FEWER_PARTS = ("weight+basis", "basis")
 MATRIX_UNITS = (("wgmma.mma_async", "wgmma"), ("tcgen05.mma", "tcgen05"), ("mma.sync", "mma"))
+# By variant: the form of its kernel, and its parts, all of them first. Fewer parts take about as many registers, fp16
+# as many as bf16: compiled for the widest tile alone, fp16 with all parts, and but for the linear form only where
+# channels are multiples of 16. "N bases" are mixed in registers.
+SHALLOW, DEEP = f"{MOST_MIXED['mixed']} bases", f"{DEEP_MIXED} bases"
+VARIANTS = {
+    "linear": ("linear", ("weight+scale+basis", "weight+basis", "basis")),
+    "vendor-linear": ("linear", ("scale+basis",)),
+    "aggregated": ("mixed", (f"weight+scale+{DEEP}", f"weight+scale+{SHALLOW}", f"weight+{DEEP}", DEEP)),
+    "vendor-aggregated": ("mixed", (f"scale+{DEEP}", f"scale+{SHALLOW}")),
+    "materialised": ("one sample", ("weight",)),
+    "basis-shared": ("shared", (f"weight+scale+{MOST_MIXED['shared']} bases", f"weight+{MOST_MIXED['shared']} bases")),
+}
+POINTERS = ("source", "weight", "bias", "scale", "basis", "coefficients", "out")
 
 
 @dataclass(frozen=True)
@@ -71,24 +85,56 @@ class Row(Case):
     triton: str
 
 
-def cases(architectures: list[int], quick: bool) -> Iterator[tuple[Case, Tile]]:
-    """Every tile that the launchers choose, in both directions; `quick` keeps the widest of each kind."""
-    for sm, kernel, (kind, dtype) in itertools.product(architectures, KERNELS, KINDS):
-        for parts in (ALL_PARTS, *FEWER_PARTS):
-            tiles = shipped_tiles(kind, sm)
-            every = parts == ALL_PARTS and dtype != "fp16" and not quick
+@dataclass(frozen=True)
+class Build:
+    """A case's jit function, its constexpr arguments (None for an absent part) and launch options.
+
+    ``dtypes`` holds its pointer arguments; ``aligned`` says whether sizes and strides are multiples of 16.
+    """
+
+    function: triton.JITFunction
+    constants: dict[str, object]
+    dtypes: dict[str, str]
+    options: dict[str, object]
+    aligned: bool = True
+
+
+def cases(architectures: list[int], quick: bool) -> Iterator[tuple[Case, Build]]:
+    """Everything that the launchers choose; `quick` keeps the widest tile with all parts."""
+    for sm in architectures:
+        for direction, variant in itertools.product(("forward", "input_gradient"), VARIANTS):
+            yield from convolution_cases(direction, variant, sm, quick)
+        yield from materialise_cases(sm)
+        yield from parameter_cases(sm, quick)
+
+
+def convolution_cases(direction: str, variant: str, sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
+    """The implicit GEMMs of one variant."""
+    form, all_parts = VARIANTS[variant]
+    if variant.startswith("vendor") and direction == "input_gradient":
+        # s belongs to dy there, which the launcher scales for the vendor.
+        all_parts = tuple(parts.removeprefix("scale+") for parts in all_parts)
+    for kind, dtype in KINDS:
+        plain = kind in ("half", "tf32") or form == "linear"
+        for parts in all_parts if dtype != "fp16" and plain else all_parts[:1]:
+            bases = int(parts.split("+")[-1].split()[0]) if parts.endswith("bases") else 0
+            tiles = shipped_tiles(kind, sm, form, bases if form == "mixed" else 0)
+            # The vendor's variants have the linear and the mixed kernel less its static part.
+            every = parts == all_parts[0] and dtype != "fp16" and not quick and not variant.startswith("vendor")
             for tile in tiles if every else tiles[:1]:
-                yield Case(kernel, kind, dtype, parts, "x".join(map(str, tile[:5])), sm), tile
+                name = "x".join(map(str, (*tile[:5], *([tile.samples] if form == "shared" else []))))
+                case = Case(f"{direction} {variant}", kind, dtype, parts, name, sm)
+                yield case, convolution_build(case, form, tile, bases)
             if quick:
                 break
 
 
-def compile_case(case: Case, tile: Tile) -> Row:
+def convolution_build(case: Case, form: str, tile: Tile, bases: int) -> Build:
     """The case's kernel, specialised as a launch on channels_last tensors would be."""
-    precision = "tf32" if case.dtype == "fp32" and "float32" not in case.kind else "ieee"
+    direction, variant = case.kernel.split()
     constants: dict[str, object] = {
-        "GRADIENT": case.kernel == "input_gradient",
-        "PRECISION": precision,
+        "GRADIENT": direction == "input_gradient",
+        "PRECISION": "tf32" if case.dtype == "fp32" and "float32" not in case.kind else "ieee",
         "WIDEN": False,
         "OFFSET": triton.language.int32,
         "BLOCK_M": tile.rows,
@@ -96,37 +142,93 @@ def compile_case(case: Case, tile: Tile) -> Row:
         "BLOCK_K": tile.reduction,
         "out_stride_c": 1,
     }
+    if form == "shared":
+        constants |= {"NUM_BASES": bases, "SAMPLES": tile.samples}
+    else:
+        vendor = variant.startswith("vendor")
+        constants |= {"ACCUMULATE": vendor, "ONE_SAMPLE": form != "linear", "MIXED": bases}
     parts = case.parts.split("+")
-    absent = {name for name in ("weight", "scale", "basis") if name not in parts}
-    if "basis" in absent:
-        absent.add("coefficients")
-    if case.kernel == "input_gradient":
-        absent.add("bias")
+    if not parts[-1].endswith(("basis", "bases")):
+        constants |= {"basis": None, "coefficients": None}
+    constants |= {name: None for name in ("weight", "scale") if name not in parts}
+    if direction == "input_gradient":
+        constants["bias"] = None
+    options: dict[str, object] = {"num_warps": tile.warps, "num_stages": tile.stages}
+    options |= {"maxnreg": REGISTERS, "enable_fp_fusion": True}
+    dtypes = {name: "fp32" if name in ("scale", "coefficients") else case.dtype for name in POINTERS}
+    function = basis_shared if form == "shared" else implicit_gemm
+    return Build(function, constants, dtypes, options, aligned="ragged" not in case.kind)
+
+
+def materialise_cases(sm: int) -> Iterator[tuple[Case, Build]]:
+    """The kernel that writes per-sample weights."""
+    for dtype, bases in itertools.product(("bf16", "fp32"), (DEEP_MIXED, MOST_BASES)):
+        case = Case("materialise", "elementwise", dtype, f"weight+scale+{bases} bases", f"{BLOCK}x{WARPS}", sm)
+        dtypes = {name: "fp32" if name in ("scale", "coefficients") else dtype for name in POINTERS if name != "source"}
+        constants: dict[str, object] = {"NUM_BASES": bases, "SAMPLES": SAMPLES, "BLOCK": BLOCK}
+        yield case, Build(materialise_kernel, constants, dtypes, {"num_warps": WARPS})
+
+
+def parameter_cases(sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
+    """The fused parameter gradient: every tile with the most bases that it carries, all gradients wanted.
+
+    Of fewer bases the widest tile that carries them is listed, in bf16; a narrower one holds less.
+    """
+    for kind, dtype in KINDS:
+        carried = -1
+        for tile in shipped_parameter_tiles(kind, sm)[: 1 if quick else None]:
+            fewest = carried + 1 if kind == "half" and dtype == "bf16" and tile.bases > carried else tile.bases
+            carried = max(carried, tile.bases)
+            for bases in range(fewest, tile.bases + 1):
+                every = f"weight+scale+{bases} bases" if bases else "weight+scale"
+                fewer = f"{bases} bases" if bases else "weight"
+                for parts in (every, fewer) if kind == "half" and dtype == "bf16" else (every,):
+                    case = Case("parameter_gradients", kind, dtype, parts, "x".join(map(str, tile[:5])), sm)
+                    yield case, parameter_build(case, tile, bases)
+
+
+def parameter_build(case: Case, tile: ParameterTile, bases: int) -> Build:
+    """The case's kernel; its parts are the gradients wanted, "N bases" those of Phi and pi."""
+    constants: dict[str, object] = {
+        "BASES": bases,
+        "PADDED": triton.next_power_of_2(max(1, bases)),
+        "PRECISION": "tf32" if case.dtype == "fp32" and "float32" not in case.kind else "ieee",
+        "WIDEN": False,
+        "OFFSET": triton.language.int32,
+        "BLOCK_N": tile.rows,
+        "BLOCK_C": tile.columns,
+        "BLOCK_P": tile.pixels,
+    }
+    parts = case.parts.split("+")
+    absent = [] if "weight" in parts else ["dweight"]
+    if "scale" not in parts:
+        absent += ["scale", "dscale", "weight"]
+    if not bases:
+        absent += ["basis", "coefficients", "dbasis", "dcoefficients"]
+    dtypes = dict.fromkeys(("dy", "x", "weight", "basis"), case.dtype)
+    dtypes |= dict.fromkeys(("scale", "coefficients", "dweight", "dscale", "dbasis", "dcoefficients"), "fp32")
+    options: dict[str, object] = {"num_warps": tile.warps, "num_stages": tile.stages}
+    options |= {"maxnreg": REGISTERS, "enable_fp_fusion": True}
     constants |= dict.fromkeys(absent)
+    return Build(contract, constants, dtypes, options, aligned="ragged" not in case.kind)
+
+
+def compile_case(case: Case, build: Build) -> Row:
+    """Compile for the case's device and read the resources."""
     signature, attributes = {}, {}
-    for index, parameter in enumerate(kernels._linear.params):
+    for index, parameter in enumerate(build.function.params):
         name = parameter.name
-        if name in constants:
+        if name in build.constants:
             signature[name] = "constexpr"
             continue
-        pointer = name in ("source", "weight", "bias", "scale", "basis", "coefficients", "out")
-        aligned = pointer or not parameter.do_not_specialize
-        if pointer:
-            signature[name] = "*fp32" if name in ("scale", "coefficients") else f"*{case.dtype}"
-        else:
-            signature[name] = "i32"
-        if aligned and (pointer or "ragged" not in case.kind):
+        pointer = name in build.dtypes
+        signature[name] = f"*{build.dtypes[name]}" if pointer else "i32"
+        if pointer or (build.aligned and not parameter.do_not_specialize):
             attributes[(index,)] = [["tt.divisibility", 16]]
-    options = {
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-        "maxnreg": REGISTERS,
-        "enable_fp_fusion": True,
-    }
     compiled = triton.compile(
-        ASTSource(kernels._linear, signature, constants, attributes),
+        ASTSource(build.function, signature, build.constants, attributes),
         target=GPUTarget("cuda", case.sm, 32),
-        options=options,
+        options=build.options,
     )
     registers, spilled = resources(compiled.asm["cubin"])
     unit = next((unit for text, unit in MATRIX_UNITS if text in compiled.asm["ptx"]), "none")
@@ -153,6 +255,23 @@ def resources(cubin: bytes) -> tuple[int, int]:
     return int(found[1]), int(found[2]) + int(found[3])
 
 
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Every shipped case in order: those just compiled, and of the others what the table held."""
+    names = [field.name for field in fields(Row)]
+    key_names = [field.name for field in fields(Case)]
+    table = {}
+    if path.exists():
+        with path.open() as file:
+            table = {tuple(row[name] for name in key_names): row for row in csv.DictReader(file)}
+    table |= {tuple(str(getattr(row, name)) for name in key_names): asdict(row) for row in rows}
+    shipped = [tuple(map(str, astuple(case))) for case, _ in cases(list(SHARED_LIMIT), quick=False)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table[key] for key in shipped if key in table)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -165,23 +284,19 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="the widest tile of each kind with all parts only")
     parser.add_argument("--match", default="", help="only cases whose KERNEL/KIND/DTYPE/PARTS/TILE starts with this")
-    parser.add_argument("--csv", type=Path, help="write the rows here as well")
+    parser.add_argument("--csv", type=Path, help="renew these rows of this table as well")
     arguments = parser.parse_args()
-    if kernels.INTERPRETED:
+    if INTERPRETED:
         parser.error("unset TRITON_INTERPRET: interpreted kernels are not compiled")
     names = [field.name for field in fields(Row)]
     print(*names, sep="\t")
     rows = []
-    for case, tile in cases(arguments.sm, arguments.quick):
+    for case, build in cases(arguments.sm, arguments.quick):
         if "/".join((case.kernel, case.kind, case.dtype, case.parts, case.tile)).startswith(arguments.match):
-            rows.append(compile_case(case, tile))
+            rows.append(compile_case(case, build))
             print(*astuple(rows[-1]), sep="\t", flush=True)
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(names)
-            writer.writerows(map(astuple, rows))
+        write_table(arguments.csv, rows)
     failed = [row for row in rows if row.spill_bytes or row.shared_bytes > SHARED_LIMIT[row.sm] * 1024]
     for row in failed:
         print(f"spills, or takes more than {SHARED_LIMIT[row.sm]} KiB of shared memory: {row}", file=sys.stderr)

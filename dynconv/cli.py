@@ -1,4 +1,4 @@
-"""The command line: dynconv train | eval | info.
+"""The command line: dynconv train | eval | bench | info.
 
 Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
 diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
@@ -6,6 +6,7 @@ diverged. What a command needs is imported inside of it: `dynconv --help` is qui
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -19,6 +20,7 @@ Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
 commands:
   train METHOD   train a method on labelled sources and an unlabelled target; goes on with what was interrupted
   eval RUN       measure a run's checkpoint on its own domains or on another one
+  bench [OP]     time the operators and whole training steps beside the static convolution and other ways
   info           versions, native build, and for each backend whether it can run here or why not
 
 `dynconv COMMAND --help` tells each one's options. A first run that needs no files:
@@ -34,18 +36,34 @@ methods:
 `dynconv train METHOD --help` tells a method's options.
 """
 
+BENCH_USAGE = """usage: dynconv bench [OP] [--device auto|cpu|cuda] [--out CSV] [--quick] [options]
+
+operations:
+  dynamic_conv2d   the convolution (the default)
+  coefficients     pooling, two layers, softmax and scale
+  drt-step         a whole training step of a ResNet or LeNet
+
+`dynconv bench OP --help` tells each one's options; bench/README.md how to read, compare and draw a table.
+"""
+
 INFO_USAGE = """usage: dynconv info
 
 Versions, native build, and for each backend whether it can run here or why not.
 """
 
 TRAINING_PACKAGES = ("lightning", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision")
+BENCHMARK_PACKAGES = ("tyro", "rich", "torchvision")
+BENCHMARKS = {
+    "dynamic_conv2d": "dynconv.bench.bench_dynamic_conv2d",
+    "coefficients": "dynconv.bench.bench_coefficients",
+    "drt-step": "dynconv.bench.bench_drt_step",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": _train, "eval": _eval, "info": _info}
+    commands = {"train": _train, "eval": _eval, "bench": _bench, "info": _info}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -72,16 +90,16 @@ def _fail(message: str, code: int = 2) -> int:
     return code
 
 
-def _training_packages_missing() -> str | None:
-    """What to do about missing packages of dynconv[train], or None where all are there."""
-    missing = [name for name in TRAINING_PACKAGES if importlib.util.find_spec(name) is None]
+def _packages_missing(packages: Sequence[str], extra: str) -> str | None:
+    """What to do about missing packages of dynconv[extra], or None where all are there."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if not missing:
         return None
-    return f"this command needs packages that are not installed ({', '.join(missing)}): pip install 'dynconv[train]'"
+    return f"this command needs packages that are not installed ({', '.join(missing)}): pip install 'dynconv[{extra}]'"
 
 
 def _train(args: list[str]) -> int:
-    if problem := _training_packages_missing():
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
         return _fail(problem)
     from dynconv.methods import METHODS
 
@@ -124,7 +142,7 @@ def _summary(config_class: type[object]) -> str:
 
 
 def _eval(args: list[str]) -> int:
-    if problem := _training_packages_missing():
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
         return _fail(problem)
     from rich.console import Console
 
@@ -150,6 +168,19 @@ def _eval(args: list[str]) -> int:
     else:
         Console().print(metric_table(metrics))
     return 0
+
+
+def _bench(args: list[str]) -> int:
+    if args and args[0] in ("-h", "--help"):
+        print(BENCH_USAGE, end="")
+        return 0
+    if problem := _packages_missing(BENCHMARK_PACKAGES, "bench"):
+        return _fail(problem)
+    names_operation = bool(args) and not args[0].startswith("-")
+    operation = args[0] if names_operation else "dynamic_conv2d"
+    if operation not in BENCHMARKS:
+        return _fail(f"bench: expected an OP of {', '.join(BENCHMARKS)}; got {operation!r}")
+    return importlib.import_module(BENCHMARKS[operation]).main(args[1:] if names_operation else args)
 
 
 def _info(args: list[str]) -> int:

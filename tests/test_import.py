@@ -20,7 +20,7 @@ print(json.dumps({{"new": new, "cuda": torch.cuda.is_initialized()}}))
 HEAVY = {"lightning", "matplotlib", "onnx", "PIL", "sklearn", "tensorboard", "torchmetrics", "torchvision", "triton"}
 HEAVY_OF_TORCH = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.utils.cpp_extension"}
 # The import rule of the house: nn and below know nothing of these.
-ABOVE_NN = {"data", "models", "losses", "methods", "engine", "metrics", "plots", "report", "recipes", "cli"}
+ABOVE_NN = {"data", "models", "losses", "methods", "engine", "metrics", "plots", "report", "recipes", "cli", "bench"}
 
 
 def new_modules(statement: str) -> set[str]:

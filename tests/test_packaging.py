@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {"_host", "_native_cpu", "_native_cuda"}
-SOURCES = ("csrc", "dynconv", "kernels", "pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE")
+SOURCES = ("bench", "csrc", "dynconv", "kernels", "pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE")
 
 pytestmark = pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="runs in a checkout, which has setup.py")
 
@@ -75,8 +75,9 @@ def where_imports_lead(tree: Path, site: Path) -> dict[str, str | None]:
 
 
 def test_a_wheel_has_the_kernels_as_a_package_of_dynconv_and_no_global_one(tree: Path) -> None:
-    # A source distribution leaves the link to kernels/ out, and with it setuptools would find the package by itself.
-    (tree / "dynconv" / "kernels").unlink()
+    # A source distribution leaves the links out, and with them setuptools would find the packages by itself.
+    for name in ("bench", "kernels"):
+        (tree / "dynconv" / name).unlink()
     wheel = hook(tree, "build_wheel")
     assert wheel.name.endswith("-py3-none-any.whl")
     site = tree / "site"
@@ -85,6 +86,7 @@ def test_a_wheel_has_the_kernels_as_a_package_of_dynconv_and_no_global_one(tree:
         archive.extractall(site)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"dynconv"}
     assert {"dynconv/kernels/__init__.py", "dynconv/kernels/dynamic_conv2d.py", "dynconv/py.typed"} <= names
+    assert {"dynconv/bench/__init__.py", "dynconv/bench/bench_dynamic_conv2d.py"} <= names
     assert not {name for name in names if name.endswith((".so", ".cpp", ".cu"))}
     found = where_imports_lead(tree, site)
     assert found["dynconv.kernels"] == str(site / "dynconv" / "kernels" / "__init__.py")
@@ -110,8 +112,8 @@ def test_a_source_distribution_has_the_native_sources_and_the_kernels_once(tree:
     with tarfile.open(hook(tree, "build_sdist")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"csrc/cpu/coefficients.cpp", "csrc/cuda/coefficients.cu", "csrc/coefficients.h", "setup.py"} <= names
-    assert "kernels/dynamic_conv2d.py" in names
-    assert not {name for name in names if name.startswith("dynconv/kernels")}
+    assert {"kernels/dynamic_conv2d.py", "bench/bench_dynamic_conv2d.py", "bench/README.md"} <= names
+    assert not {name for name in names if name.startswith(("dynconv/kernels", "dynconv/bench"))}
 
 
 def test_a_build_of_nothing_deletes_the_libraries_of_an_earlier_one(tree: Path) -> None:

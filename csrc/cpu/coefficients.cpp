@@ -6,8 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <tuple>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace dynconv {
@@ -60,9 +59,6 @@ DYNCONV_INLINE float widen(Half value) {
   return float_from_bits(bits_from_float(rebiased) | special | (value.x & 0x8000u) << 16);
 }
 
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
 template <int lanes, typename T>
 DYNCONV_INLINE double sum_run(const T* data, int64_t count) {
   using Acc = Accumulator<T>;
@@ -103,8 +99,8 @@ DYNCONV_CLONES void mean_planes(
 template <typename T>
 void pool_planes(const Tensor& x, const Sizes& n, Accumulator<T>* pooled) {
   const T* data = x.const_data_ptr<T>();
-  const PlaneShape shape{n.channels, n.pixels(), x.stride(0), x.stride(1)};
-  torch::stable::parallel_for(0, n.batch * n.channels, grain(n.pixels()),
+  const PlaneShape shape{n.channels, n.pixels, x.stride(0), x.stride(1)};
+  torch::stable::parallel_for(0, n.batch * n.channels, grain(n.pixels),
       [&](int64_t begin, int64_t end) { mean_planes(data, shape, pooled, begin, end); });
 }
 
@@ -132,8 +128,7 @@ DYNCONV_CLONES void add_rows(
 template <typename T>
 void pool_pixels(const Tensor& x, const Sizes& n, Accumulator<T>* pooled) {
   const T* data = x.const_data_ptr<T>();
-  const int64_t batch_stride = x.stride(0), pixel_stride = pixel_stride_of(x), pixels = n.pixels(),
-                channels = n.channels;
+  const int64_t batch_stride = x.stride(0), pixel_stride = pixel_stride_of(x), pixels = n.pixels, channels = n.channels;
   // Dense pixels are read as rows of several, so that few channels still fill the vectors.
   const int64_t group = pixel_stride == channels ? std::max<int64_t>(1, kRowWidth / channels) : 1;
   const int64_t width = group * channels, stride = group * pixel_stride, rows = pixels / group;
@@ -168,13 +163,11 @@ void pool_pixels(const Tensor& x, const Sizes& n, Accumulator<T>* pooled) {
 }
 
 template <typename T>
-void pool(const Tensor& x, const Sizes& n, Tensor& pooled) {
-  const Layout layout = layout_of(x);
-  auto* out = pooled.mutable_data_ptr<Accumulator<T>>();
-  if (layout == Layout::pixels) {
-    pool_pixels<T>(x, n, out);
+void pool(const Tensor& x, const Sizes& n, Accumulator<T>* pooled) {
+  if (layout_of(x) == Layout::pixels) {
+    pool_pixels<T>(x, n, pooled);
   } else {
-    pool_planes<T>(layout == Layout::planes ? x : torch::stable::contiguous(x), n, out);
+    pool_planes<T>(x, n, pooled);
   }
 }
 
@@ -279,6 +272,7 @@ void transform(const ForwardData<Acc>& d, const Sizes& n, Acc temperature, Scale
       [&](int64_t begin, int64_t end) { transform_samples(d, n, temperature, kind, begin, end); });
 }
 
+// `grad_pooled` becomes the gradient of each pixel of a plane.
 template <typename Acc>
 struct BackwardData {
   const Acc *grad_pi, *grad_s, *pi, *s, *pooled, *hidden, *w1, *w2;
@@ -290,16 +284,21 @@ DYNCONV_CLONES void differentiate_samples(
     const BackwardData<Acc>& d, const Sizes& n, Acc temperature, ScaleKind kind, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     Acc *dz = d.grad_outputs + b * n.outputs(), *dh = d.grad_hiddens + b * n.hidden;
-    const Acc *pi = d.pi + b * n.bases, *grad_pi = d.grad_pi + b * n.bases;
-    const Acc mean = dot(pi, grad_pi, n.bases);
-    for (int64_t k = 0; k < n.bases; ++k) dz[k] = pi[k] * (grad_pi[k] - mean) / temperature;
-    for (int64_t o = 0; o < n.scales; ++o) {
-      dz[n.bases + o] = d.grad_s[b * n.scales + o] * gate_slope(d.s[b * n.scales + o], kind);
+    // A part that nothing depends on has no gradient, and its rows of dz stay zero.
+    if (d.grad_pi != nullptr) {
+      const Acc *pi = d.pi + b * n.bases, *grad_pi = d.grad_pi + b * n.bases;
+      const Acc mean = dot(pi, grad_pi, n.bases);
+      for (int64_t k = 0; k < n.bases; ++k) dz[k] = pi[k] * (grad_pi[k] - mean) / temperature;
+    }
+    if (d.grad_s != nullptr) {
+      const Acc *s = d.s + b * n.scales, *grad_s = d.grad_s + b * n.scales;
+      for (int64_t o = 0; o < n.scales; ++o) dz[n.bases + o] = grad_s[o] * gate_slope(s[o], kind);
     }
     for (int64_t o = 0; o < n.outputs(); ++o) add_scaled(dh, dz[o], d.w2 + o * n.hidden, n.hidden);
     for (int64_t h = 0; h < n.hidden; ++h) dh[h] = d.hidden[b * n.hidden + h] <= 0 ? Acc(0) : dh[h];
     Acc* grad_pooled = d.grad_pooled + b * n.channels;
     for (int64_t h = 0; h < n.hidden; ++h) add_scaled(grad_pooled, dh[h], d.w1 + h * n.channels, n.channels);
+    for (int64_t c = 0; c < n.channels; ++c) grad_pooled[c] /= static_cast<Acc>(n.pixels);
   }
 }
 
@@ -328,84 +327,54 @@ void differentiate(const BackwardData<Acc>& d, const Sizes& n, Acc temperature, 
   });
 }
 
-template <typename Acc>
-Acc read_scalar(const Tensor& value, ScalarType type) {
-  STD_TORCH_CHECK(value.numel() == 1, "coefficients: temperature must hold one number, got ", value.numel());
-  return *contiguous_as(value, type).template const_data_ptr<Acc>();
-}
-
-template <typename T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward_as(
-    const Tensor& x, const Tensor& w1, const Tensor& w2, const Tensor& temperature, const Sizes& n, ScaleKind kind) {
-  using Acc = Accumulator<T>;
-  const ScalarType type = accumulation_type(x.scalar_type());
-  Tensor pi = torch::stable::new_empty(x, {n.batch, n.bases}, type);
-  Tensor s = torch::stable::new_empty(x, {n.batch, n.scales}, type);
-  Tensor pooled = torch::stable::new_empty(x, {n.batch, n.channels}, type);
-  Tensor hidden = torch::stable::new_empty(x, {n.batch, n.hidden}, type);
-  const Tensor first = contiguous_as(w1, type);
-  const Tensor second = contiguous_as(torch::stable::transpose(w2, 0, 1), type);
-  pool<T>(x, n, pooled);
-  const ForwardData<Acc> data{pooled.const_data_ptr<Acc>(), first.const_data_ptr<Acc>(), second.const_data_ptr<Acc>(),
-      hidden.mutable_data_ptr<Acc>(), pi.mutable_data_ptr<Acc>(), s.mutable_data_ptr<Acc>()};
-  transform(data, n, read_scalar<Acc>(temperature, type), kind);
-  return {pi, s, pooled, hidden};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& w2,
-    const Tensor& temperature, int64_t num_bases, int64_t scale_kind) {
-  const Sizes sizes = forward_sizes(x, w1, w2, num_bases);
-  const ScaleKind kind = scale_kind_of(scale_kind);
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return forward_as<float>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::Double:
-      return forward_as<double>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::BFloat16:
-      return forward_as<BFloat16>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::Half:
-      return forward_as<Half>(x, w1, w2, temperature, sizes, kind);
-    default:
-      STD_TORCH_CHECK(false, "coefficients: x must be float32, float64, bfloat16 or float16");
+struct Cpu {
+  static void check(const Tensor& tensor, const Tensor&, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cpu(), "coefficients: ", name, " must be on the CPU, as x is");
   }
-}
 
-template <typename Acc>
-std::tuple<Tensor, Tensor, Tensor> backward_as(const Tensor& grad_pi, const Tensor& grad_s, const Saved& saved,
-    const Tensor& temperature, const Sizes& n, ScaleKind kind) {
-  const ScalarType type = saved.pooled.scalar_type();
-  Tensor grad_pooled = torch::stable::new_zeros(saved.pooled, {n.batch, n.channels}, type);
-  Tensor grad_w1 = torch::stable::new_zeros(saved.pooled, {n.hidden, n.channels}, type);
-  Tensor grad_w2 = torch::stable::new_zeros(saved.pooled, {n.outputs(), n.hidden}, type);
-  const Tensor inputs[] = {contiguous_as(grad_pi, type), contiguous_as(grad_s, type), contiguous_as(saved.pi, type),
-      contiguous_as(saved.s, type), contiguous_as(saved.pooled, type), contiguous_as(saved.hidden, type),
-      contiguous_as(saved.w1, type), contiguous_as(saved.w2, type)};
-  const auto at = [&inputs](int i) { return inputs[i].const_data_ptr<Acc>(); };
-  std::vector<Acc> grad_outputs(static_cast<size_t>(n.batch * n.outputs()));
-  std::vector<Acc> grad_hiddens(static_cast<size_t>(n.batch * n.hidden));
-  const BackwardData<Acc> data{at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), grad_outputs.data(),
-      grad_hiddens.data(), grad_pooled.mutable_data_ptr<Acc>(), grad_w1.mutable_data_ptr<Acc>(),
-      grad_w2.mutable_data_ptr<Acc>()};
-  differentiate(data, n, read_scalar<Acc>(temperature, type), kind);
-  return {grad_pooled, grad_w1, grad_w2};
-}
+  template <typename T>
+  static void forward(const Forward& a) {
+    using Acc = Accumulator<T>;
+    const ScalarType type = accumulation_type(a.x.scalar_type());
+    const Tensor first = contiguous_as(a.w1, type);
+    const Tensor second = contiguous_as(torch::stable::transpose(a.w2, 0, 1), type);
+    pool<T>(a.x, a.n, a.pooled.mutable_data_ptr<Acc>());
+    const ForwardData<Acc> data{a.pooled.const_data_ptr<Acc>(), first.const_data_ptr<Acc>(),
+        second.const_data_ptr<Acc>(), a.hidden.mutable_data_ptr<Acc>(), a.pi.mutable_data_ptr<Acc>(),
+        a.s.mutable_data_ptr<Acc>()};
+    transform(data, a.n, read_scalar<Acc>(a.temperature, type), a.kind);
+  }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_pi, const Tensor& grad_s, const Tensor& pi,
-    const Tensor& s, const Tensor& pooled, const Tensor& hidden, const Tensor& w1, const Tensor& w2,
-    const Tensor& temperature, int64_t num_bases, int64_t scale_kind) {
-  const Saved saved{pi, s, pooled, hidden, w1, w2};
-  const Sizes sizes = backward_sizes(grad_pi, grad_s, saved, num_bases);
-  const ScaleKind kind = scale_kind_of(scale_kind);
-  return pooled.scalar_type() == ScalarType::Double
-             ? backward_as<double>(grad_pi, grad_s, saved, temperature, sizes, kind)
-             : backward_as<float>(grad_pi, grad_s, saved, temperature, sizes, kind);
-}
+  template <typename Acc>
+  static void backward(const Backward& a) {
+    const ScalarType type = a.pooled.scalar_type();
+    const Sizes& n = a.n;
+    // Sums in the accumulation type, rounded once they are complete.
+    const auto zeros = [&](int64_t rows, int64_t columns) {
+      return torch::stable::new_zeros(a.pooled, {rows, columns}, type);
+    };
+    Tensor grad_pixel = zeros(n.batch, n.channels), grad_w1 = zeros(n.hidden, n.channels),
+           grad_w2 = zeros(n.outputs(), n.hidden);
+    const Tensor w1 = contiguous_as(a.w1, type), w2 = contiguous_as(a.w2, type);
+    std::vector<Acc> grad_outputs(static_cast<size_t>(n.batch * n.outputs()));
+    std::vector<Acc> grad_hiddens(static_cast<size_t>(n.batch * n.hidden));
+    const auto data_of = [](const Tensor& tensor) { return tensor.const_data_ptr<Acc>(); };
+    const BackwardData<Acc> data{a.grad_pi ? data_of(*a.grad_pi) : nullptr, a.grad_s ? data_of(*a.grad_s) : nullptr,
+        data_of(a.pi), data_of(a.s), data_of(a.pooled), data_of(a.hidden), data_of(w1), data_of(w2),
+        grad_outputs.data(), grad_hiddens.data(), grad_pixel.mutable_data_ptr<Acc>(), grad_w1.mutable_data_ptr<Acc>(),
+        grad_w2.mutable_data_ptr<Acc>()};
+    differentiate(data, n, read_scalar<Acc>(a.temperature, type), a.kind);
+    for (auto [to, from] : {std::pair{a.grad_pixel, grad_pixel}, {a.grad_w1, grad_w1}, {a.grad_w2, grad_w2}}) {
+      torch::stable::copy_(to, from);
+    }
+  }
+};
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dynconv, CPU, m) {
-  m.impl("coefficients_native_forward", TORCH_BOX(&forward));
-  m.impl("coefficients_native_backward", TORCH_BOX(&backward));
+  m.impl("coefficients_native_forward", TORCH_BOX(&Operators<Cpu>::forward));
+  m.impl("coefficients_native_backward", TORCH_BOX(&Operators<Cpu>::backward));
 }
 
 }  // namespace dynconv

@@ -1,34 +1,67 @@
-// coefficients on CUDA: the formula stands in csrc/cpu/coefficients.cpp. Two launches forward, two backward.
-// Forward: the pooling (pool.cuh), then one block per sample adds the partial sums in order and runs both layers.
-// No atomics: a result is the same on every run.
-// A comparison is written so that a NaN falls through it: NaN in gives NaN out.
+// coefficients on CUDA: the formula stands in csrc/cpu/coefficients.cpp. One cooperative launch forward and one
+// backward, whatever the dtypes: weights are widened as they are read, and gradients rounded as they are written.
+// No atomics: a result is the same on every run. A comparison is written so that a NaN falls through it: NaN in gives
+// NaN out. What one block writes and another reads after a barrier is never __restrict__, for the compiler would read
+// it through the cache that does not see the write.
 #include "../coefficients.h"
+#include "launch.cuh"
 #include "pool.cuh"
 
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 
-#include <algorithm>
-#include <tuple>
-#include <type_traits>
+#include <cmath>
 
 namespace dynconv {
 namespace {
 
-constexpr int kSampleThreads = 512;
+// Registers for kInFlight loads of 16 bytes beside the sums: 128 for each thread, at no spill.
+constexpr int kBlocksPerProcessor = 2;
+// A first layer of at most this many weights is left to one block per sample. In a larger one the warps of the whole
+// grid share out the hidden units, which costs one or two barriers more, of about a microsecond each (computed from
+// latencies, not measured: 64 rows of 256 weights are 8 dependent steps for each of 8 warps).
+constexpr int64_t kBlockWeights = 16384;
+// Samples that share one read of a weight, where the whole grid works on the first layer.
+constexpr int kSamples = 4;
+// Rows of a gradient that share one read of the right-hand factor.
+constexpr int kRows = 4;
 
-// As std::max and yet NaN if either is: fmaxf would drop it.
-template <typename Acc>
-__device__ Acc warp_max(Acc value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    const Acc other = __shfl_xor_sync(kAllLanes, value, offset);
-    value = value >= other || value != value ? value : other;
+// A tensor whose element type is known when the kernel runs, so that one kernel serves every combination of types.
+struct Typed {
+  void* data;
+  ScalarType type;
+};
+
+// f(pointer to the elements)
+template <typename F>
+__device__ void visit(const Typed& tensor, const F& f) {
+  switch (tensor.type) {
+    case ScalarType::Double:
+      return f(static_cast<double*>(tensor.data));
+    case ScalarType::BFloat16:
+      return f(static_cast<BFloat16*>(tensor.data));
+    case ScalarType::Half:
+      return f(static_cast<Half*>(tensor.data));
+    default:
+      return f(static_cast<float*>(tensor.data));
   }
-  return value;
 }
+
+template <typename Acc>
+__device__ void store(const Typed& out, int64_t i, Acc value) {
+  visit(out, [&](auto* data) { data[i] = static_cast<std::remove_pointer_t<decltype(data)>>(value); });
+}
+
+// A temperature on the device is read there: the host never waits for it.
+template <typename Acc>
+struct Temperature {
+  const void* on_device;
+  bool is_double;
+  Acc value;
+  __device__ Acc get() const {
+    if (on_device == nullptr) return value;
+    return static_cast<Acc>(is_double ? *static_cast<const double*>(on_device) : *static_cast<const float*>(on_device));
+  }
+};
 
 template <typename Acc>
 __device__ Acc gate(Acc z, ScaleKind kind) {
@@ -43,280 +76,341 @@ __device__ Acc gate_slope(Acc s, ScaleKind kind) {
   return s <= 0 || s >= 2 ? Acc(0) : Acc(1) / 3;
 }
 
-// A temperature on the device is read there: the host never waits for it.
+// As std::max and yet NaN if either is: fmaxf would drop it.
 template <typename Acc>
-struct Temperature {
-  const Acc* on_device;
-  Acc value;
-  __device__ Acc get() const { return on_device ? *on_device : value; }
-};
+__device__ Acc warp_max(Acc value) {
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    const Acc other = __shfl_xor_sync(kAllLanes, value, offset);
+    value = value >= other || value != value ? value : other;
+  }
+  return value;
+}
 
-// pooled, hidden, pi and s are written and read again by the same block: none of them may be __restrict__, for the
-// compiler would read them through the cache that does not see the block's own writes.
-template <typename Acc, typename W>
+template <typename Acc>
 struct ForwardData {
-  const Acc* sums;
-  const W *w1, *w2;
-  Acc *pooled, *hidden, *pi, *s;
+  Typed w1, w2;
+  // (B, chunks, C) where there is more than one chunk; one chunk writes its mean to `pooled`.
+  Acc *partial, *pooled, *hidden, *pi, *s;
   Temperature<Acc> temperature;
   Sizes n;
   int64_t chunks;
   ScaleKind kind;
+  // Lanes that share one scale, a power of two.
+  int scale_lanes;
 };
 
-template <typename Acc, typename W>
-__device__ Acc warp_dot(const Acc* a, const W* w, int64_t count, int lane) {
-  Acc total = 0;
-  for (int64_t i = lane; i < count; i += kWarp) total += a[i] * widen<Acc>(w[i]);
-  return warp_sum(total);
+// The chunks' sums are added in double: their number grows with the image, and float would lose what they kept.
+template <typename Acc>
+__device__ void finish_mean(const ForwardData<Acc>& d, int64_t i) {
+  const int64_t b = i / d.n.channels, c = i - b * d.n.channels;
+  const Acc* sums = d.partial + b * d.chunks * d.n.channels + c;
+  double total = 0;
+#pragma unroll 8
+  for (int64_t chunk = 0; chunk < d.chunks; ++chunk) total += sums[chunk * d.n.channels];
+  d.pooled[i] = static_cast<Acc>(total) / static_cast<Acc>(d.n.pixels);
 }
 
+// Hidden unit h of kCount samples from b on, by one warp.
+template <int kCount, typename Acc>
+__device__ void hidden_unit(const ForwardData<Acc>& d, int64_t b, int64_t h, int lane) {
+  const Sizes& n = d.n;
+  const Acc* pooled[kCount];
+  Acc total[kCount] = {};
+#pragma unroll
+  for (int u = 0; u < kCount; ++u) pooled[u] = d.pooled + (b + u < n.batch ? b + u : b) * n.channels;
+  visit(d.w1, [&](const auto* w1) {
+    const auto* row = w1 + h * n.channels;
+#pragma unroll 4
+    for (int64_t c = lane; c < n.channels; c += kWarp) {
+      const Acc weight = widen<Acc>(row[c]);
+#pragma unroll
+      for (int u = 0; u < kCount; ++u) total[u] += weight * pooled[u][c];
+    }
+  });
+#pragma unroll
+  for (int u = 0; u < kCount; ++u) {
+    const Acc value = group_sum(total[u], kWarp);
+    if (lane == 0 && b + u < n.batch) d.hidden[(b + u) * n.hidden + h] = value < 0 ? Acc(0) : value;
+  }
+}
+
+// One lane's part of row o of w2 times the hidden units of sample b.
 template <typename Acc>
-__device__ void warp_softmax(Acc* values, int64_t count, Acc temperature, int lane) {
+__device__ Acc output_part(const ForwardData<Acc>& d, int64_t b, int64_t o, int member, int lanes) {
+  const Acc* hidden = d.hidden + b * d.n.hidden;
+  Acc total = 0;
+  visit(d.w2, [&](const auto* w2) {
+    const auto* row = w2 + o * d.n.hidden;
+#pragma unroll 4
+    for (int64_t h = member; h < d.n.hidden; h += lanes) total += hidden[h] * widen<Acc>(row[h]);
+  });
+  return total;
+}
+
+// pi of sample b, by one warp.
+template <typename Acc>
+__device__ void softmax(const ForwardData<Acc>& d, int64_t b, int lane) {
+  Acc* pi = d.pi + b * d.n.bases;
+  for (int64_t k = 0; k < d.n.bases; ++k) {
+    const Acc logit = group_sum(output_part(d, b, k, lane, kWarp), kWarp);
+    if (k % kWarp == lane) pi[k] = logit;
+  }
+  // From here on a lane touches its own entries alone.
+  const Acc temperature = d.temperature.get();
   Acc largest = -INFINITY, total = 0;
-  for (int64_t k = lane; k < count; k += kWarp) {
-    const Acc value = values[k] / temperature;
-    values[k] = value;
+  for (int64_t k = lane; k < d.n.bases; k += kWarp) {
+    const Acc value = pi[k] / temperature;
+    pi[k] = value;
     largest = value >= largest || value != value ? value : largest;
   }
   largest = warp_max(largest);
-  for (int64_t k = lane; k < count; k += kWarp) {
-    const Acc value = exp(values[k] - largest);
-    values[k] = value;
+  for (int64_t k = lane; k < d.n.bases; k += kWarp) {
+    const Acc value = exp(pi[k] - largest);
+    pi[k] = value;
     total += value;
   }
-  total = warp_sum(total);
-  for (int64_t k = lane; k < count; k += kWarp) values[k] /= total;
+  total = group_sum(total, kWarp);
+  for (int64_t k = lane; k < d.n.bases; k += kWarp) pi[k] /= total;
 }
 
-template <typename Acc, typename W>
-__global__ void __launch_bounds__(kSampleThreads) transform(ForwardData<Acc, W> d) {
-  const Sizes n = d.n;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = kSampleThreads / kWarp;
-  for (int64_t b = blockIdx.x; b < n.batch; b += gridDim.x) {
-    Acc *pooled = d.pooled + b * n.channels, *hidden = d.hidden + b * n.hidden;
-    Acc *pi = d.pi + b * n.bases, *s = d.s + b * n.scales;
-    for (int64_t c = threadIdx.x; c < n.channels; c += kSampleThreads) {
-      Acc total = 0;
-      for (int64_t chunk = 0; chunk < d.chunks; ++chunk) total += d.sums[(b * d.chunks + chunk) * n.channels + c];
-      pooled[c] = total / static_cast<Acc>(n.pixels());
+// As many scales of sample b as a warp has groups of lanes, from `first` on.
+template <typename Acc>
+__device__ void scales(const ForwardData<Acc>& d, int64_t b, int64_t first, int lane) {
+  const int64_t o = first + lane / d.scale_lanes;
+  Acc z = o < d.n.scales ? output_part(d, b, d.n.bases + o, lane % d.scale_lanes, d.scale_lanes) : Acc(0);
+  z = group_sum(z, d.scale_lanes);
+  if (o < d.n.scales && lane % d.scale_lanes == 0) d.s[b * d.n.scales + o] = gate(z, d.kind);
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
+    forward_kernel(const T* x, ForwardData<Accumulator<T>> d, PoolPlan plan, bool grid_wide) {
+  const auto grid = cooperative_groups::this_grid();
+  const Sizes& n = d.n;
+  const bool cut = d.chunks > 1;
+  pool(x, cut ? d.partial : d.pooled, n, plan, cut ? 1 : n.pixels);
+  grid.sync();
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, scales_of_warp = kWarp / d.scale_lanes;
+  if (!grid_wide) {
+    for (int64_t b = blockIdx.x; b < n.batch; b += gridDim.x) {
+      for (int64_t c = threadIdx.x; cut && c < n.channels; c += kThreads) finish_mean(d, b * n.channels + c);
+      __syncthreads();
+      for (int64_t h = warp; h < n.hidden; h += kWarps) hidden_unit<1>(d, b, h, lane);
+      __syncthreads();
+      if (warp == 0) softmax(d, b, lane);
+      for (int64_t o = warp * scales_of_warp; o < n.scales; o += kWarps * scales_of_warp) scales(d, b, o, lane);
     }
-    __syncthreads();
-    for (int64_t h = warp; h < n.hidden; h += warps) {
-      const Acc value = warp_dot(pooled, d.w1 + h * n.channels, n.channels, lane);
-      if (lane == 0) hidden[h] = value < 0 ? Acc(0) : value;
+    return;
+  }
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kWarps + warp;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
+  if (cut) {
+    for (int64_t i = first * kWarp + lane; i < n.batch * n.channels; i += step * kWarp) finish_mean(d, i);
+    grid.sync();
+  }
+  const int64_t units = (n.batch + kSamples - 1) / kSamples * n.hidden;
+  for (int64_t i = first; i < units; i += step) hidden_unit<kSamples>(d, i / n.hidden * kSamples, i % n.hidden, lane);
+  grid.sync();
+  const int64_t parts = 1 + (n.scales + scales_of_warp - 1) / scales_of_warp;
+  for (int64_t i = first; i < n.batch * parts; i += step) {
+    const int64_t b = i / parts, part = i - b * parts;
+    if (part == 0) {
+      softmax(d, b, lane);
+    } else {
+      scales(d, b, (part - 1) * scales_of_warp, lane);
     }
-    __syncthreads();
-    for (int64_t o = warp; o < n.outputs(); o += warps) {
-      const Acc z = warp_dot(hidden, d.w2 + o * n.hidden, n.hidden, lane);
-      if (lane == 0) {
-        if (o < n.bases) {
-          pi[o] = z;
-        } else {
-          s[o - n.bases] = gate(z, d.kind);
-        }
-      }
-    }
-    __syncthreads();
-    if (warp == 0) warp_softmax(pi, n.bases, d.temperature.get(), lane);
   }
 }
 
-template <typename Acc, typename W>
+template <typename Acc>
 struct BackwardData {
+  // The gradients of pi and s are null where nothing depends on them.
   const Acc *grad_pi, *grad_s, *pi, *s, *pooled, *hidden;
-  const W *w1, *w2;
-  Acc *grad_outputs, *grad_hiddens, *grad_pooled, *grad_w1, *grad_w2;
+  Typed w1, w2, grad_pixel, grad_w1, grad_w2;
+  Acc *grad_outputs, *grad_hiddens;
   Temperature<Acc> temperature;
   Sizes n;
   ScaleKind kind;
 };
 
-template <typename Acc, typename W>
-__global__ void __launch_bounds__(kSampleThreads) differentiate_sample(BackwardData<Acc, W> d) {
-  const Sizes n = d.n;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = kSampleThreads / kWarp;
-  for (int64_t b = blockIdx.x; b < n.batch; b += gridDim.x) {
-    Acc *dz = d.grad_outputs + b * n.outputs(), *dh = d.grad_hiddens + b * n.hidden;
-    const Acc *pi = d.pi + b * n.bases, *grad_pi = d.grad_pi + b * n.bases;
-    if (warp == 0) {
-      const Acc mean = warp_dot(pi, grad_pi, n.bases, lane);
-      const Acc temperature = d.temperature.get();
-      for (int64_t k = lane; k < n.bases; k += kWarp) dz[k] = pi[k] * (grad_pi[k] - mean) / temperature;
-    }
-    for (int64_t o = threadIdx.x; o < n.scales; o += kSampleThreads) {
-      dz[n.bases + o] = d.grad_s[b * n.scales + o] * gate_slope(d.s[b * n.scales + o], d.kind);
-    }
-    __syncthreads();
-    for (int64_t h = warp; h < n.hidden; h += warps) {
-      Acc total = 0;
-      for (int64_t o = lane; o < n.outputs(); o += kWarp) total += dz[o] * widen<Acc>(d.w2[o * n.hidden + h]);
-      total = warp_sum(total);
-      if (lane == 0) dh[h] = d.hidden[b * n.hidden + h] <= 0 ? Acc(0) : total;
-    }
-    __syncthreads();
-    for (int64_t c = threadIdx.x; c < n.channels; c += kSampleThreads) {
-      Acc total = 0;
-      for (int64_t h = 0; h < n.hidden; ++h) total += dh[h] * widen<Acc>(d.w1[h * n.channels + c]);
-      d.grad_pooled[b * n.channels + c] = total;
-    }
+// The gradient of the second layer's outputs, of one sample by one block.
+template <typename Acc>
+__device__ void differentiate_outputs(const BackwardData<Acc>& d, int64_t b) {
+  const Sizes& n = d.n;
+  Acc* out = d.grad_outputs + b * n.outputs();
+  if (threadIdx.x < kWarp && n.bases > 0) {
+    const Acc* pi = d.pi + b * n.bases;
+    const auto grad = [&](int64_t k) { return d.grad_pi == nullptr ? Acc(0) : d.grad_pi[b * n.bases + k]; };
+    Acc mean = 0;
+    for (int64_t k = threadIdx.x; k < n.bases; k += kWarp) mean += pi[k] * grad(k);
+    mean = group_sum(mean, kWarp);
+    const Acc temperature = d.temperature.get();
+    for (int64_t k = threadIdx.x; k < n.bases; k += kWarp) out[k] = pi[k] * (grad(k) - mean) / temperature;
+  }
+  for (int64_t o = threadIdx.x; o < n.scales; o += kThreads) {
+    const Acc grad = d.grad_s == nullptr ? Acc(0) : d.grad_s[b * n.scales + o];
+    out[n.bases + o] = grad * gate_slope(d.s[b * n.scales + o], d.kind);
   }
 }
 
-// One thread per entry of grad_w1 and grad_w2; it adds the samples in order.
-template <typename Acc, typename W>
-__global__ void __launch_bounds__(kPoolThreads) differentiate_weights(BackwardData<Acc, W> d) {
-  const Sizes n = d.n;
-  const int64_t of_w1 = n.hidden * n.channels, entries = of_w1 + n.outputs() * n.hidden;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kPoolThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kPoolThreads + threadIdx.x; i < entries; i += step) {
-    const bool first = i < of_w1;
-    const int64_t entry = first ? i : i - of_w1, columns = first ? n.channels : n.hidden;
-    const int64_t row = entry / columns, column = entry % columns, rows = first ? n.hidden : n.outputs();
-    const Acc *left = first ? d.grad_hiddens : d.grad_outputs, *right = first ? d.pooled : d.hidden;
+// The gradient of the hidden units, of one sample by one block: neighbouring threads take neighbouring units, and where
+// units are few, several threads share the outputs of one.
+template <typename Acc>
+__device__ void differentiate_hidden(const BackwardData<Acc>& d, int64_t b, Acc* parts) {
+  const Sizes& n = d.n;
+  const Acc* grad_outputs = d.grad_outputs + b * n.outputs();
+  for (int64_t first = 0; first < n.hidden; first += kThreads) {
+    const int width = static_cast<int>(n.hidden - first < kThreads ? n.hidden - first : kThreads);
+    const int sharing = kThreads / width, part = threadIdx.x / width;
+    const int64_t h = first + threadIdx.x % width;
     Acc total = 0;
-    for (int64_t b = 0; b < n.batch; ++b) total += left[b * rows + row] * right[b * columns + column];
-    (first ? d.grad_w1 : d.grad_w2)[entry] = total;
+    if (part < sharing) {
+      visit(d.w2, [&](const auto* w2) {
+#pragma unroll 4
+        for (int64_t o = part; o < n.outputs(); o += sharing)
+          total += grad_outputs[o] * widen<Acc>(w2[o * n.hidden + h]);
+      });
+    }
+    parts[threadIdx.x] = total;
+    __syncthreads();
+    if (part == 0) {
+      for (int other = 1; other < sharing; ++other) total += parts[other * width + threadIdx.x];
+      d.grad_hiddens[b * n.hidden + h] = d.hidden[b * n.hidden + h] <= 0 ? Acc(0) : total;
+    }
+    __syncthreads();
   }
 }
 
-cudaStream_t current_stream(const Tensor& x) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
+// out (rows, columns) = sum over k of left[k, row] * right[k, column] / divisor. Item i is a column of kRows rows.
+template <typename Acc>
+struct Product {
+  Typed out;
+  int64_t rows, columns, depth;
+  const Acc* left;
+  int64_t left_row, left_step;
+  Typed right;
+  int64_t divisor;
+
+  __device__ int64_t items() const { return (rows + kRows - 1) / kRows * columns; }
+
+  __device__ void operator()(int64_t i) const {
+    const int64_t tile = i / columns, row = tile * kRows, column = i - tile * columns;
+    Acc total[kRows] = {};
+    visit(right, [&](const auto* factors) {
+#pragma unroll 4
+      for (int64_t k = 0; k < depth; ++k) {
+        const Acc factor = widen<Acc>(factors[k * columns + column]);
+#pragma unroll
+        for (int u = 0; u < kRows; ++u) {
+          const int64_t r = row + u < rows ? row + u : row;
+          total[u] += left[r * left_row + k * left_step] * factor;
+        }
+      }
+    });
+#pragma unroll
+    for (int u = 0; u < kRows; ++u) {
+      if (row + u < rows) store(out, (row + u) * columns + column, total[u] / static_cast<Acc>(divisor));
+    }
+  }
+};
+
+template <typename Acc>
+constexpr ScalarType type_of = std::is_same_v<Acc, double> ? ScalarType::Double : ScalarType::Float;
+
+template <typename Acc>
+__global__ void __launch_bounds__(kThreads, kBlocksPerProcessor) backward_kernel(BackwardData<Acc> d) {
+  __shared__ Acc parts[kThreads];
+  const Sizes& n = d.n;
+  for (int64_t b = blockIdx.x; b < n.batch; b += gridDim.x) {
+    differentiate_outputs(d, b);
+    __syncthreads();
+    differentiate_hidden(d, b, parts);
+  }
+  cooperative_groups::this_grid().sync();
+  const auto typed = [](const Acc* data) { return Typed{const_cast<Acc*>(data), type_of<Acc>}; };
+  const Product<Acc> of_x{d.grad_pixel, n.batch, n.channels, n.hidden, d.grad_hiddens, n.hidden, 1, d.w1, n.pixels};
+  const Product<Acc> of_w1{d.grad_w1, n.hidden, n.channels, n.batch, d.grad_hiddens, 1, n.hidden, typed(d.pooled), 1};
+  const Product<Acc> of_w2{
+      d.grad_w2, n.outputs(), n.hidden, n.batch, d.grad_outputs, 1, n.outputs(), typed(d.hidden), 1};
+  const int64_t end_x = of_x.items(), end_w1 = end_x + of_w1.items(), end_w2 = end_w1 + of_w2.items();
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < end_w2; i += step) {
+    if (i < end_x) {
+      of_x(i);
+    } else if (i < end_w1) {
+      of_w1(i - end_x);
+    } else {
+      of_w2(i - end_w1);
+    }
+  }
 }
 
-// `value` is in the accumulation type; one on x's GPU is read there by the kernel.
+// A temperature on the host is a kernel's argument; one on the GPU is read there.
 template <typename Acc>
 Temperature<Acc> temperature_of(const Tensor& value, const Tensor& x) {
-  STD_TORCH_CHECK(value.numel() == 1, "coefficients: temperature must hold one number, got ", value.numel());
-  if (value.is_cpu()) return {nullptr, *value.template const_data_ptr<Acc>()};
+  if (value.is_cpu()) return {nullptr, false, read_scalar<Acc>(value, type_of<Acc>)};
   STD_TORCH_CHECK(
       value.get_device_index() == x.get_device_index(), "coefficients: temperature is on another GPU than x");
-  return {value.template const_data_ptr<Acc>(), Acc(0)};
+  const bool is_double = value.scalar_type() == ScalarType::Double;
+  STD_TORCH_CHECK(is_double || value.scalar_type() == ScalarType::Float,
+      "coefficients: a temperature on the GPU must be float32 or float64");
+  return {value.const_data_ptr(), is_double, Acc(0)};
 }
 
-void check_device(const Tensor& tensor, const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == x.get_device_index(), "coefficients: ", name,
-      " must be on x's device");
-}
+Typed typed(const Tensor& tensor) { return {const_cast<void*>(tensor.const_data_ptr()), tensor.scalar_type()}; }
 
-// Calls f with the weights as they are; weights in float64, of two types, or beside float64 sums are converted first.
-template <typename Acc, typename F>
-void with_weights(const Tensor& w1, const Tensor& w2, ScalarType accumulation, const F& f) {
-  const bool as_they_are = w1.scalar_type() == w2.scalar_type() && w1.scalar_type() != ScalarType::Double;
-  const ScalarType type = std::is_same_v<Acc, float> && as_they_are ? w1.scalar_type() : accumulation;
-  const Tensor first = contiguous_as(w1, type), second = contiguous_as(w2, type);
-  if constexpr (std::is_same_v<Acc, double>) {
-    f(first.const_data_ptr<double>(), second.const_data_ptr<double>());
-  } else if (type == ScalarType::Float) {
-    f(first.const_data_ptr<float>(), second.const_data_ptr<float>());
-  } else if (type == ScalarType::BFloat16) {
-    f(first.const_data_ptr<BFloat16>(), second.const_data_ptr<BFloat16>());
-  } else if (type == ScalarType::Half) {
-    f(first.const_data_ptr<Half>(), second.const_data_ptr<Half>());
-  } else {
-    STD_TORCH_CHECK(false, "coefficients: w1 and w2 must be float32, float64, bfloat16 or float16");
+struct Cuda {
+  static void check(const Tensor& tensor, const Tensor& x, const char* name) {
+    STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == x.get_device_index(), "coefficients: ", name,
+        " must be on x's device");
   }
-}
 
-template <typename T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward_as(
-    const Tensor& x, const Tensor& w1, const Tensor& w2, const Tensor& temperature, const Sizes& n, ScaleKind kind) {
-  using Acc = Accumulator<T>;
-  const ScalarType type = accumulation_type(x.scalar_type());
-  Tensor pi = torch::stable::new_empty(x, {n.batch, n.bases}, type);
-  Tensor s = torch::stable::new_empty(x, {n.batch, n.scales}, type);
-  Tensor pooled = torch::stable::new_empty(x, {n.batch, n.channels}, type);
-  Tensor hidden = torch::stable::new_empty(x, {n.batch, n.hidden}, type);
-  if (n.batch == 0) return {pi, s, pooled, hidden};
-  const cudaStream_t stream = current_stream(x);
-  const Tensor sums = pool<T>(x, n, stream), tau = contiguous_as(temperature, type);
-  with_weights<Acc>(w1, w2, type, [&](const auto* first, const auto* second) {
-    using W = std::remove_const_t<std::remove_pointer_t<decltype(first)>>;
-    const ForwardData<Acc, W> data{sums.const_data_ptr<Acc>(), first, second, pooled.mutable_data_ptr<Acc>(),
-        hidden.mutable_data_ptr<Acc>(), pi.mutable_data_ptr<Acc>(), s.mutable_data_ptr<Acc>(),
-        temperature_of<Acc>(tau, x), n, sums.size(1), kind};
-    transform<Acc, W><<<grid_for(n.batch), kSampleThreads, 0, stream>>>(data);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return {pi, s, pooled, hidden};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Tensor& x, const Tensor& w1, const Tensor& w2,
-    const Tensor& temperature, int64_t num_bases, int64_t scale_kind) {
-  const Sizes sizes = forward_sizes(x, w1, w2, num_bases);
-  const ScaleKind kind = scale_kind_of(scale_kind);
-  check_device(w1, x, "w1");
-  check_device(w2, x, "w2");
-  const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return forward_as<float>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::Double:
-      return forward_as<double>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::BFloat16:
-      return forward_as<BFloat16>(x, w1, w2, temperature, sizes, kind);
-    case ScalarType::Half:
-      return forward_as<Half>(x, w1, w2, temperature, sizes, kind);
-    default:
-      STD_TORCH_CHECK(false, "coefficients: x must be float32, float64, bfloat16 or float16");
+  template <typename T>
+  static void forward(const Forward& a) {
+    using Acc = Accumulator<T>;
+    const Sizes& n = a.n;
+    if (n.batch == 0) return;
+    const int device = a.x.get_device_index();
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    const PoolPlan plan = pool_plan<T>(a.x, n);
+    const bool grid_wide = n.hidden * n.channels > kBlockWeights;
+    Tensor partial =
+        torch::stable::new_empty(a.x, {plan.chunks > 1 ? n.batch * plan.chunks * n.channels : 0}, type_of<Acc>);
+    // Threads for each sample; a group of lanes no longer than a row of w2.
+    const int64_t threads = grid_wide ? std::max<int64_t>(kThreads, kFillingBlocks * kThreads / n.batch) : kThreads;
+    const int scale_lanes = lanes_for(std::min(threads / std::max<int64_t>(1, n.scales), n.hidden));
+    const ForwardData<Acc> data{typed(a.w1), typed(a.w2), partial.mutable_data_ptr<Acc>(),
+        a.pooled.mutable_data_ptr<Acc>(), a.hidden.mutable_data_ptr<Acc>(), a.pi.mutable_data_ptr<Acc>(),
+        a.s.mutable_data_ptr<Acc>(), temperature_of<Acc>(a.temperature, a.x), n, plan.chunks, a.kind, scale_lanes};
+    const int64_t for_branch = grid_wide ? ceil_div(ceil_div(n.batch, kSamples) * n.hidden, kWarps) : n.batch;
+    launch_cooperatively<forward_kernel<T>, kThreads>(
+        device, std::max(plan.blocks, for_branch), a.x.const_data_ptr<T>(), data, plan, grid_wide);
   }
-}
 
-template <typename Acc>
-std::tuple<Tensor, Tensor, Tensor> backward_as(const Tensor& grad_pi, const Tensor& grad_s, const Saved& saved,
-    const Tensor& temperature, const Sizes& n, ScaleKind kind) {
-  const ScalarType type = saved.pooled.scalar_type();
-  const auto empty = [&](int64_t rows, int64_t columns) {
-    return torch::stable::new_empty(saved.pooled, {rows, columns}, type);
-  };
-  Tensor grad_pooled = empty(n.batch, n.channels), grad_w1 = empty(n.hidden, n.channels),
-         grad_w2 = empty(n.outputs(), n.hidden);
-  Tensor grad_outputs = empty(n.batch, n.outputs()), grad_hiddens = empty(n.batch, n.hidden);
-  const Tensor inputs[] = {contiguous_as(grad_pi, type), contiguous_as(grad_s, type), contiguous_as(saved.pi, type),
-      contiguous_as(saved.s, type), contiguous_as(saved.pooled, type), contiguous_as(saved.hidden, type)};
-  const auto at = [&inputs](int i) { return inputs[i].const_data_ptr<Acc>(); };
-  const Tensor tau = contiguous_as(temperature, type);
-  const cudaStream_t stream = current_stream(saved.pooled);
-  with_weights<Acc>(saved.w1, saved.w2, type, [&](const auto* first, const auto* second) {
-    using W = std::remove_const_t<std::remove_pointer_t<decltype(first)>>;
-    const BackwardData<Acc, W> data{at(0), at(1), at(2), at(3), at(4), at(5), first, second,
-        grad_outputs.mutable_data_ptr<Acc>(), grad_hiddens.mutable_data_ptr<Acc>(), grad_pooled.mutable_data_ptr<Acc>(),
-        grad_w1.mutable_data_ptr<Acc>(), grad_w2.mutable_data_ptr<Acc>(), temperature_of<Acc>(tau, saved.pooled), n,
-        kind};
-    if (n.batch > 0) {
-      differentiate_sample<Acc, W><<<grid_for(n.batch), kSampleThreads, 0, stream>>>(data);
-      STD_CUDA_KERNEL_LAUNCH_CHECK();
-    }
+  template <typename Acc>
+  static void backward(const Backward& a) {
+    const Sizes& n = a.n;
+    const int device = a.pooled.get_device_index();
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    Tensor grad_outputs = torch::stable::new_empty(a.pooled, {n.batch, n.outputs()}, type_of<Acc>);
+    Tensor grad_hiddens = torch::stable::new_empty(a.pooled, {n.batch, n.hidden}, type_of<Acc>);
+    const auto data_of = [](const Tensor& tensor) { return tensor.const_data_ptr<Acc>(); };
+    const BackwardData<Acc> data{a.grad_pi ? data_of(*a.grad_pi) : nullptr, a.grad_s ? data_of(*a.grad_s) : nullptr,
+        data_of(a.pi), data_of(a.s), data_of(a.pooled), data_of(a.hidden), typed(a.w1), typed(a.w2),
+        typed(a.grad_pixel), typed(a.grad_w1), typed(a.grad_w2), grad_outputs.mutable_data_ptr<Acc>(),
+        grad_hiddens.mutable_data_ptr<Acc>(), temperature_of<Acc>(a.temperature, a.pooled), n, a.kind};
     // Also for an empty batch, whose weight gradients are zero.
-    const int64_t entries = n.hidden * (n.channels + n.outputs());
-    differentiate_weights<Acc, W><<<grid_for(ceil_div(entries, kPoolThreads)), kPoolThreads, 0, stream>>>(data);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  });
-  return {grad_pooled, grad_w1, grad_w2};
-}
-
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& grad_pi, const Tensor& grad_s, const Tensor& pi,
-    const Tensor& s, const Tensor& pooled, const Tensor& hidden, const Tensor& w1, const Tensor& w2,
-    const Tensor& temperature, int64_t num_bases, int64_t scale_kind) {
-  const Saved saved{pi, s, pooled, hidden, w1, w2};
-  const Sizes sizes = backward_sizes(grad_pi, grad_s, saved, num_bases);
-  const ScaleKind kind = scale_kind_of(scale_kind);
-  const std::tuple<const Tensor&, const char*> tensors[] = {
-      {grad_pi, "grad_pi"}, {grad_s, "grad_s"}, {pi, "pi"}, {s, "s"}, {hidden, "hidden"}, {w1, "w1"}, {w2, "w2"}};
-  for (const auto& [tensor, name] : tensors) check_device(tensor, pooled, name);
-  const torch::stable::accelerator::DeviceGuard guard(pooled.get_device_index());
-  return pooled.scalar_type() == ScalarType::Double
-             ? backward_as<double>(grad_pi, grad_s, saved, temperature, sizes, kind)
-             : backward_as<float>(grad_pi, grad_s, saved, temperature, sizes, kind);
-}
+    const auto items = [](int64_t rows, int64_t columns) { return ceil_div(rows, kRows) * columns; };
+    const int64_t entries = items(n.batch, n.channels) + items(n.hidden, n.channels) + items(n.outputs(), n.hidden);
+    launch_cooperatively<backward_kernel<Acc>, kThreads>(device, std::max(n.batch, ceil_div(entries, kThreads)), data);
+  }
+};
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(dynconv, CUDA, m) {
-  m.impl("coefficients_native_forward", TORCH_BOX(&forward));
-  m.impl("coefficients_native_backward", TORCH_BOX(&backward));
+  m.impl("coefficients_native_forward", TORCH_BOX(&Operators<Cuda>::forward));
+  m.impl("coefficients_native_backward", TORCH_BOX(&Operators<Cuda>::backward));
 }
 
 }  // namespace dynconv

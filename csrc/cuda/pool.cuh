@@ -1,29 +1,39 @@
 // Sums over the pixels of (B, C, H, W), the only part of `coefficients` that is bound by the bandwidth to DRAM.
-// Channels-last pixels are cut into chunks so that a small batch still fills the device; each chunk writes its own
-// partial sum. No atomics: a result is the same on every run.
+// The pixels of a sample are cut into chunks so that a small batch still fills the device; each chunk writes its own
+// partial sum. No atomics, and a cut that depends on the shape alone: the same bits on every run and on every device.
 #pragma once
 
 #include "../coefficients.h"
 
 #include <cuda_runtime.h>
-#include <torch/csrc/stable/macros.h>
 
 #include <algorithm>
-#include <type_traits>
+#include <cstring>
 
 namespace dynconv {
 namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int kPoolThreads = 256;
-// Blocks of the pooling launch that fill the largest device (132 to 148 processors, 8 blocks of 256 threads on each).
-constexpr int64_t kFillingBlocks = 1184;
-// The grid's y and z extents end at 65,535; the kernels walk over what is beyond.
-constexpr int64_t kMaxGrid = 65535;
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+// 16-byte loads that a thread has in the air. 2 blocks of 256 threads on each processor then ask for 64 KiB at a time;
+// an H200 (4.3 TB/s, 132 processors, 0.7 us to DRAM) needs 23 KiB.
+constexpr int kInFlight = 8;
+// Blocks that fill the largest device (132 to 148 processors, two on each), the measure of the cut into chunks.
+constexpr int64_t kFillingBlocks = 264;
+// A chunk pays for its partial sum and for one step of the sum over chunks: no fewer pixels than this, and no more
+// chunks of a sample than that.
+constexpr int64_t kChunkPixels = 64, kMaxChunks = 64;
 
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// The smallest power of two that is at least `value`, within 1 and a warp.
+inline int lanes_for(int64_t value) {
+  int lanes = 1;
+  while (lanes < value && lanes < kWarp) lanes *= 2;
+  return lanes;
+}
 
 template <typename Acc, typename T>
 __device__ Acc widen(T value) {
@@ -34,172 +44,190 @@ __device__ Acc widen(T value) {
   }
 }
 
+// The sum over each aligned group of `lanes` lanes, a power of two. Every lane of the warp must come here.
 template <typename Acc>
-__device__ Acc warp_sum(Acc value) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
+__device__ Acc group_sum(Acc value, int lanes) {
+  for (int offset = lanes / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(kAllLanes, value, offset);
   return value;
 }
 
+// Several elements read by one load; as zeros they add nothing.
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T values[kCount];
+};
+
+template <typename P, typename T>
+__device__ P load_if(bool inside, const T* data) {
+  P pack;
+  if (inside) {
+    pack = *reinterpret_cast<const P*>(data);
+  } else {
+    memset(&pack, 0, sizeof pack);
+  }
+  return pack;
+}
+
+template <typename Acc, typename T, int kCount>
+__device__ Acc pairwise_sum(const Pack<T, kCount>& pack) {
+  Acc sums[kCount];
+#pragma unroll
+  for (int e = 0; e < kCount; ++e) sums[e] = widen<Acc>(pack.values[e]);
+#pragma unroll
+  for (int width = kCount / 2; width > 0; width /= 2) {
+#pragma unroll
+    for (int e = 0; e < width; ++e) sums[e] += sums[e + width];
+  }
+  return sums[0];
+}
+
+// How the work of pooling is cut. `lanes`: that many neighbours of a warp share a plane (planes) or the channels of a
+// pixel (pixels), `vector` of them in one load.
+struct PoolPlan {
+  Layout layout;
+  int64_t batch_stride, inner_stride, chunks, chunk_pixels, channel_tiles;
+  int lanes, vector;
+  // Blocks that find something to do.
+  int64_t blocks;
+};
+
+// One member's part of the sum over `count` neighbouring elements: single ones up to a 16-byte boundary and after the
+// last, packs between.
 template <typename T>
-struct alignas(16) Pack {
-  static constexpr int size = 16 / sizeof(T);
-  T values[size];
-};
-
-struct PlaneShape {
-  int64_t planes, channels, pixels, batch_stride, channel_stride;
-};
-
-// kThreads threads (one warp, or the whole block) add one plane: warps for many small planes, blocks for few large
-// ones.
-template <typename T, int kThreads>
-__global__ void __launch_bounds__(kPoolThreads)
-    pool_planes(const T* __restrict__ x, Accumulator<T>* sums, PlaneShape n) {
+__device__ Accumulator<T> sum_run(const T* data, int64_t count, int member, int lanes) {
   using Acc = Accumulator<T>;
-  constexpr int groups = kPoolThreads / kThreads;
-  const int member = threadIdx.x % kThreads;
-  // The loop bound is uniform within a warp, and within the block where a block owns a plane: shuffles and barriers
-  // meet.
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * groups + threadIdx.x / kThreads; i < n.planes;
-      i += static_cast<int64_t>(gridDim.x) * groups) {
-    const T* plane = x + (i / n.channels) * n.batch_stride + (i % n.channels) * n.channel_stride;
+  constexpr int size = 16 / sizeof(T);
+  const int64_t beyond = static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) / sizeof(T)) % size;
+  const int64_t missing = beyond == 0 ? 0 : size - beyond, head = missing < count ? missing : count;
+  const int64_t packs = (count - head) / size;
+  Acc total = 0;
+  for (int64_t j = member; j < head; j += lanes) total += widen<Acc>(data[j]);
+  for (int64_t j = head + packs * size + member; j < count; j += lanes) total += widen<Acc>(data[j]);
+  for (int64_t j = member; j < packs; j += kInFlight * lanes) {
+    Pack<T, size> held[kInFlight];
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      const int64_t at = j + u * lanes;
+      held[u] = load_if<Pack<T, size>>(at < packs, data + head + at * size);
+    }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) total += pairwise_sum<Acc>(held[u]);
+  }
+  return total;
+}
+
+// Item i is the run (b, chunk, c) of out[i], summed by a group of lanes.
+template <typename T>
+__device__ void pool_planes(const T* x, Accumulator<T>* out, const Sizes& n, const PoolPlan& plan, int64_t divisor) {
+  using Acc = Accumulator<T>;
+  const int lane = threadIdx.x % kWarp, member = lane % plan.lanes, groups = kWarp / plan.lanes;
+  const int64_t items = n.batch * plan.chunks * n.channels, step = static_cast<int64_t>(gridDim.x) * kWarps * groups;
+  // The bound of the loop is the same for a whole warp, whose lanes meet in the sum.
+  for (int64_t first = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * groups; first < items;
+      first += step) {
+    const int64_t i = first + lane / plan.lanes;
     Acc total = 0;
-    int64_t done = 0;
-    if (reinterpret_cast<uintptr_t>(plane) % sizeof(Pack<T>) == 0) {
-      const auto* packs = reinterpret_cast<const Pack<T>*>(plane);
-      const int64_t count = n.pixels / Pack<T>::size;
-#pragma unroll 4
-      for (int64_t j = member; j < count; j += kThreads) {
-        const Pack<T> pack = packs[j];
-#pragma unroll
-        for (int e = 0; e < Pack<T>::size; ++e) total += widen<Acc>(pack.values[e]);
-      }
-      done = count * Pack<T>::size;
+    if (i < items) {
+      const int64_t row = i / n.channels, c = i - row * n.channels, b = row / plan.chunks;
+      const int64_t begin = (row - b * plan.chunks) * plan.chunk_pixels, rest = n.pixels - begin;
+      const int64_t count = rest < plan.chunk_pixels ? rest : plan.chunk_pixels;
+      total = sum_run(x + b * plan.batch_stride + c * plan.inner_stride + begin, count, member, plan.lanes);
     }
-    for (int64_t j = done + member; j < n.pixels; j += kThreads) total += widen<Acc>(plane[j]);
-    total = warp_sum(total);
-    if constexpr (kThreads > kWarp) {
-      __shared__ Acc of_warp[kThreads / kWarp];
-      if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = total;
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        for (int warp = 1; warp < kThreads / kWarp; ++warp) total += of_warp[warp];
-      }
-      __syncthreads();
-    }
-    if (member == 0) sums[i] = total;
+    total = group_sum(total, plan.lanes);
+    if (member == 0 && i < items) out[i] = total / static_cast<Acc>(divisor);
   }
 }
 
-struct PixelShape {
-  int64_t batch, channels, pixels, batch_stride, pixel_stride, chunks, chunk_pixels;
-};
-
-// Warps read kWarp * kVector neighbouring channels of a pixel, and the warps of a block share out the pixels of one
-// chunk.
+// A block adds one chunk of one tile of channels: neighbouring lanes read neighbouring channels of a pixel, and the
+// groups of lanes share out the pixels.
 template <typename T, int kVector>
-__global__ void __launch_bounds__(kPoolThreads)
-    pool_pixels(const T* __restrict__ x, Accumulator<T>* sums, PixelShape n) {
+__device__ void pool_pixels(const T* x, Accumulator<T>* out, const Sizes& n, const PoolPlan& plan, int64_t divisor) {
   using Acc = Accumulator<T>;
-  struct alignas(sizeof(T) * kVector) Piece {
-    T values[kVector];
-  };
-  constexpr int warps = kPoolThreads / kWarp;
-  __shared__ Acc of_warp[warps][kWarp * kVector];
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t first_channel = static_cast<int64_t>(blockIdx.x) * kWarp * kVector;
-  const int64_t channel = first_channel + lane * kVector;
-  for (int64_t b = blockIdx.z; b < n.batch; b += gridDim.z) {
-    for (int64_t chunk = blockIdx.y; chunk < n.chunks; chunk += gridDim.y) {
-      Acc total[kVector] = {};
-      const int64_t begin = chunk * n.chunk_pixels;
-      const int64_t end = begin + n.chunk_pixels < n.pixels ? begin + n.chunk_pixels : n.pixels;
-      if (channel < n.channels) {
-        const T* base = x + b * n.batch_stride + channel;
-#pragma unroll 4
-        for (int64_t pixel = begin + warp; pixel < end; pixel += warps) {
-          const Piece piece = *reinterpret_cast<const Piece*>(base + pixel * n.pixel_stride);
+  __shared__ Acc of_warp[kWarps][kWarp * kVector];
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, column = lane % plan.lanes;
+  const int width = plan.lanes * kVector, groups = kThreads / plan.lanes;
+  const int64_t tiles = plan.channel_tiles, items = n.batch * plan.chunks * tiles;
+  for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
+    const int64_t row = i / tiles, first_channel = (i - row * tiles) * width, b = row / plan.chunks;
+    const int64_t begin = (row - b * plan.chunks) * plan.chunk_pixels, channel = first_channel + column * kVector;
+    const int64_t end = begin + plan.chunk_pixels < n.pixels ? begin + plan.chunk_pixels : n.pixels;
+    const T* base = x + b * plan.batch_stride + channel;
+    Acc total[kVector] = {};
+    if (channel < n.channels) {
+      for (int64_t pixel = begin + threadIdx.x / plan.lanes; pixel < end; pixel += kInFlight * groups) {
+        Pack<T, kVector> held[kInFlight];
 #pragma unroll
-          for (int e = 0; e < kVector; ++e) total[e] += widen<Acc>(piece.values[e]);
+        for (int u = 0; u < kInFlight; ++u) {
+          const int64_t at = pixel + u * groups;
+          held[u] = load_if<Pack<T, kVector>>(at < end, base + at * plan.inner_stride);
+        }
+#pragma unroll
+        for (int u = 0; u < kInFlight; ++u) {
+#pragma unroll
+          for (int e = 0; e < kVector; ++e) total[e] += widen<Acc>(held[u].values[e]);
         }
       }
-#pragma unroll
-      for (int e = 0; e < kVector; ++e) of_warp[warp][lane * kVector + e] = total[e];
-      __syncthreads();
-      for (int j = threadIdx.x; j < kWarp * kVector; j += kPoolThreads) {
-        if (first_channel + j < n.channels) {
-          Acc sum = 0;
-          for (int w = 0; w < warps; ++w) sum += of_warp[w][j];
-          sums[(b * n.chunks + chunk) * n.channels + first_channel + j] = sum;
-        }
-      }
-      __syncthreads();
     }
+    for (int offset = plan.lanes; offset < kWarp; offset *= 2) {
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) total[e] += __shfl_xor_sync(kAllLanes, total[e], offset);
+    }
+    if (lane < plan.lanes) {
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) of_warp[warp][column * kVector + e] = total[e];
+    }
+    __syncthreads();
+    for (int j = threadIdx.x; j < width && first_channel + j < n.channels; j += kThreads) {
+      Acc sum = 0;
+      for (int w = 0; w < kWarps; ++w) sum += of_warp[w][j];
+      out[row * n.channels + first_channel + j] = sum / static_cast<Acc>(divisor);
+    }
+    __syncthreads();
   }
 }
 
-unsigned grid_for(int64_t blocks) { return static_cast<unsigned>(std::clamp<int64_t>(blocks, 1, 1 << 30)); }
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// out[(b * chunks + chunk) * C + c] = the sum over a chunk, divided by `divisor`.
+template <typename T>
+__device__ void pool(const T* x, Accumulator<T>* out, const Sizes& n, const PoolPlan& plan, int64_t divisor) {
+  if (plan.layout == Layout::planes) {
+    pool_planes(x, out, n, plan, divisor);
+  } else if (plan.vector == 1) {
+    pool_pixels<T, 1>(x, out, n, plan, divisor);
+  } else {
+    pool_pixels<T, 16 / sizeof(T)>(x, out, n, plan, divisor);
+  }
+}
 
 template <typename T>
-void launch_pool_planes(const Tensor& x, const Sizes& n, Accumulator<T>* sums, cudaStream_t stream) {
-  const PlaneShape shape{n.batch * n.channels, n.channels, n.pixels(), x.stride(0), x.stride(1)};
-  const T* data = x.const_data_ptr<T>();
-  constexpr int64_t planes_per_block = kPoolThreads / kWarp;
-  if (n.pixels() >= 16 * kPoolThreads || ceil_div(shape.planes, planes_per_block) < kFillingBlocks / 4) {
-    pool_planes<T, kPoolThreads><<<grid_for(shape.planes), kPoolThreads, 0, stream>>>(data, sums, shape);
+PoolPlan pool_plan(const Tensor& x, const Sizes& n) {
+  constexpr int size = 16 / sizeof(T);
+  PoolPlan plan{};
+  plan.layout = layout_of(x);
+  plan.batch_stride = x.stride(0);
+  plan.vector = 1;
+  plan.channel_tiles = 1;
+  double blocks_per_chunk;
+  if (plan.layout == Layout::planes) {
+    plan.inner_stride = x.stride(1);
+    // Four loads for each lane: a 7x7 plane is left to 8 lanes, so that a warp has four planes in the air.
+    plan.lanes = std::max(8, lanes_for(ceil_div(n.pixels, 4 * size)));
+    blocks_per_chunk = static_cast<double>(n.batch) * n.channels * plan.lanes / kThreads;
   } else {
-    const unsigned blocks = grid_for(ceil_div(shape.planes, planes_per_block));
-    pool_planes<T, kWarp><<<blocks, kPoolThreads, 0, stream>>>(data, sums, shape);
+    plan.inner_stride = pixel_stride_of(x);
+    const bool aligned = n.channels % size == 0 && plan.batch_stride % size == 0 && plan.inner_stride % size == 0 &&
+                         reinterpret_cast<uintptr_t>(x.const_data_ptr()) % 16 == 0;
+    if (aligned) plan.vector = size;
+    plan.lanes = lanes_for(ceil_div(n.channels, plan.vector));
+    plan.channel_tiles = ceil_div(n.channels, static_cast<int64_t>(plan.lanes) * plan.vector);
+    blocks_per_chunk = static_cast<double>(n.batch) * plan.channel_tiles;
   }
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-template <typename T, int kVector>
-void launch_pool_pixels(const Tensor& x, const PixelShape& n, Accumulator<T>* sums, cudaStream_t stream) {
-  const dim3 grid(grid_for(ceil_div(n.channels, kWarp * kVector)), static_cast<unsigned>(std::min(n.chunks, kMaxGrid)),
-      static_cast<unsigned>(std::min(n.batch, kMaxGrid)));
-  pool_pixels<T, kVector><<<grid, kPoolThreads, 0, stream>>>(x.const_data_ptr<T>(), sums, n);
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-}
-
-// The pixels of a sample, cut so that the launch fills the device, and into no chunk of less than 64 pixels.
-PixelShape pixel_shape(const Tensor& x, const Sizes& n, int64_t channels_per_block) {
-  const int64_t blocks = std::max<int64_t>(1, n.batch * ceil_div(n.channels, channels_per_block));
-  const int64_t wanted = std::max<int64_t>(1, ceil_div(kFillingBlocks, blocks));
-  const int64_t chunks = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(1, n.pixels() / 64));
-  const int64_t chunk_pixels = std::max<int64_t>(1, ceil_div(n.pixels(), chunks));
+  const int64_t wanted = static_cast<int64_t>(kFillingBlocks / std::max(blocks_per_chunk, 1.0 / kFillingBlocks));
+  const int64_t most = std::min(kMaxChunks, std::max<int64_t>(1, n.pixels / kChunkPixels));
+  plan.chunk_pixels = std::max<int64_t>(1, ceil_div(n.pixels, std::clamp<int64_t>(wanted, 1, most)));
   // One chunk even of no pixels: its sum is 0, and the mean then NaN, as torch has it.
-  const int64_t used = std::max<int64_t>(1, ceil_div(n.pixels(), chunk_pixels));
-  return {n.batch, n.channels, n.pixels(), x.stride(0), pixel_stride_of(x), ceil_div(n.pixels(), chunk_pixels),
-      chunk_pixels};
-}
-
-// Sums over the pixels, (B, chunks, C).
-template <typename T>
-Tensor pool(const Tensor& x, const Sizes& n, cudaStream_t stream) {
-  using Acc = Accumulator<T>;
-  const ScalarType type = accumulation_type(x.scalar_type());
-  const Layout layout = layout_of(x);
-  if (layout != Layout::pixels) {
-    Tensor sums = torch::stable::new_empty(x, {n.batch, 1, n.channels}, type);
-    launch_pool_planes<T>(
-        layout == Layout::planes ? x : torch::stable::contiguous(x), n, sums.mutable_data_ptr<Acc>(), stream);
-    return sums;
-  }
-  constexpr int vector = std::max<int>(1, 8 / sizeof(T));
-  const bool aligned = n.channels % vector == 0 && x.stride(0) % vector == 0 && pixel_stride_of(x) % vector == 0 &&
-                       reinterpret_cast<uintptr_t>(x.const_data_ptr()) % (sizeof(T) * vector) == 0;
-  const PixelShape shape = pixel_shape(x, n, kWarp * (aligned ? vector : 1));
-  Tensor sums = torch::stable::new_empty(x, {n.batch, shape.chunks, n.channels}, type);
-  if (aligned) {
-    launch_pool_pixels<T, vector>(x, shape, sums.mutable_data_ptr<Acc>(), stream);
-  } else {
-    launch_pool_pixels<T, 1>(x, shape, sums.mutable_data_ptr<Acc>(), stream);
-  }
-  return sums;
+  plan.chunks = std::max<int64_t>(1, ceil_div(n.pixels, plan.chunk_pixels));
+  plan.blocks = static_cast<int64_t>(blocks_per_chunk * plan.chunks) + 1;
+  return plan;
 }
 
 }  // namespace

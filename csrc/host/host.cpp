@@ -49,6 +49,8 @@ std::vector<std::string> cpu_capabilities() {
   DYNCONV_ASK("avx2");
   DYNCONV_ASK("avx512f");
   DYNCONV_ASK("avx512bw");
+  DYNCONV_ASK("avx512dq");
+  DYNCONV_ASK("avx512vl");
   DYNCONV_ASK("avx512vnni");
   DYNCONV_ASK("avx512bf16");
 #undef DYNCONV_ASK

@@ -21,9 +21,9 @@ LIBRARY.define(
     "-> (Tensor pi, Tensor s, Tensor pooled, Tensor hidden)"
 )
 LIBRARY.define(
-    "coefficients_native_backward(Tensor grad_pi, Tensor grad_s, Tensor pi, Tensor s, Tensor pooled, Tensor hidden, "
-    "Tensor w1, Tensor w2, Tensor temperature, int num_bases, int scale_kind) "
-    "-> (Tensor grad_pooled, Tensor grad_w1, Tensor grad_w2)"
+    "coefficients_native_backward(Tensor? grad_pi, Tensor? grad_s, Tensor pi, Tensor s, Tensor pooled, Tensor hidden, "
+    "Tensor w1, Tensor w2, Tensor temperature, int num_bases, int scale_kind, SymInt pixels, ScalarType dtype) "
+    "-> (Tensor grad_pixel, Tensor grad_w1, Tensor grad_w2)"
 )
 
 
@@ -51,7 +51,8 @@ def coefficients(
         num_scales: Number of output channels, or 0 for no ``s``.
         temperature: A positive float, or a tensor of one element on ``x``'s device; it gets no gradient.
         scale_activation: ``"sigmoid"`` or ``"hard"``.
-        backend: ``"auto"`` takes ``"native"`` (C++) on a CPU where it was built, else ``"eager"``.
+        backend: ``"auto"`` takes ``"native"`` where it was built (C++ on the CPU; CUDA, one launch forward and one
+            backward where eager takes eight), else ``"eager"``.
 
     Returns:
         ``(pi, s)`` of shapes (B, K) and (B, num_scales), None for a part of size 0; float32, or float64 for a float64
@@ -69,9 +70,14 @@ def coefficients(
     if not exporting and _wants_native(x, backend):
         refuse_forward_mode("coefficients", x, w1, w2)
         if not isinstance(temperature, Tensor):
-            temperature = torch.full((), temperature, dtype=dtype, device=x.device)
+            # On the host, where the kernel takes it as an argument: on the GPU it would cost a launch of its own. In a
+            # compiled graph a tensor on the host would keep Inductor from recording CUDA graphs.
+            device = x.device if torch.compiler.is_compiling() else "cpu"
+            temperature = torch.full((), temperature, dtype=dtype, device=device)
+        elif temperature.dtype not in (torch.float32, torch.float64):
+            temperature = temperature.float()
         kind = SCALE_ACTIVATIONS.index(scale_activation)
-        pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature.to(dtype), num_bases, kind)
+        pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature, num_bases, kind)
         return pi if num_bases else None, s if num_scales else None
     with torch.autocast(x.device.type, enabled=False) if autocast_is_on(x.device) else contextlib.nullcontext():
         # The mean of a half-precision x is taken in float32 without a float32 copy of x.
@@ -93,13 +99,13 @@ def _wants_native(x: Tensor, backend: str) -> bool:
         if reason is not None:
             raise ValueError(f'backend="native" cannot run these coefficients: {reason}.')
         return True
-    if backend != "auto" or x.device.type != "cpu":
-        # The CUDA operator is chosen by name only, until it has been measured on a GPU.
+    device_type = x.device.type
+    if backend != "auto" or device_type not in ("cpu", "cuda"):
         return False
-    if backends.native_missing("cpu") is None:
+    if backends.native_missing(device_type) is None:
         return True
     if not torch.compiler.is_compiling():
-        backends.note_fallback("coefficients", "cpu")
+        backends.note_fallback("coefficients", device_type)
     return False
 
 
@@ -156,8 +162,8 @@ def _forward_fake(
 
 @torch.library.register_fake("dynconv::coefficients_native_backward", lib=LIBRARY)
 def _backward_fake(
-    grad_pi: Tensor,
-    grad_s: Tensor,
+    grad_pi: Tensor | None,
+    grad_s: Tensor | None,
     pi: Tensor,
     s: Tensor,
     pooled: Tensor,
@@ -167,9 +173,10 @@ def _backward_fake(
     temperature: Tensor,
     num_bases: int,
     scale_kind: int,
+    pixels: int,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_w1, grad_w2 = (w.new_empty(w.shape, dtype=pooled.dtype) for w in (w1, w2))
-    return torch.empty_like(pooled), grad_w1, grad_w2
+    return pooled.new_empty(pooled.shape, dtype=dtype), w1.new_empty(w1.shape), w2.new_empty(w2.shape)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -177,20 +184,22 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(*output, w1, w2, temperature)
     ctx.options = (num_bases, scale_kind)
     ctx.space, ctx.x_dtype = (x.shape[2], x.shape[3]), x.dtype
+    # Zeros in place of an absent gradient would cost a launch for each of the four outputs.
+    ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, grad_pi: Tensor, grad_s: Tensor, *_: Tensor) -> tuple:
-    pi, s, pooled, hidden, w1, w2, temperature = ctx.saved_tensors
-    dpooled, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
-        grad_pi, grad_s, pi, s, pooled, hidden, w1, w2, temperature, *ctx.options
-    )
+def _autograd(ctx: Any, grad_pi: Tensor | None, grad_s: Tensor | None, *_: Tensor | None) -> tuple:
+    if grad_pi is None and grad_s is None:
+        return (None,) * 6
     height, width = ctx.space
-    dx = (dpooled / (height * width)).to(ctx.x_dtype)[:, :, None, None].expand(-1, -1, height, width)
-    return dx, dw1.to(w1.dtype), dw2.to(w2.dtype), None, None, None
+    grad_pixel, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
+        grad_pi, grad_s, *ctx.saved_tensors, *ctx.options, height * width, ctx.x_dtype
+    )
+    dx = grad_pixel[:, :, None, None].expand(-1, -1, height, width)
+    return dx, dw1, dw2, None, None, None
 
 
 torch.library.register_autograd(
     "dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY
 )
 no_double_backward("coefficients_native_backward", "coefficients")
-backends.load_native()

@@ -1,15 +1,29 @@
-"""Which eager strategy computes a dynamic convolution fastest, from its shapes alone.
+"""Which way of computing a dynamic convolution is fastest on these tensors, estimated from their metadata alone.
 
-Costs are in units of the static convolution of the same shape. Every strategy but *linear* reads B kernels of its own,
-and each kernel element serves P = Hout * Wout pixels, so the surcharge of forming kernels falls as 1 / P.
+On a CPU, costs are in units of torch's static convolution in NCHW, forward + backward. Every strategy but *linear*
+forms a kernel per sample, of which each element serves P = Hout * Wout pixels, so that surcharge falls as 1 / P. The
+constants are measured (fp32, K = 4, AVX-512, torch 2.15); the committed tables of bench/results hold them to it.
 """
 
 from __future__ import annotations
 
-from dynconv.ops.problem import Problem
+from dynconv import backends
+from dynconv.ops import native
+from dynconv.ops.cost_model_cuda import choose_cuda
+from dynconv.ops.problem import Problem, is_channels_last
 
-# Forward + backward of trials in torch 2.13, fp32, K = 4, two AVX-512 cores, ratios to the static convolution: *loop*
-# cost 1.13, 1.33, 2.4, 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64: 1 + 250 / P plus the calls below.
+# *native* cost 0.78, 0.85, 1.0 and 1.0 with a 1x1 basis and 0.8, 0.96, 1.47 and 1.39 with a full one at P = 3136, 196,
+# 49 and 64, in either memory format.
+_NATIVE, _NATIVE_PER_PIXEL, _NATIVE_PER_PIXEL_FULL = 0.82, 10.0, 32.0
+# Its vectors hold up to 32 channels of one group. With 16 they are half empty and it still wins (1.45 against 1.5);
+# with 8, 4, 3 or 1 it loses by 1.3 to 5 times.
+_NATIVE_CHANNELS = 16
+# *split* cost 1.13 to 1.2 in NCHW. In channels_last oneDNN's static convolution is faster: 0.67, 0.76, 0.88 and 1.12.
+_SPLIT, _SPLIT_LAST, _SPLIT_LAST_PER_PIXEL = 1.16, 0.66, 20.0
+# With groups, channels_last pixels are no matrix: 1.25. With one channel per group the matrix product is all overhead:
+# 1.6, where *aggregate* costs 1.2.
+_SPLIT_LAST_GROUPS, _SPLIT_DEPTHWISE = 1.25, 1.6
+# *loop* cost 1.13, 1.33, 2.4, 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64.
 _LOOP_PER_PIXEL = 250.0
 # *aggregate* costs 1 + 200 / P while the batch's kernels stay in the cache (1.07 and 1.25 at 2.4 and 9.4 MB) and
 # 1 + 800 / P beyond (4.7, 16.8, 4.7 and 15 at 38 MB and more).
@@ -18,29 +32,61 @@ _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.
 _LOOP_CALLS = 6e6
 # *linear* cost 5.1 to 6 with a full basis and K = 4: a tenth above its arithmetic, K + 1.
 _LINEAR_PER_OUTPUT = 1.1
-# On a GPU a loop over samples is launches, and kernels formed for the batch stream through memory: aggregating pays
-# where K * P is above this. Computed from an H200's roofline, not measured.
-_GPU_AGGREGATE_PIXELS = 370
 
 
-def choose_strategy(problem: Problem) -> str:
-    """``"split"``, ``"aggregate"``, ``"loop"`` or ``"linear"``: the fastest by estimate for these shapes."""
-    if problem.residual_is_pointwise and problem.x.shape[0] != 1:
-        return "split"
-    return min(_full_costs(problem).items(), key=lambda item: item[1])[0]
+def choose_strategy(problem: Problem, *, eager: bool = False) -> str:
+    """The backend that is fastest by estimate: any that can run, or with ``eager`` one of the eager strategies."""
+    if problem.x.device.type != "cpu":
+        return choose_cuda(problem, eager=eager)
+    costs = cpu_costs(problem)
+    if eager or native.reasons(problem):
+        del costs["native"]
+    return min(costs, key=costs.__getitem__)
 
 
-def _full_costs(problem: Problem) -> dict[str, float]:
-    """Cost of each strategy with a full basis, in units of the static convolution."""
+def prefers_split(problem: Problem, *, eager: bool) -> bool:
+    """Whether *split* is the choice at any batch size but one: what torch.compile can ask of a symbolic batch."""
+    if not problem.residual_is_pointwise:
+        return False
+    if eager:
+        return True
+    if problem.x.device.type != "cpu":
+        # Where the Triton kernels run, the batch decides.
+        return backends.triton_missing(problem.x.device) is not None
+    if native.reasons(problem):
+        return True
+    pixels = problem.output_size[0] * problem.output_size[1]
+    return _narrow(problem) or (_reads_channels_last(problem) and problem.groups == 1 and pixels >= 64)
+
+
+def cpu_costs(problem: Problem) -> dict[str, float]:
+    """The cost of every strategy that the basis allows, in units of the static convolution in NCHW."""
     batch, pixels = problem.x.shape[0], max(1, problem.output_size[0] * problem.output_size[1])
     elements = problem.out_channels * problem.static.shape[1] * problem.kernel_size[0] * problem.kernel_size[1]
-    if problem.x.device.type != "cpu":
-        aggregate_pays = batch == 1 or problem.num_bases * pixels > _GPU_AGGREGATE_PIXELS
-        return {"aggregate": 0.0 if aggregate_pays else 2.0, "linear": 1.0}
     in_cache = batch * elements * problem.x.element_size() <= _CACHED_BYTES
     surcharge = _AGGREGATE_PER_PIXEL if in_cache else _AGGREGATE_PER_PIXEL_UNCACHED
-    return {
+    full = problem.basis is not None and problem.basis.shape[2:] == problem.kernel_size
+    costs = {
+        "native": _NATIVE + (_NATIVE_PER_PIXEL_FULL if full else _NATIVE_PER_PIXEL) / pixels,
         "aggregate": 1 + surcharge / pixels,
         "loop": 1 + _LOOP_PER_PIXEL / pixels + _LOOP_CALLS / (pixels * elements),
         "linear": _LINEAR_PER_OUTPUT * (problem.num_bases + (problem.weight is not None)),
     }
+    if _narrow(problem):
+        costs["native"] *= 4
+    if problem.residual_is_pointwise:
+        costs["split"] = _SPLIT
+        if _reads_channels_last(problem):
+            costs["split"] = _SPLIT_LAST + _SPLIT_LAST_PER_PIXEL / pixels if problem.groups == 1 else _SPLIT_LAST_GROUPS
+        if problem.static.shape[1] == 1:
+            costs["split"] = _SPLIT_DEPTHWISE
+    return costs
+
+
+def _narrow(problem: Problem) -> bool:
+    """Whether a group has fewer channels than *native* needs."""
+    return min(problem.out_channels // problem.groups, problem.static.shape[1]) < _NATIVE_CHANNELS
+
+
+def _reads_channels_last(problem: Problem) -> bool:
+    return is_channels_last(problem.x) or is_channels_last(problem.static)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from dynconv import backends, reference
-from dynconv.ops import checks
+from dynconv.ops import checks, native, triton
 from dynconv.ops._library import LIBRARY, no_double_backward, refuse_forward_mode
-from dynconv.ops.cost_model import choose_strategy
+from dynconv.ops.cost_model import choose_strategy, prefers_split
 from dynconv.ops.eager import aggregate, linear, split
 from dynconv.ops.problem import Gradients, Mask, Problem, autocast_is_on, is_channels_last
 
 STRATEGIES = ("split", "aggregate", "linear", "loop")
-BACKENDS = ("auto", "eager", *STRATEGIES, "triton", "reference")
+BACKENDS = ("auto", "eager", *STRATEGIES, "native", "triton", "reference")
 
 _GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups, str backend"
 LIBRARY.define(
@@ -64,9 +64,10 @@ def dynamic_conv2d(
         coefficients: (B, K), of ``x``'s dtype or float32; goes with ``basis``.
         stride, dilation, groups: As in :func:`torch.nn.functional.conv2d`.
         padding: An int, a pair, ``"valid"`` or ``"same"`` (stride 1), with zeros.
-        backend: ``"auto"`` chooses from the shapes; ``"eager"`` does so among the strategies ``"split"``,
-            ``"aggregate"``, ``"linear"`` and ``"loop"``; ``"triton"`` runs the Triton kernels; ``"reference"`` the
-            oracle, the only one that can be differentiated twice.
+        backend: ``"auto"`` chooses by a cost model from shapes, dtype, memory format and device; ``"eager"`` does so
+            among the strategies ``"split"``, ``"aggregate"``, ``"linear"`` and ``"loop"`` in the framework's operators;
+            ``"native"`` runs the C++ kernels (CPU, float32 and bfloat16), ``"triton"`` the Triton kernels (GPU, both
+            and float16), ``"reference"`` the oracle, the only one that can be differentiated twice.
 
     Returns:
         (B, Cout, Hout, Wout) of ``x``'s dtype, channels_last where ``x`` or the static kernel is. Sums are taken in
@@ -117,10 +118,18 @@ def dynamic_conv2d(
         )
     refuse_forward_mode("dynamic_conv2d", *problem.tensors())
     if backend in ("auto", "eager"):
-        # Decided here only where the batch does not matter: under torch.compile it may be symbolic. The rest waits.
-        backend = "split" if problem.residual_is_pointwise and x.shape[0] != 1 else "eager"
+        backend = _chosen(problem, backend)
     keep_static = backend == "split" and scale is not None and torch.is_grad_enabled() and scale.requires_grad
     return torch.ops.dynconv.dynamic_conv2d(*problem.tensors(), *problem.geometry(), backend, keep_static)[0]
+
+
+def _chosen(problem: Problem, backend: str) -> str:
+    """The backend that ``"auto"`` or ``"eager"`` stands for. Under torch.compile, where the batch may be symbolic, only
+    what does not depend on it is decided; the operator decides the rest when it runs."""
+    if not torch.compiler.is_compiling():
+        return choose_strategy(problem, eager=backend == "eager")
+    is_split = problem.x.shape[0] != 1 and prefers_split(problem, eager=backend == "eager")
+    return "split" if is_split else backend
 
 
 def _autocast(problem: Problem) -> Problem:
@@ -170,13 +179,15 @@ def _reasons(problem: Problem, backend: str) -> list[str]:
     """Why ``backend`` cannot run this problem; empty where it can."""
     if backend == "split" and not problem.residual_is_pointwise:
         return [f"its residual is one matrix product, so the basis must be 1x1; got {tuple(problem.static.shape[2:])}"]
+    if backend == "native":
+        return native.reasons(problem)
     if backend == "triton":
         missing = backends.triton_missing(problem.x.device)
         if missing is not None:
             return [missing]
-        from dynconv.kernels import dynamic_conv2d as kernels
+        from dynconv.kernels import layout
 
-        return kernels.reasons(
+        return layout.reasons(
             problem.x, problem.weight, problem.basis, problem.scale, problem.coefficients, problem.groups
         )
     return []
@@ -187,8 +198,8 @@ def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Ten
         shape = (0, problem.out_channels, *problem.output_size)
         empty = problem.x.new_empty(shape).contiguous(memory_format=problem.memory_format)
         return empty, torch.empty_like(empty) if keep_static else None
-    if backend == "eager":
-        backend = choose_strategy(problem)
+    if backend in ("auto", "eager"):
+        backend = choose_strategy(problem, eager=backend == "eager")
     if backend == "split":
         return split.forward(problem, keep_static)
     if backend == "aggregate":
@@ -197,19 +208,20 @@ def _run(problem: Problem, backend: str, keep_static: bool) -> tuple[Tensor, Ten
         return aggregate.loop_forward(problem), None
     if backend == "linear":
         return linear.forward(problem), None
-    from dynconv.kernels import dynamic_conv2d as kernels
-
-    y = kernels.forward(*problem.tensors(), *problem.geometry())
-    return y.contiguous(memory_format=problem.memory_format), None
+    if backend == "native":
+        return native.forward(problem), None
+    return triton.forward(problem), None
 
 
 def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend: str, mask: Mask) -> Gradients:
     if problem.x.shape[0] == 0:
         return Gradients(*(torch.zeros_like(t) if t is not None else None for t in problem.tensors()))
+    if backend in ("auto", "eager"):
+        backend = choose_strategy(problem, eager=backend == "eager")
+    if backend == "native":
+        return native.backward(problem, grad, mask)
     if backend == "triton":
-        return _triton_backward(problem, grad, mask)
-    if backend == "eager":
-        backend = choose_strategy(problem)
+        return triton.backward(problem, grad, mask)
     if backend == "split":
         return split.backward(problem, grad, static, mask)
     if backend == "aggregate":
@@ -217,28 +229,6 @@ def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend
     if backend == "loop":
         return aggregate.loop_backward(problem, grad, mask)
     return linear.backward(problem, grad, mask)
-
-
-def _triton_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
-    """The input's gradient by the Triton kernel, the parameters' by the eager strategy that suits the shape."""
-    from dynconv.kernels import dynamic_conv2d as kernels
-
-    parameters = _run_backward(problem, grad, None, "eager", mask._replace(x=False))
-    if not mask.x:
-        return parameters
-    dx = kernels.input_gradient(
-        grad,
-        problem.weight,
-        problem.scale,
-        problem.basis,
-        problem.coefficients,
-        tuple(problem.x.shape),
-        problem.stride,
-        problem.padding,
-        problem.dilation,
-        problem.groups,
-    )
-    return parameters._replace(x=dx)
 
 
 @torch.library.impl("dynconv::dynamic_conv2d", "CompositeExplicitAutograd", lib=LIBRARY)

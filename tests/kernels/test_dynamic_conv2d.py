@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -14,6 +15,8 @@ pytest.importorskip("triton", reason="Triton kernels need triton")
 
 from dynconv import reference  # noqa: E402
 from dynconv.kernels import dynamic_conv2d as kernels  # noqa: E402
+from dynconv.kernels import layout, variants  # noqa: E402
+from dynconv.kernels.tiles import Tile  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1",
@@ -105,13 +108,18 @@ def oracle(case: Case, given: dict[str, Tensor | None], dy: Tensor | None = None
     return y.detach(), dy, dx
 
 
-def forward(case: Case, given: dict[str, Tensor | None]) -> Tensor:
-    return kernels.forward(*given.values(), *case.geometry)
+def forward(case: Case, given: dict[str, Tensor | None], **options) -> Tensor:
+    return kernels.forward(*given.values(), *case.geometry, **options)
 
 
-def gradient(case: Case, given: dict[str, Tensor | None], dy: Tensor) -> Tensor:
+def gradient(case: Case, given: dict[str, Tensor | None], dy: Tensor, **options) -> Tensor:
     rest = (given["weight"], given["scale"], given["basis"], given["coefficients"])
-    return kernels.input_gradient(dy, *rest, tuple(given["x"].shape), *case.geometry)
+    return kernels.input_gradient(dy, *rest, tuple(given["x"].shape), *case.geometry, **options)
+
+
+def reasons(variant: str, given: dict[str, Tensor | None]) -> list[str]:
+    sizes = (layout.size(given["weight"]), layout.size(given["basis"]), given["scale"] is not None)
+    return variants.variant_reasons(variant, *sizes, 0 if given["basis"] is None else given["coefficients"].shape[1])
 
 
 def check(got: Tensor, expected: Tensor) -> None:
@@ -119,6 +127,16 @@ def check(got: Tensor, expected: Tensor) -> None:
     error = (got.double() - expected).abs().max() / expected.abs().max()
     # Written so that NaN fails.
     assert error <= TOLERANCE[got.dtype], f"relative error {error:.2e}"
+
+
+@pytest.fixture(autouse=True)
+def exact_float32() -> Iterator[None]:
+    """On a GPU torch's convolutions, and with them the kernels, take TF32 by default."""
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    yield
+    convolutions.fp32_precision = before
 
 
 @pytest.fixture(autouse=True)
@@ -136,13 +154,96 @@ def test_forward_and_input_gradient_agree_with_the_oracle(case: Case) -> None:
     check(gradient(case, given, dy), dx)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_accumulate_in_float32(dtype: torch.dtype) -> None:
-    case = Case(channels=40)
+# The cases that differ in what the variants do, of those that the linear form runs above.
+QUICK = ("3x3 with a 1x1 basis", "full basis", "strides 3 and 2", "groups", "channel attention")
+OTHERS = [name for name in variants.VARIANTS if name != "linear"]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+@pytest.mark.parametrize("variant", OTHERS)
+def test_every_variant_agrees_with_the_oracle_where_it_can_run(variant: str, name: str) -> None:
+    case = CASES[name]
+    given = tensors(case)
+    if found := reasons(variant, given):
+        with pytest.raises(ValueError, match=re.escape(found[0])):
+            forward(case, given, variant=variant)
+        return
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given, variant=variant), y)
+    check(gradient(case, given, dy, variant=variant), dx)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", variants.VARIANTS)
+def test_half_types_accumulate_in_float32(variant: str, dtype: torch.dtype) -> None:
+    case = Case(channels=40, basis=(3, 3) if variant == "basis-shared" else (1, 1))
     given = tensors(case, dtype)
     y, dy, dx = oracle(case, given)
-    check(forward(case, given), y)
-    check(gradient(case, given, dy), dx)
+    check(forward(case, given, variant=variant), y)
+    check(gradient(case, given, dy, variant=variant), dx)
+
+
+@pytest.mark.parametrize("num_bases", [1, 5, pytest.param(9, marks=pytest.mark.slow), 17])
+def test_any_number_of_bases(num_bases: int) -> None:
+    """Variants that hold the bases in registers take as many as fit, and refuse more in words."""
+    case = Case(kernel=(1, 1), padding=(0, 0), size=(2, 2))
+    given = tensors(case, num_bases=num_bases)
+    y, dy, dx = oracle(case, given)
+    most = {"aggregated": 8, "vendor-aggregated": 8, "basis-shared": 4, "materialised": 16}
+    for variant in variants.VARIANTS:
+        found = reasons(variant, given)
+        assert (found == []) == (num_bases <= most.get(variant, num_bases)), f"{variant}: {found}"
+        if not found:
+            check(forward(case, given, variant=variant), y)
+            check(gradient(case, given, dy, variant=variant), dx)
+
+
+@pytest.mark.parametrize(("variant", "batch"), [("basis-shared", 3), ("materialised", 17)])
+def test_samples_that_do_not_fill_a_program(variant: str, batch: int) -> None:
+    case = Case(batch=batch, kernel=(1, 1), padding=(0, 0), size=(2, 2))
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    check(forward(case, given, variant=variant), y)
+    check(gradient(case, given, dy, variant=variant), dx)
+
+
+@pytest.mark.parametrize("variant", ["vendor-linear", "vendor-aggregated"])
+def test_the_residual_joins_the_vendors_result_in_any_layout(variant: str) -> None:
+    case = Case(channels=4, stride=(2, 1))
+    plain = tensors(case)
+    y, dy, dx = oracle(case, plain)
+    for last in (False, True):
+        memory_format = torch.channels_last if last else torch.contiguous_format
+        given = plain | {name: plain[name].contiguous(memory_format=memory_format) for name in ("x", "weight")}
+        for got, expected in (
+            (forward(case, given, variant=variant), y),
+            (gradient(case, given, dy.contiguous(memory_format=memory_format), variant=variant), dx),
+        ):
+            check(got, expected)
+            assert got.is_contiguous(memory_format=memory_format)
+
+
+def test_a_given_tile_is_used() -> None:
+    case = Case(channels=17, outputs=2, size=(2, 2), kernel=(1, 1), padding=(0, 0))
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    tile = Tile(16, 16, 16, warps=4, stages=2, samples=3)
+    for variant in variants.VARIANTS:
+        check(forward(case, given, variant=variant, tile=tile), y)
+        check(gradient(case, given, dy, variant=variant, tile=tile), dx)
+
+
+def test_a_variant_that_does_not_exist_is_refused() -> None:
+    case = Case()
+    with pytest.raises(ValueError, match="'winograd' cannot run .* there is no such variant; there are linear"):
+        forward(case, tensors(case), variant="winograd")
+    with (
+        pytest.raises(ValueError, match="variant must be one of linear, .*; got 'winograd'"),
+        variants.forced("winograd"),
+    ):
+        pass
 
 
 def test_bases_are_mixed_in_float32() -> None:
@@ -231,27 +332,38 @@ def test_wide_offsets_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> N
     case = Case(batch=3, stride=(2, 1))
     given = tensors(case)
     y, dy, dx = oracle(case, given)
-    monkeypatch.setattr(kernels, "NARROW_REACH", 0)
-    check(forward(case, given), y)
-    check(gradient(case, given, dy), dx)
+    monkeypatch.setattr(layout, "NARROW_REACH", 0)
+    for variant in ("linear", "aggregated", "vendor-linear"):
+        check(forward(case, given, variant=variant), y)
+        check(gradient(case, given, dy, variant=variant), dx)
+
+
+def test_wide_offsets_in_shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(batch=3, basis=(3, 3))
+    given = tensors(case)
+    y, dy, dx = oracle(case, given)
+    monkeypatch.setattr(layout, "NARROW_REACH", 0)
+    check(forward(case, given, variant="basis-shared"), y)
+    check(gradient(case, given, dy, variant="basis-shared"), dx)
 
 
 def test_reasons_are_empty_for_what_runs_and_name_what_does_not() -> None:
     given = tensors(Case())
     order = ("x", "weight", "basis", "scale", "coefficients")
 
-    def reasons(groups: int = 1, **changed: Tensor) -> str:
-        return "; ".join(kernels.reasons(*((given | changed)[name] for name in order), groups))
+    def found(groups: int = 1, **changed: Tensor) -> str:
+        return "; ".join(layout.reasons(*((given | changed)[name] for name in order), groups))
 
-    assert reasons() == ""
-    assert "x has dtype torch.float64" in reasons(x=given["x"].double())
-    assert "basis has dtype torch.float16, x has torch.float32" in reasons(basis=given["basis"].half())
-    assert "scale is on meta" in reasons(scale=given["scale"].to("meta"))
-    assert "weight has 3 channels for each of 2 groups" in reasons(groups=2)
-    assert "the kernels run on CUDA devices" in reasons(x=given["x"].to("meta"))
+    assert found() == ""
+    assert "float64 runs on the eager path" in found(x=given["x"].double())
+    assert "x has dtype torch.int32" in found(x=given["x"].int())
+    assert "basis has dtype torch.float16, x has torch.float32" in found(basis=given["basis"].half())
+    assert "scale is on meta" in found(scale=given["scale"].to("meta"))
+    assert "weight has 3 channels for each of 2 groups" in found(groups=2)
+    assert "the kernels run on CUDA devices" in found(x=given["x"].to("meta"))
     huge = torch.empty_strided((1, 3, 2**15, 2**15), (0, 0, 0, 0), device=DEVICE)
-    assert "pixels a sample" in reasons(x=huge)
-    assert "elements" in reasons(weight=huge[:, :, ::2, ::2])
+    assert "pixels a sample" in found(x=huge)
+    assert "elements" in found(weight=huge[:, :, ::2, ::2])
 
 
 @pytest.fixture
@@ -263,7 +375,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
         def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *args, **options: recorded.append(options)
 
-    monkeypatch.setattr(kernels, "_linear", Recorder())
+    monkeypatch.setattr(kernels, "implicit_gemm", Recorder())
+    monkeypatch.setattr(kernels, "basis_shared", Recorder())
     return recorded
 
 
@@ -280,16 +393,10 @@ def test_samples_that_32_bits_cannot_span_take_wide_offsets(launches: list[dict[
 def test_tf32_is_used_only_where_torch_allows_it(launches: list[dict[str, object]]) -> None:
     case = Case()
     given = tensors(case)
-    matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    try:
-        matmul.fp32_precision = "ieee"
-        forward(case, given)
-        matmul.fp32_precision = "tf32"
-        forward(case, given)
-        forward(case, tensors(case, torch.bfloat16))
-    finally:
-        matmul.fp32_precision = before
+    forward(case, given)
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    forward(case, given)
+    forward(case, tensors(case, torch.bfloat16))
     assert [launch["PRECISION"] for launch in launches] == ["ieee", "tf32", "ieee"]
 
 
@@ -297,6 +404,8 @@ def test_empty_batch_launches_nothing(launches: list[dict[str, object]]) -> None
     """A grid without programs is an error on a GPU; the interpreter would let it pass."""
     case = Case(batch=0)
     given = tensors(case)
-    forward(case, given)
-    gradient(case, given, torch.zeros(0, 5, 5, 6, device=DEVICE))
+    for variant in variants.VARIANTS:
+        if variant != "basis-shared":
+            forward(case, given, variant=variant)
+            gradient(case, given, torch.zeros(0, 5, 5, 6, device=DEVICE), variant=variant)
     assert launches == []

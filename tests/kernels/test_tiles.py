@@ -14,38 +14,54 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton kernels need triton")
 
-from dynconv.kernels.tiles import TILES, choose_tile, shipped_tiles  # noqa: E402
+from dynconv.kernels.tiles import DEEP_MIXED, MOST_MIXED, TILES, choose_tile, shipped_tiles  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "bench/compile_kernels.py"
 TABLE = ROOT / "bench/results/triton_resources.csv"
 ARCHITECTURES = (80, 90, 100)
+KINDS = [(form, kind) for form in TILES for kind in TILES[form]]
 
 
 @pytest.mark.parametrize("capability", ARCHITECTURES)
-@pytest.mark.parametrize("kind", TILES)
-def test_every_choice_is_a_shipped_tile_and_every_width_is_chosen(kind: str, capability: int) -> None:
-    chosen = {
-        choose_tile(kind, rows, columns, reduction, groups, capability)
-        for rows in (1, 49, 3136, 50_000, 200_704)
-        for columns in (1, 3, 16, 17, 33, 64, 65, 128, 512, 2048)
-        for reduction in (1, 3, 16, 17, 64, 512)
-        for groups in (1, 32)
-    }
-    shipped = shipped_tiles(kind, capability)
-    assert chosen <= set(shipped)
-    assert {tile.columns for tile in chosen} == {tile.columns for tile in shipped}
+@pytest.mark.parametrize(("form", "kind"), KINDS)
+def test_every_choice_is_a_shipped_tile_and_every_width_is_chosen(form: str, kind: str, capability: int) -> None:
+    for bases in {0, MOST_MIXED[form]} if form == "mixed" else {0}:
+        chosen = {
+            choose_tile(kind, rows, columns, reduction, groups, capability, form=form, pieces=pieces, bases=bases)
+            for rows in (1, 49, 3136, 50_000, 200_704)
+            for columns in (1, 3, 16, 17, 33, 64, 65, 128, 512, 2048)
+            for reduction in (1, 3, 16, 17, 64, 512)
+            for groups in (1, 32)
+            for pieces in ((1,) if form == "linear" else (1, 64))
+        }
+        shipped = shipped_tiles(kind, capability, form, bases)
+        assert chosen <= set(shipped)
+        assert {tile.columns for tile in chosen} == {tile.columns for tile in shipped}
 
 
 def test_tiles_shrink_until_every_multiprocessor_has_a_program() -> None:
-    def blocks(rows: int, columns: int) -> tuple[int, int]:
-        return choose_tile("half", rows, columns, 512, 1, 90)[:2]
+    def blocks(rows: int, columns: int, **options) -> tuple[int, int]:
+        return choose_tile("half", rows, columns, 512, 1, 90, **options)[:2]
 
     assert blocks(200_704, 512) == (128, 128)
     # ResNet's 7x7 stage at batch 64: 25 x 4 programs of (128, 128) would leave a quarter of 132 multiprocessors idle.
     assert blocks(64 * 49, 512) == (128, 64)
     assert blocks(49, 512) == (64, 64)
     assert blocks(200_704, 10) == (64, 16)
+    # Tiles of one sample each: 49 pixels fill a tile of 64 rows better than one of 128.
+    assert blocks(49, 512, form="mixed", pieces=64) == (64, 64)
+    assert blocks(3136, 512, form="mixed", pieces=64) == (128, 128)
+
+
+def test_many_bases_take_fewer_stages() -> None:
+    stages = [choose_tile("half", 3136, 128, 128, 1, 90, form="mixed", pieces=64, bases=k).stages for k in (4, 5)]
+    assert stages == [4, 2] and DEEP_MIXED == 4
+
+
+def test_programs_that_share_a_basis_take_as_many_samples_as_fit() -> None:
+    samples = [choose_tile("half", 49, 512, 512, 1, sm, form="shared", pieces=64).samples for sm in ARCHITECTURES]
+    assert samples == [2, 4, 4]
 
 
 def run(*arguments: str) -> list[dict[str, str]]:
@@ -58,7 +74,7 @@ def run(*arguments: str) -> list[dict[str, str]]:
 
 
 def test_widest_forward_compiles_without_spills_onto_each_generations_matrix_unit() -> None:
-    rows = run("--quick", "--match", "forward/half/bf16")
+    rows = run("--quick", "--match", "forward linear/half/bf16")
     assert {int(row["sm"]): row["matrix_unit"] for row in rows} == {80: "mma", 90: "wgmma", 100: "tcgen05"}
     assert all(row["spill_bytes"] == "0" for row in rows)
 

@@ -9,15 +9,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from ops.branch_cases import KINDS, TOLERANCE, assert_agree, make, native, oracle
 from torch import Tensor
 
 import dynconv.functional  # noqa: F401  defines the operators and loads the native ones
-from dynconv import backends, reference
+from dynconv import backends
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-KINDS = {"sigmoid": 0, "hard": 1}
-# float32 sums of at most a few thousand terms of order one, whatever the input's dtype.
-TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
 
 
 @pytest.fixture(params=DEVICES)
@@ -28,52 +26,6 @@ def device(request: pytest.FixtureRequest) -> str:
         explain = pytest.fail if backends.build_record().get("mode") in (request.param, "cuda") else pytest.skip
         explain(f"no native operators for {request.param}: {reason}")
     return request.param
-
-
-def make(
-    shape: tuple[int, int, int, int],
-    device: str,
-    dtype: torch.dtype = torch.float64,
-    *,
-    outputs: int = 9,
-    hidden: int = 5,
-) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(sum(shape) + outputs)
-    shapes = (shape, (hidden, shape[1]), (outputs, hidden))
-    x, w1, w2 = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
-    # A mean over pixels would leave nothing of centred noise for the branch to see.
-    x = x + torch.randn(*shape[:2], 1, 1, generator=generator, dtype=torch.float64)
-    return x.to(device, dtype), w1.to(device, dtype), w2.to(device, dtype)
-
-
-def native(
-    x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, temperature: float = 1.7, scale_activation: str = "sigmoid"
-) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    tau = torch.tensor(temperature, dtype=dtype, device=x.device)
-    return torch.ops.dynconv.coefficients_native_forward(x, w1, w2, tau, num_bases, KINDS[scale_activation])[:2]
-
-
-def oracle(
-    x: Tensor, w1: Tensor, w2: Tensor, num_bases: int, temperature: float = 1.7, scale_activation: str = "sigmoid"
-) -> tuple[Tensor, Tensor]:
-    num_scales = w2.shape[0] - num_bases
-    pi, s = reference.coefficients(
-        x.double(),
-        w1.double(),
-        w2.double(),
-        num_bases=num_bases,
-        num_scales=num_scales,
-        temperature=temperature,
-        scale_activation=scale_activation,
-    )
-    empty = x.new_zeros(x.shape[0], 0, dtype=torch.float64)
-    return empty if pi is None else pi, empty if s is None else s
-
-
-def assert_agree(got: tuple[Tensor, ...], expected: tuple[Tensor, ...], tolerance: float) -> None:
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=tolerance, atol=tolerance)
 
 
 # One pixel, one channel, fewer pixels than a group of channels-last rows, odd sizes, several chunks, many channels.
@@ -192,6 +144,66 @@ def test_gradients_agree_with_the_oracle(device: str, num_bases: int, scale_acti
         outputs = torch.cat(compute(*inputs, num_bases, scale_activation=scale_activation), dim=1)
         gradients.append(torch.autograd.grad(outputs, inputs, upstream))
     assert_agree(*gradients, TOLERANCE[torch.float64])
+
+
+# More weights in the first layer than one block takes on CUDA: there the whole grid shares them out. One chunk of
+# pixels and several; samples and hidden units that fill no tile; more bases than a warp has lanes.
+LARGE_BRANCHES = [
+    {"shape": (5, 1030, 3, 3), "hidden": 17, "outputs": 73, "num_bases": 4},
+    {"shape": (1, 600, 40, 17), "hidden": 29, "outputs": 45, "num_bases": 41},
+    {"shape": (3, 1030, 9, 16), "hidden": 259, "outputs": 3, "num_bases": 0},
+]
+
+
+@pytest.mark.parametrize("branch", LARGE_BRANCHES, ids=lambda branch: str(branch["shape"]))
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_a_large_branch_agrees_with_the_oracle(device: str, branch: dict, memory_format: torch.memory_format) -> None:
+    branch = dict(branch)
+    shape, num_bases = branch.pop("shape"), branch.pop("num_bases")
+    x, w1, w2 = make(shape, device, **branch)
+    # Logits of order one: a saturated softmax has no gradient to compare.
+    inputs = [t.requires_grad_() for t in (x.contiguous(memory_format=memory_format), w1 / 30, w2 / 5)]
+    upstream = torch.randn(shape[0], branch["outputs"], generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = []
+    for compute in (native, oracle):
+        outputs = torch.cat(compute(*inputs, num_bases), dim=1)
+        found.append((outputs.detach(), *torch.autograd.grad(outputs, inputs, upstream.to(device))))
+    assert_agree(*found, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["pi", "s"])
+def test_a_part_without_a_gradient_counts_as_zero(device: str, part: int) -> None:
+    inputs = [tensor.requires_grad_() for tensor in make((6, 7, 5, 3), device)]
+    upstream = torch.randn(6, 4 + part, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(device)
+    found = [torch.autograd.grad(compute(*inputs, 4)[part], inputs, upstream) for compute in (native, oracle)]
+    assert_agree(*found, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("weights", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_gradients_have_the_dtypes_of_their_tensors(device: str, dtype: torch.dtype, weights: torch.dtype) -> None:
+    x, w1, w2 = make((3, 12, 6, 5), device, dtype)
+    inputs = [t.detach().requires_grad_() for t in (x, w1.to(weights), w2.to(torch.float32))]
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    gradients = [
+        torch.autograd.grad(sum((t * t).sum() for t in compute(*given, 4)), given)
+        for compute, given in ((native, inputs), (oracle, exact))
+    ]
+    for one, other, tensor in zip(*gradients, inputs, strict=True):
+        assert one.dtype == tensor.dtype
+        step = max(torch.finfo(tensor.dtype).eps, 1e-6)
+        torch.testing.assert_close(one.double(), other, rtol=step, atol=step * other.abs().max().item())
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 40, 33), (5, 1030, 7, 7)], ids=str)
+def test_two_runs_give_the_same_bits(device: str, shape: tuple[int, int, int, int]) -> None:
+    inputs = [t.requires_grad_() for t in make(shape, device, torch.float32, outputs=70, hidden=33)]
+    runs = []
+    for _ in range(3):
+        outputs = native(*inputs, 4)
+        runs.append((*outputs, *torch.autograd.grad(torch.cat(outputs, dim=1).square().sum(), inputs)))
+    for other in runs[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(runs[0], other, strict=True))
 
 
 def test_gradients_in_float32_agree_over_a_large_batch(device: str) -> None:

@@ -1,0 +1,355 @@
+"""A whole training step, dynamic beside static: forward, cross entropy, backward and SGD with momentum.
+
+ResNets are torchvision's, with the 3x3 of every bottleneck made dynamic and its branch reading the block's input, as in
+DRT; of LeNet every convolution. Before a network is timed, its logits and all its gradients are held against the same
+network in float64 whose dynamic convolutions are the reference's. bench/README.md explains the rows.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dynconv import reference
+from dynconv.bench.harness import (
+    CommonOptions,
+    Entry,
+    Recorder,
+    Row,
+    attempt,
+    chosen,
+    memory_columns,
+    relative_error,
+    roofline_columns,
+    time_entries,
+)
+from dynconv.bench.machine import DTYPES, Rates, identity, measure_rates
+from dynconv.bench.memory import MemoryMeter
+from dynconv.bench.problems import FORMATS
+from dynconv.bench.providers import grouped_convolution
+from dynconv.bench.report import print_results
+from dynconv.nn import DynamicConv2d, to_dynamic
+
+MODELS = ("resnet50", "resnet101", "lenet-small", "lenet-m3sda")
+STATIC, GROUPED, REFERENCE = "static", "grouped", "reference"
+NUM_CLASSES = 345
+CHECKED_IMAGES = 2
+# A dynamic network may be off the oracle by this many times what the static one is off its own, in the same dtype: its
+# coefficients' gradients are sums that cancel. A basis with the wrong sign was off by 0.9.
+_ALLOWED_OF_STATIC, _ALLOWED_AT_LEAST, _ALLOWED_AT_MOST = 10.0, 1e-4, 0.3
+
+
+@dataclass(frozen=True)
+class Options(CommonOptions):
+    """Measure training steps. Every selection left out takes a default that suits the device."""
+
+    models: tuple[str, ...] = ()
+    """resnet50, resnet101, lenet-small, lenet-m3sda. Default: resnet50 and lenet-m3sda on a CPU, all on a GPU."""
+    batch: int | None = None
+    """Images per step. Default: 128 (DRT's 64 source and 64 target images), on a CPU 16 for a ResNet."""
+    image_size: int | None = None
+    """Side of a ResNet's images. Default: 224, on a CPU 64."""
+    dtype: tuple[str, ...] = ()
+    """fp32, or bf16 by autocast. Default: fp32 on a CPU, bf16 on a GPU."""
+    layout: tuple[str, ...] = ()
+    """nchw, nhwc, of a ResNet's weights and images; LeNets are always nhwc. Default: nhwc."""
+    residual: Literal["subspace", "combined"] = "subspace"
+    """Pi alone, or pi and a scale."""
+    basis: Literal["1x1", "full"] = "1x1"
+    """Size of the bases."""
+    num_bases: int = 4
+    """K."""
+    providers: tuple[str, ...] = ()
+    """static (always), dynconv, grouped (B groups on aggregated kernels). Default: static and dynconv."""
+    graphs: tyro.conf.FlagCreatePairsOff[bool] = False
+    """CUDA: also time each step as a CUDA graph."""
+    memory: bool = True
+    """Measure peak memory (on the CPU in a second process)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one row's step is."""
+
+    model: str
+    batch: int
+    image_size: int
+    dtype: str
+    layout: str
+    residual: Literal["subspace", "combined"]
+    basis: Literal["1x1", "full"]
+    num_bases: int
+    device: str
+
+    def columns(self) -> Row:
+        return {
+            "op": "drt-step",
+            "shape": self.model,
+            "batch": self.batch,
+            "in_channels": 3,
+            "size": self.image_size,
+            "num_bases": self.num_bases,
+            "dtype": self.dtype,
+            "mode": "training step",
+            "basis": self.basis,
+            "residual": self.residual,
+            "layout": self.layout,
+        }
+
+
+class GroupedConv2d(DynamicConv2d):
+    """A ``DynamicConv2d`` computed the peers' way, in plain PyTorch."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None, coefficients: Any = None) -> Tensor:
+        pi, scale = self.branch(x if context is None else context)
+        kernels = self.weight if scale is None else scale[:, :, None, None, None] * self.weight
+        if self.basis is not None:
+            mixed = (pi @ self.basis.reshape(self.num_bases, -1)).view(-1, self.out_channels, *self.basis.shape[1:])
+            margin = (self.kernel_size[0] - self.basis.shape[2]) // 2
+            kernels = kernels + F.pad(mixed, (margin,) * 4)
+        y = grouped_convolution(x, kernels, self.stride[0], int(self.padding[0]), self.groups)
+        return y if self.bias is None else y + self.bias.to(y.dtype)[:, None, None]
+
+
+class ReferenceConv2d(DynamicConv2d):
+    """A ``DynamicConv2d`` computed by the oracle."""
+
+    def forward(self, x: Tensor, context: Tensor | None = None, coefficients: Any = None) -> Tensor:
+        pi, scale = self.branch(x if context is None else context)
+        geometry: dict[str, Any] = {name: getattr(self, name) for name in ("stride", "padding", "dilation", "groups")}
+        named = {"scale": scale, "basis": self.basis, "coefficients": pi}
+        return reference.dynamic_conv2d(x, self.weight, self.bias, **named, **geometry)
+
+
+_CLASSES = {GROUPED: GroupedConv2d, REFERENCE: ReferenceConv2d}
+
+
+def static_model(step: Step) -> nn.Module:
+    """The static network with its classifier, from seed 0, without dropout (the twins must agree)."""
+    torch.manual_seed(0)
+    if step.model.startswith("resnet"):
+        from torchvision import models
+
+        return getattr(models, step.model)(num_classes=NUM_CLASSES)
+    from dynconv.models import build
+
+    network = build(step.model, num_classes=10)
+    model = nn.Sequential(network.features, network.make_head())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def model_of(step: Step, provider: str) -> nn.Module:
+    """The provider's network on the step's device, in training mode."""
+    model = static_model(step)
+    if provider != STATIC:
+        options: dict[str, Any] = {"residual": step.residual, "num_bases": step.num_bases}
+        to_dynamic(model, start="random", basis_kernel_size=1 if step.basis == "1x1" else None, **options)
+        for module in model.modules():
+            if isinstance(module, DynamicConv2d):
+                module.__class__ = _CLASSES.get(provider, DynamicConv2d)
+    return model.to(step.device).to(memory_format=FORMATS[step.layout]).train()
+
+
+@dataclass
+class Training:
+    """A model, its optimiser and one batch; a call is one step and gives the loss."""
+
+    step: Step
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    optimiser: torch.optim.Optimizer
+
+    def loss(self, images: slice = slice(None), *, exact: bool = False) -> tuple[Tensor, Tensor]:
+        """Logits and loss of some of the images; ``exact`` without autocast."""
+        with torch.autocast(self.step.device, torch.bfloat16, enabled=self.step.dtype == "bf16" and not exact):
+            logits = self.model(self.images[images])
+            return logits, F.cross_entropy(logits, self.labels[images])
+
+    def __call__(self) -> Tensor:
+        _, loss = self.loss()
+        loss.backward()
+        self.optimiser.step()
+        # After the step and not before it: what a step holds then ends with it, and is counted as its own.
+        self.optimiser.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    @property
+    def standing_mb(self) -> float:
+        """MB that lie there between two steps: parameters, buffers, momentum and the batch."""
+        parameters = sum(2 * p.numel() * p.element_size() for p in self.model.parameters())
+        buffers = sum(b.numel() * b.element_size() for b in self.model.buffers())
+        return (parameters + buffers + self.images.numel() * self.images.element_size()) / 1e6
+
+
+def training(step: Step, provider: str) -> Training:
+    """The provider's training, before its first step; the batch is the same for all."""
+    model = model_of(step, provider)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(step.batch, 3, step.image_size, step.image_size, generator=generator)
+    classes = NUM_CLASSES if step.model.startswith("resnet") else 10
+    labels = torch.randint(classes, (step.batch,), generator=generator)
+    # Small enough that no number of steps on random labels diverges.
+    optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
+    on_device = images.to(step.device, memory_format=FORMATS[step.layout]), labels.to(step.device)
+    return Training(step, model, *on_device, optimiser)
+
+
+def prepare(step: Mapping[str, Any], provider: str) -> Callable[[], Any]:
+    """A step, for the process that measures memory; momentum is there from the first one on."""
+    return training(Step(**step), provider)
+
+
+def distance(step: Step, provider: str, own: Training) -> tuple[float, str]:
+    """The largest relative error of logits and gradients against the float64 oracle, and whose it is.
+
+    On a few images, and with the running statistics in batch normalisation: those of a small batch multiply rounding.
+    """
+    oracle = training(step, STATIC if provider == STATIC else REFERENCE)
+    oracle.model.double()
+    oracle.images = oracle.images.double()
+    found: dict[str, float] = {}
+    results = []
+    for model, exact in ((own, False), (oracle, True)):
+        model.model.eval()
+        logits, loss = model.loss(slice(CHECKED_IMAGES), exact=exact)
+        loss.backward()
+        results.append({"logits": logits.detach()} | _gradients(model.model))
+        model.optimiser.zero_grad(set_to_none=True)
+        model.model.train()
+    for name, expected in results[1].items():
+        found[name] = relative_error(results[0][name], expected)
+    worst = max(found, key=lambda name: found[name])
+    return found[worst], worst
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients, joined by kind, so that those of a small part are not lost among the others."""
+    joined: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:
+            raise RuntimeError(f"{name} got no gradient")
+        kind = next((kind for kind in ("basis", "branch") if kind in name), "network")
+        joined.setdefault(f"the gradient of the {kind}", []).append(parameter.grad.flatten())
+    return {kind: torch.cat(pieces) for kind, pieces in joined.items()}
+
+
+def steps(options: Options, device: torch.device) -> list[Step]:
+    """The steps that the options describe; ValueError for unknown words or sizes."""
+    on_cpu = device.type == "cpu"
+    default = ["resnet50", "lenet-small"] if options.quick else ["resnet50", "lenet-m3sda"] if on_cpu else MODELS
+    models = chosen("--models", options.models, default, MODELS)
+    dtypes = chosen("--dtype", options.dtype, ["fp32" if on_cpu else "bf16"], DTYPES)
+    layouts = chosen("--layout", options.layout, ["nhwc"], FORMATS)
+    if min(options.batch or 2, options.num_bases + 1) < 2:
+        raise ValueError("--batch: batch normalisation needs at least 2 images; --num-bases: expected at least 1")
+    if options.image_size is not None and options.image_size < 32:
+        raise ValueError(f"--image-size: expected at least 32, got {options.image_size}")
+    found = []
+    for model in models:
+        is_lenet = model.startswith("lenet")
+        batch = options.batch or (128 if is_lenet or not on_cpu else 4 if options.quick else 16)
+        size = 32 if is_lenet else options.image_size or (64 if on_cpu else 224)
+        for dtype in dtypes:
+            for layout in ["nhwc"] if is_lenet else layouts:
+                words = (options.residual, options.basis, options.num_bases, device.type)
+                found.append(Step(model, batch, size, dtype, layout, *words))
+    return found
+
+
+def measure(
+    step: Step,
+    names: Sequence[str],
+    options: Options,
+    device: torch.device,
+    rates: Rates,
+    recorder: Recorder,
+    meter: MemoryMeter,
+) -> None:
+    """Check, time and record the step of every provider."""
+    entries: list[Entry] = []
+    standing: dict[str, float] = {}
+    errors: dict[str, tuple[float, str]] = {}
+
+    def build(name: str) -> Callable[[], Any]:
+        own = training(step, name)
+        standing[name], errors[name] = own.standing_mb, distance(step, name, own)
+        return own
+
+    allowed = _ALLOWED_AT_MOST
+    for name in (STATIC, *names):
+        row = step.columns() | {"provider": name}
+        check = functools.partial(_recorded, errors, name)
+        kind: dict[str, Any] = {"is_ours": name != GROUPED, "allowed": allowed, "graphs": options.graphs}
+        entries += attempt(row, functools.partial(build, name), check, device, **kind)
+        if name == STATIC and name in errors:
+            allowed = min(_ALLOWED_AT_MOST, _ALLOWED_AT_LEAST + _ALLOWED_OF_STATIC * errors[name][0])
+    time_entries(entries, device, options, peer=GROUPED)
+    flops, moved = static_work(step)
+    floor = rates.floor_ms(flops, moved, step.dtype)
+    for entry in entries:
+        if entry.run is not None:
+            name = entry.row["provider"]
+            entry.row |= roofline_columns(flops, moved, floor, entry.row["p50_ms"], rates, step.dtype)
+            if options.memory:
+                arguments = {"step": asdict(step), "provider": name}
+                entry.row |= memory_columns(meter, "dynconv.bench.bench_drt_step:prepare", arguments, standing[name])
+        recorder.add(entry.row)
+
+
+def static_work(step: Step) -> tuple[float, float]:
+    """FLOPs of the static network's products in one step, and the bytes of its weights, read and written by SGD.
+
+    A floor for every provider: a dynamic step does this and more. Activations are left out, for how often they must
+    pass through memory depends on the program.
+    """
+    own = training(step, STATIC)
+    with FlopCounterMode(display=False) as counter:
+        own.loss()[1].backward()
+    weights = sum(p.numel() * p.element_size() for p in own.model.parameters())
+    # Read by the forward and the backward pass; gradient, momentum and weight read, momentum and weight written.
+    return float(counter.get_total_flops()), 7.0 * weights
+
+
+def _recorded(errors: Mapping[str, tuple[float, str]], name: str, _: Any) -> tuple[float, str]:
+    return errors[name]
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
+    options = tyro.cli(Options, prog="dynconv bench drt-step", description=__doc__, args=args)
+    try:
+        device = options.torch_device()
+        found = steps(options, device)
+        names = chosen("--providers", options.providers, ["dynconv"], [STATIC, "dynconv", GROUPED])
+    except ValueError as error:
+        print(f"dynconv: error: {error}", file=sys.stderr)
+        return 2
+    selected = [name for name in ("dynconv", GROUPED) if name in names]
+    rates = measure_rates(device, tuple(dict.fromkeys(step.dtype for step in found)))
+    machine = identity(device) | {"gbytes_per_s": rates.bytes_per_second / 1e9}
+    with Recorder(options.out, len(found), machine) as recorder, MemoryMeter(device, machine["threads"]) as meter:
+        try:
+            for step in found:
+                recorder.group(f"{step.model} batch {step.batch} @{step.image_size} {step.dtype} {step.layout}")
+                measure(step, selected, options, device, rates, recorder, meter)
+        except KeyboardInterrupt:
+            return recorder.interrupted()
+    print_results(recorder.rows)
+    return recorder.exit_code()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

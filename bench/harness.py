@@ -1,0 +1,375 @@
+"""What every benchmark shares: its options, the check against an oracle, the rows, their CSV, and progress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
+
+from dynconv.bench.machine import Rates
+from dynconv.bench.memory import MemoryMeter, MemoryUnknown
+from dynconv.bench.timing import STATIC, captured, interleave, ratio_columns, timing_columns
+
+# What a row is: two rows that agree in all of these measure the same thing.
+IDENTITY = (
+    "op",
+    "device",
+    "shape",
+    "batch",
+    "in_channels",
+    "out_channels",
+    "size",
+    "kernel",
+    "stride",
+    "groups",
+    "num_bases",
+    "dtype",
+    "mode",
+    "basis",
+    "residual",
+    "layout",
+    "graph",
+    "provider",
+)
+RESULTS = (
+    "status",
+    "note",
+    "p20_ms",
+    "p50_ms",
+    "p80_ms",
+    "min_ms",
+    "rounds",
+    "ratio_to_static",
+    "ratio_p20",
+    "ratio_p80",
+    "ratio_of_minima",
+    "ratio_to_static_nchw",
+    "ratio_to_grouped",
+    "images_per_s",
+    "error",
+    "compile_s",
+    "peak_extra_mb",
+    "peak_mb",
+    "gflop",
+    "mbytes",
+    "floor_ms",
+    "percent_of_floor",
+)
+MACHINE = (
+    "device_name",
+    "cpu_capability",
+    "threads",
+    "gbytes_per_s",
+    "gflop_per_s",
+    "dynconv",
+    "torch",
+    "triton",
+    "timm",
+    "cuda",
+    "commit",
+    "dirty",
+    "date",
+)
+COLUMNS = (*IDENTITY, *RESULTS, *MACHINE)
+Row = dict[str, Any]
+Device = Literal["auto", "cpu", "cuda"]
+
+# Relative L2 error against the float64 oracle beyond which a provider is refused: the rounding of float32 (or TF32,
+# where torch allows it to a GPU's convolutions) and of bf16 products that autograd sums in bf16.
+_ALLOWED = {"fp32": 1e-4, "bf16": 4e-2}
+_ALLOWED_TF32 = 1e-2
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What every benchmark can be told."""
+
+    device: Device = "auto"
+    """Where to measure; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """CPU threads. Default: torch's own choice."""
+    out: Path | None = None
+    """CSV to write, row by row. Default: none, only the table."""
+    overwrite: bool = False
+    """Replace an existing --out."""
+    budget: float | None = None
+    """Seconds of timing per row, within the rounds below. Default: 0.5, with --quick 0.15."""
+    min_rounds: int = 3
+    """At least as many rounds per row, whatever they take."""
+    quick: bool = False
+    """A small selection with short timings: under two minutes on two cores."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"--threads: expected at least 1, got {self.threads}")
+        if self.budget is not None and not (0 < self.budget < math.inf):
+            raise ValueError(f"--budget: expected a positive number of seconds, got {self.budget}")
+        if self.min_rounds < 1:
+            raise ValueError(f"--min-rounds: expected at least 1, got {self.min_rounds}")
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise ValueError(f"--out {self.out} exists; give another name, or --overwrite to replace it")
+
+    @property
+    def seconds_per_row(self) -> float:
+        return self.budget if self.budget is not None else 0.15 if self.quick else 0.5
+
+    def torch_device(self) -> torch.device:
+        """The device, with the threads set.
+
+        Raises:
+            ValueError: ``--device cuda`` where torch sees no GPU.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ValueError("--device cuda: torch sees no GPU here (dynconv info); take --device cpu")
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+
+def chosen(flag: str, given: Sequence[Any], default: Sequence[Any], known: Iterable[Any] | None = None) -> list[Any]:
+    """``given``, or ``default`` where nothing was given; ValueError for what is not ``known``."""
+    unknown = [value for value in given if known is not None and value not in known]
+    if unknown:
+        names = ", ".join(map(str, known or ()))
+        raise ValueError(f"{flag}: unknown {', '.join(map(str, unknown))}; expected some of {names}")
+    return list(given or default)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """|actual - expected| / |expected| in float64; infinite where a shape differs or a value is not finite."""
+    if actual.numel() != expected.numel():
+        return math.inf
+    difference = (actual.detach().double().reshape(expected.shape) - expected).norm()
+    error = (difference / expected.norm().clamp_min(1e-30)).item()
+    return error if math.isfinite(error) else math.inf
+
+
+def allowed_error(dtype: str, device: torch.device) -> float:
+    """The relative L2 error that a provider may have against the oracle."""
+    if dtype == "fp32" and device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        return _ALLOWED_TF32
+    return _ALLOWED[dtype]
+
+
+class CannotRun(Exception):  # noqa: N818 - reads as what happened
+    """A provider cannot compute a problem here; the message says why."""
+
+
+@dataclass
+class Entry:
+    """A row, and its call where there is one to time."""
+
+    row: Row
+    run: Callable[[], Any] | None = None
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        return self.row["provider"], self.row["layout"], self.row["graph"]
+
+
+def attempt(
+    row: Row,
+    build: Callable[[], Callable[[], Any]],
+    check: Callable[[Any], tuple[float, str]] | None,
+    device: torch.device,
+    *,
+    is_ours: bool = False,
+    is_compiled: bool = False,
+    graphs: bool = False,
+    allowed: float | None = None,
+) -> list[Entry]:
+    """The entries of one provider: timed where its first result passes ``check``, else a row that says why not.
+
+    Args:
+        row: The row's identity, with ``dtype``.
+        build: Prepares the call; it, or the call, may raise :class:`CannotRun`.
+        check: The largest relative error of a result, and whose it is; None for a yardstick of torch's own.
+        is_ours: Ours must run or say why it cannot: any other error refuses it. What others raise skips them.
+        is_compiled: The first call's time is its compilation's.
+        graphs: Add the call as a CUDA graph, on a GPU.
+        allowed: The error that ``check`` may find. Default: that of the row's dtype.
+    """
+    row = {"layout": "", **row, "graph": False, "status": "ok"}
+    try:
+        run = build()
+        start = time.perf_counter()
+        result = run()
+        if is_compiled:
+            row["compile_s"] = time.perf_counter() - start
+        allowed = allowed_error(row["dtype"], device) if allowed is None else allowed
+        if check is not None:
+            row["error"], reason = _disagreement(check(result), allowed)
+            if reason:
+                return [Entry(row | {"status": "refused", "note": reason})]
+        if not (graphs and device.type == "cuda"):
+            return [Entry(row, run)]
+        return [Entry(row, run), _graph(row, run, check, allowed, device, is_ours)]
+    except CannotRun as refusal:
+        return [Entry(row | {"status": "skipped", "note": one_line(refusal)})]
+    except Exception as error:
+        note = one_line(f"{type(error).__name__}: {error}")
+        return [Entry(row | {"status": "refused" if is_ours else "skipped", "note": note})]
+
+
+def _disagreement(found: tuple[float, str], allowed: float) -> tuple[float, str]:
+    """The error, and why it refuses the provider; "" where it does not."""
+    error, whose = found
+    if error <= allowed:
+        return error, ""
+    return error, f"{whose} is off the oracle by {error:.2g}, allowed {allowed:.2g}; not timed"
+
+
+def _graph(
+    row: Row,
+    run: Callable[[], Any],
+    check: Callable[[Any], tuple[float, str]] | None,
+    allowed: float,
+    device: torch.device,
+    is_ours: bool,
+) -> Entry:
+    """The same call as a CUDA graph, where it can be captured and what it replays is right."""
+    row = row | {"graph": True}
+    try:
+        replay = captured(run, device)
+        if check is not None:
+            row["error"], reason = _disagreement(check(replay()), allowed)
+            if reason:
+                return Entry(row | {"status": "refused", "note": reason})
+        return Entry(row, replay)
+    except Exception as error:
+        note = one_line(f"no CUDA graph: {type(error).__name__}: {error}")
+        return Entry(row | {"status": "refused" if is_ours else "skipped", "note": note})
+
+
+def time_entries(entries: Sequence[Entry], device: torch.device, options: CommonOptions, *, peer: str = "") -> None:
+    """Time all entries interleaved and fill in their rows' times and ratios."""
+    runs = {entry.key: entry.run for entry in entries if entry.run is not None}
+    always = [key for key in runs if key[0] == STATIC]
+    seconds = interleave(runs, device, budget=options.seconds_per_row, min_rounds=options.min_rounds, always=always)
+    for entry in entries:
+        if entry.run is None:
+            continue
+        own = seconds[entry.key]
+        entry.row |= timing_columns(own) | ratio_columns(own, seconds, *entry.key[1:], peer)
+        entry.row["images_per_s"] = 1e3 * entry.row["batch"] / entry.row["p50_ms"]
+
+
+def roofline_columns(flops: float, moved: float, floor_ms: float, p50_ms: float, rates: Rates, dtype: str) -> Row:
+    """The problem's work, its floor on this machine, and how near the median comes to it."""
+    return {
+        "gflop": flops / 1e9,
+        "mbytes": moved / 1e6,
+        "floor_ms": floor_ms,
+        "percent_of_floor": 100 * floor_ms / p50_ms,
+        "gflop_per_s": rates.flops_per_second[dtype] / 1e9,
+    }
+
+
+def memory_columns(meter: MemoryMeter, function: str, arguments: Mapping[str, Any], inputs_mb: float) -> Row:
+    """Peak memory of the call that ``function`` makes of ``arguments``, or a note that says why it is unknown."""
+    try:
+        extra, results = meter.measure(function, arguments)
+    except MemoryUnknown as reason:
+        return {"note": one_line(f"peak memory unknown: {reason}")}
+    return {"peak_extra_mb": extra, "peak_mb": inputs_mb + results + extra}
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a provider may take: nine tenths of what is free."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.9 * (torch.cuda.mem_get_info(device)[0] + cached))
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return 1 << 62
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return int(0.9 * 1024 * int(line.split()[1]))
+
+
+def one_line(message: object) -> str:
+    """The first line of a message, cut to 200 characters."""
+    return (str(message).strip().splitlines() or [""])[0][:200]
+
+
+class Recorder:
+    """Collects rows, writes each to the CSV as it comes, and shows what is being measured on stderr."""
+
+    def __init__(self, out: Path | None, total: int, machine: Row) -> None:
+        self.rows: list[Row] = []
+        self._out, self._machine = out, machine
+        self._file: Any = None
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._total, self._done, self._began = total, 0, time.monotonic()
+        if self._console.is_terminal:
+            columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+            # A thread that redrew the bar would take its time from what is timed.
+            self._bar = Progress(*columns, console=self._console, auto_refresh=False)
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Recorder:
+        if self._out is not None:
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._out.open("w", newline="", encoding="utf-8")
+            self._writer = csv.DictWriter(self._file, fieldnames=COLUMNS, lineterminator="\n")
+            self._writer.writeheader()
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def group(self, label: str) -> None:
+        """A new group of rows begins."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=label, completed=self._done, refresh=True)
+        else:
+            self.say(f"[{self._done + 1}/{self._total}, {time.monotonic() - self._began:.0f} s] {label}")
+        self._done += 1
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def add(self, row: Row) -> None:
+        """Keep a row and write it. KeyError for a column that no reader would look for."""
+        unknown = row.keys() - set(COLUMNS)
+        if unknown:
+            raise KeyError(f"unknown columns {sorted(unknown)}")
+        whole = {column: row.get(column, self._machine.get(column, "")) for column in COLUMNS}
+        self.rows.append(whole)
+        if whole["status"] == "refused":
+            self.say(f"refused: {whole['provider']} ({whole['shape']}, {whole['mode']}): {whole['note']}")
+        if self._file is not None:
+            self._writer.writerow({name: _written(value) for name, value in whole.items()})
+            self._file.flush()
+
+    def interrupted(self) -> int:
+        """Say what is kept; the exit code of an interruption."""
+        kept = f"; {len(self.rows)} rows are in {self._out}" if self._out else ""
+        self.say(f"dynconv: interrupted{kept}")
+        return 130
+
+    def exit_code(self) -> int:
+        """1 where a provider was refused, else 0."""
+        return 1 if any(row["status"] == "refused" for row in self.rows) else 0
+
+
+def _written(value: Any) -> Any:
+    return f"{value:.5g}" if isinstance(value, float) else value

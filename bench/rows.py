@@ -1,0 +1,56 @@
+"""Reading a benchmark's CSV back."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+from dynconv.bench.harness import COLUMNS, IDENTITY
+
+Written = dict[str, str]
+
+
+def read_rows(path: Path) -> list[Written]:
+    """The rows of a CSV that a benchmark of this package wrote.
+
+    Raises:
+        ValueError: The file cannot be read, is none of ours, or has no row; the message names it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            columns, rows = list(reader.fieldnames or []), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise ValueError(
+            f"{path} is no table of `dynconv bench`: it lacks the columns {', '.join(missing[:5])}"
+            f"{' and more' if len(missing) > 5 else ''}; measure again with --out"
+        )
+    if not rows:
+        raise ValueError(f"{path} has no rows; measure again with --out")
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path} is damaged: a row has more or fewer cells than there are columns")
+    return rows
+
+
+def identity(row: Written) -> tuple[str, ...]:
+    """What the row measures."""
+    return tuple(row[name] for name in IDENTITY)
+
+
+def label(row: Written, leave_out: Iterable[str] = ()) -> str:
+    """The row's identity in a few words."""
+    names = ("op", "shape", "batch", "dtype", "mode", "basis", "residual", "layout", "provider")
+    words = [f"batch {row[name]}" if name == "batch" else row[name] for name in names if name not in leave_out]
+    return " ".join(word for word in words if word) + (" +graph" if row["graph"] == "True" else "")
+
+
+def number(row: Written, column: str, path: Path) -> float:
+    """A cell as a number; ValueError that names the file where it is none."""
+    try:
+        return float(row[column])
+    except ValueError as error:
+        raise ValueError(f"{path}: {column} of {label(row)} is {row[column]!r}, not a number") from error

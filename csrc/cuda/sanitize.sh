@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs the GPU tests under compute-sanitizer: memcheck (reads and writes out of bounds) and racecheck (races in shared
+# memory). Without a GPU, or without the CUDA operators, it fails. PYTHON names the environment's interpreter; further
+# arguments go to pytest.
+set -euo pipefail
+python=${PYTHON:?set PYTHON to the interpreter of the environment}
+bin=$(dirname "$python")
+say() { printf '==> %s\n' "$1"; }
+
+if ! "$python" -P -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo 'make sanitize-gpu needs a CUDA device, and torch finds none here: nothing was checked' >&2
+  exit 1
+fi
+if ! reason=$("$python" -P -c 'import sys, dynconv.functional
+from dynconv import backends
+sys.exit(backends.native_missing("cuda"))' 2>&1); then
+  echo "make sanitize-gpu needs the CUDA operators (make cuda-build): $reason" >&2
+  exit 1
+fi
+
+tool=$(command -v compute-sanitizer || true)
+if [ -z "$tool" ]; then
+  cuda=$("$python" -P -c 'import torch; print(torch.version.cuda)')
+  say "installing compute-sanitizer of CUDA $cuda"
+  "$bin/pip" install --quiet --disable-pip-version-check "cuda-toolkit[sanitizer]==$cuda.*"
+  site=$("$python" -P -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  tool=$site/nvidia/cu${cuda%%.*}/bin/compute-sanitizer
+fi
+if [ ! -x "$tool" ]; then
+  echo "no compute-sanitizer on PATH or at $tool: nothing was checked" >&2
+  exit 1
+fi
+
+# PYTORCH_NO_CUDA_MEMORY_CACHING: each tensor is an allocation of its own, so that a read beyond it is seen. A CUDA graph
+# cannot be captured that way; the tests of graphs run with the caching allocator.
+check() {
+  say "$1"
+  shift
+  "$tool" --error-exitcode 86 --print-limit 20 "$@"
+}
+cd "$(dirname "$0")/../.."
+check 'memcheck' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$bin/pytest" -q -m gpu -k 'not graph' "$@"
+check 'memcheck, CUDA graphs' --tool memcheck "$bin/pytest" -q -m gpu -k graph "$@"
+check 'racecheck' --tool racecheck "$bin/pytest" -q -m gpu "$@"

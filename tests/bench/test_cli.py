@@ -1,0 +1,78 @@
+"""`dynconv bench`: its words, exit codes and messages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from benchmark_rows import QUICK, read
+
+from dynconv import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The message of a command that must end with code 2 and print nothing."""
+    try:
+        code = cli.main(["bench", *words])
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    assert (code, captured.out) == (2, "") and "Traceback" not in captured.err
+    return " ".join(captured.err.replace("│", " ").split())
+
+
+@pytest.mark.usefixtures("quick_rates")
+def test_the_operator_is_a_word_and_dynamic_conv2d_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [*QUICK, "--shapes", "4-4@3k3", "--batch", "1", "--layout", "nchw", "--mode", "forward", "--no-memory"]
+    for words, op in (
+        ([], "dynamic_conv2d"),
+        (["dynamic_conv2d"], "dynamic_conv2d"),
+        (["coefficients"], "coefficients"),
+    ):
+        out = tmp_path / f"{len(words)}{op}.csv"
+        assert cli.main(["bench", *words, *tiny, "--out", str(out)]) == 0
+        assert {row["op"] for row in read(out)} == {op}
+    capsys.readouterr()
+
+
+def test_wrong_use_is_answered_with_code_2_and_one_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "dynamic_conv2d, coefficients, drt-step" in fails(capsys, "convolution")
+    assert "expected one of r64" in fails(capsys, "--device", "cpu", "--shapes", "r1024")
+    assert "--providers: unknown ours" in fails(capsys, "--device", "cpu", "--providers", "ours")
+    assert "--layout: unknown nchv" in fails(capsys, "--device", "cpu", "--layout", "nchv")
+    assert "--basis full" in fails(capsys, "--device", "cpu", "--residual", "mixture", "--basis", "1x1")
+    assert "at least 1" in fails(capsys, "--device", "cpu", "--batch", "0")
+    assert "--residual: unknown mixture" in fails(capsys, "coefficients", "--residual", "mixture")
+    assert "--models: unknown resnet18" in fails(capsys, "drt-step", "--models", "resnet18")
+    assert "at least 2 images" in fails(capsys, "drt-step", "--batch", "1")
+    assert "--bogus" in fails(capsys, "drt-step", "--bogus")
+    out = tmp_path / "kept.csv"
+    out.write_text("measured with care")
+    assert "--overwrite" in fails(capsys, "--out", str(out))
+    assert out.read_text() == "measured with care"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "torch sees no GPU" in fails(capsys, "--device", "cuda")
+    monkeypatch.setattr(cli, "BENCHMARK_PACKAGES", ("torch", "not_a_package"))
+    assert "pip install 'dynconv[bench]'" in fails(capsys)
+
+
+def test_help_names_the_operations_and_imports_no_torch() -> None:
+    program = "import sys; from dynconv import cli; cli.main(['bench', '--help']); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "drt-step" in result.stdout and result.stdout.endswith("False\n")
+
+
+@pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="runs in a checkout")
+def test_a_script_of_the_checkout_runs_by_its_path(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "bench" / "compare.py"), "a.csv", "b.csv"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "a.csv cannot be read" in result.stderr

@@ -1,0 +1,211 @@
+"""The C++ operators of the dynamic convolution: every path of their blocking, on every instruction set there is."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ops.cases import CASES, Case, gradients, in_double, run, tensors
+from tolerances import assert_agrees
+
+from dynconv import backends, reference
+from dynconv.functional import dynamic_conv2d
+from dynconv.info import info
+from dynconv.ops import native
+from dynconv.ops.problem import Mask, Problem
+
+MISSING = backends.native_missing("cpu")
+pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"native CPU operators: {MISSING}")
+
+# Beyond one block of each kind: lanes are 8 to 32 channels, tiles 6 to 14 pixels or output channels.
+LARGE = {
+    "several blocks": Case(inputs=37, outputs=45, basis=3, scale=True),
+    "several blocks, 1x1 basis": Case(inputs=37, outputs=45, scale=True, channels_last=True),
+    "groups of several blocks": Case(inputs=2 * 34, outputs=2 * 35, groups=2, basis=3, batch=5),
+    "panels of the reduction": Case(batch=5, inputs=420, outputs=33, height=4, width=5, basis=3, scale=True),
+    "panels, gradient": Case(batch=5, inputs=33, outputs=420, height=4, width=5, basis=3, scale=True),
+    "blocks of rows": Case(batch=2, inputs=3, outputs=5, height=61, width=59, basis=3, scale=True),
+    "blocks of rows, strided": Case(batch=2, inputs=3, outputs=5, height=121, width=118, stride=(2, 2), basis=3),
+    "blocks of rows, 1x1 basis": Case(batch=2, inputs=33, outputs=18, height=63, width=58, scale=True, dilation=(3, 1)),
+    "padding beyond the kernel": Case(batch=2, inputs=3, height=3, width=40, padding=(9, 20), basis=3, scale=True),
+    "wide rows": Case(batch=2, inputs=18, outputs=20, height=3, width=47, basis=3, channels_last=True),
+    "kernel 5": Case(kernel=5, basis=5, padding=(2, 2), inputs=20, outputs=20, scale=True),
+    "kernel 9": Case(kernel=9, basis=9, padding=(4, 4), inputs=5, outputs=5),
+    "stride beyond the kernel": Case(stride=(3, 4), kernel=3, basis=3, padding=(0, 0), height=17, width=19),
+    "stride and dilation": Case(stride=(2, 3), dilation=(2, 3), padding=(3, 4), basis=3, height=14, width=17),
+    "kernel 1, strided": Case(kernel=1, basis=1, stride=(2, 2), padding=(0, 0), scale=True),
+    "no static part, strided": Case(basis=3, static=False, stride=(2, 1), inputs=35, outputs=33),
+    "one channel per group": Case(inputs=40, outputs=40, groups=40, basis=3),
+    "many samples": Case(batch=11, inputs=9, outputs=10, height=5, width=5, basis=3, scale=True),
+}
+EVERY = {**CASES, **LARGE}
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """New memory holds NaN, so that an output that is not written shows."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def check(case: Case, dtype: torch.dtype, seed: int = 0) -> None:
+    given = tensors(case, dtype, seed=seed)
+    exact = in_double(given)
+    y, expected = run(dynamic_conv2d, given, case, backend="native"), run(reference.dynamic_conv2d, exact, case)
+    assert y.dtype == dtype
+    assert_agrees(y, expected, what="y")
+    # Transposed pixels: a gradient that lies in neither memory format.
+    dy = torch.randn(*y.shape[:2], y.shape[3], y.shape[2], generator=torch.Generator().manual_seed(7))
+    dy = dy.to(dtype).transpose(2, 3)
+    ours, theirs = gradients(y, given, dy), gradients(expected, exact, dy.double())
+    for name, gradient in ours.items():
+        assert gradient.dtype == given[name].dtype
+        assert_agrees(gradient, theirs[name], dtype, what=f"gradient of {name}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", EVERY)
+def test_agrees_with_the_oracle(name: str, dtype: torch.dtype) -> None:
+    check(EVERY[name], dtype)
+
+
+@pytest.mark.parametrize("num_bases", [1, 2, 5, 9])
+def test_agrees_for_any_number_of_bases(num_bases: int) -> None:
+    case = Case(basis=3, scale=True, inputs=6)
+    given = tensors(case, torch.float32, num_bases=num_bases)
+    exact = in_double(given)
+    y, expected = run(dynamic_conv2d, given, case, backend="native"), run(reference.dynamic_conv2d, exact, case)
+    assert_agrees(y, expected)
+    dy = torch.ones_like(y)
+    theirs = gradients(expected, exact, dy.double())
+    for name, gradient in gradients(y, given, dy).items():
+        assert_agrees(gradient, theirs[name], what=name)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 7])
+def test_any_number_of_threads_gives_the_same_answer_every_time(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for case in (LARGE["several blocks"], LARGE["many samples"], LARGE["groups of several blocks"]):
+            check(case, torch.float32)
+            given = tensors(case, torch.float32)
+            runs = []
+            for _ in range(2):
+                y = run(dynamic_conv2d, given, case, backend="native")
+                runs.append([y, *gradients(y, given, torch.ones_like(y)).values()])
+            assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_each_gradient_is_right_whichever_others_are_wanted_and_none_other_is_computed() -> None:
+    for case in (Case(scale=True), Case(basis=3, scale=True), Case(basis=3, static=False), Case(basis=0, scale=True)):
+        given = tensors(case, torch.float32)
+        problem = Problem(**{k: None if t is None else t.detach() for k, t in given.items()}, **case.geometry)
+        grad = torch.randn(3, 6, *problem.output_size, generator=torch.Generator().manual_seed(3))
+        all_of_them = native.backward(problem, grad, Mask(*(t is not None for t in given.values())))
+        for wanted in itertools.product((True, False), repeat=6):
+            mask = Mask(*(w and t is not None for w, t in zip(wanted, given.values(), strict=True)))
+            for gradient, whole, want in zip(native.backward(problem, grad, mask), all_of_them, mask, strict=True):
+                assert (gradient is not None) == want
+                assert gradient is None or torch.equal(gradient, whole)
+
+
+def test_channels_last_stays_so_and_expanded_inputs_are_read() -> None:
+    case = Case(channels_last=True, basis=3)
+    given = tensors(case, torch.float32)
+    assert run(dynamic_conv2d, given, case, backend="native").is_contiguous(memory_format=torch.channels_last)
+    one = given["x"].detach()[:1].expand(3, -1, -1, -1)
+    expanded = {**given, "x": one}
+    copied = {**given, "x": one.contiguous(memory_format=torch.channels_last)}
+    results = [run(dynamic_conv2d, g, case, backend="native") for g in (expanded, copied)]
+    assert torch.equal(*results)
+
+
+def test_what_it_cannot_run_is_refused_with_the_reason() -> None:
+    given = tensors(Case(), torch.float64)
+    with pytest.raises(ValueError, match=r"native.*dtype torch.float64; it takes torch.float32 and torch.bfloat16"):
+        run(dynamic_conv2d, given, Case(), backend="native")
+    given = {k: t.detach().to("meta") for k, t in tensors(Case(), torch.float32).items() if t is not None}
+    problem = Problem(**{"scale": None, **given}, **Case().geometry)
+    assert "runs on the CPU, and x is on meta" in native.reasons(problem)[0]
+    kernel = torch.empty(1, 1, 3, 3)
+    for height, width, dilation in ((2**13, 2**12, 1), (8, 2**19, 1), (2000, 2000, 400)):
+        image = torch.empty(1).expand(1, 1, height, width)
+        problem = Problem(image, kernel, None, None, None, None, (1, 1), (1, 1), (dilation, 1), 1)
+        assert "it takes fewer than 33554432 and 1048576" in native.reasons(problem)[0]
+        with pytest.raises(RuntimeError, match="too large for the native operator"):
+            y = torch.empty(1).expand(1, 1, *problem.output_size)
+            torch.ops.dynconv.dynamic_conv2d_native_forward(y, image, kernel, *[None] * 4, *problem.geometry())
+
+
+def test_a_wrong_call_of_the_operator_itself_is_refused_before_memory_is_touched() -> None:
+    case = Case(basis=3)
+    given = {k: None if t is None else t.detach().contiguous() for k, t in tensors(case, torch.float32).items()}
+    rest = [given["weight"], given["bias"], None, given["basis"], given["coefficients"]]
+    geometry = ([1, 1], [1, 1], [1, 1], 1)
+    operator = torch.ops.dynconv.dynamic_conv2d_native_forward
+
+    def call(y: torch.Tensor, *changed: tuple[int, torch.Tensor | None]) -> None:
+        arguments = list(rest)
+        for place, value in changed:
+            arguments[place] = value
+        operator(y, given["x"], *arguments, *geometry)
+
+    right = torch.empty(3, 6, 9, 7)
+    call(right)
+    for y, changed, message in (
+        (torch.empty(3, 6, 9, 8), (), "size of the convolution"),
+        (torch.empty(2, 6, 9, 7), (), r"must be \(B, C, H, W\)"),
+        (right, ((0, given["weight"][:, :3]),), "weight does not fit"),
+        (right, ((1, torch.zeros(5)),), "bias must be"),
+        (right, ((3, given["basis"][:6]),), "basis does not fit"),
+        (right, ((3, None),), "basis goes with coefficients"),
+        (right, ((4, given["coefficients"].double()),), "coefficients must be"),
+        (right, ((0, given["weight"].transpose(2, 3)),), "taps of weight must lie at one stride"),
+        (right.double(), (), "y must be float32 or bfloat16"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call(y, *changed)
+
+
+NEEDS = {"baseline": set(), "avx2": {"avx2", "fma"}}
+
+
+@pytest.mark.parametrize("name", ["baseline", "avx2"])
+def test_a_narrower_instruction_set_passes_the_same_tests(name: str) -> None:
+    if "DYNCONV_CPU_ISA" in os.environ:
+        pytest.skip("DYNCONV_CPU_ISA is set: this is the process of one of these tests")
+    if missing := NEEDS[name] - set(info()["native"].get("processor", [])):
+        pytest.skip(f"this processor has no {', '.join(sorted(missing))}")
+    selected = "agrees_with_the_oracle or any_number_of_bases"
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-k", selected]
+    environment = {**os.environ, "DYNCONV_CPU_ISA": name}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
+
+
+def test_an_unknown_instruction_set_is_named() -> None:
+    code = "import torch; from dynconv.functional import dynamic_conv2d as f; "
+    code += "f(torch.ones(1,1,3,3), torch.ones(1,1,1,1), backend='native')"
+    environment = {**os.environ, "DYNCONV_CPU_ISA": "sse9"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "DYNCONV_CPU_ISA is sse9; this processor runs baseline" in done.stderr
+
+
+def test_cases_meet_the_paths_they_are_named_for() -> None:
+    """The largest blocks (AVX-512: 32 lanes; 640 KB panels; 160 KB of sums) are exceeded, so every narrower one is."""
+    panel = LARGE["panels of the reduction"]
+    assert panel.inputs * 9 * 32 * 4 * 4 > 640 << 10
+    rows = LARGE["blocks of rows"]
+    assert rows.height * rows.width * 32 * 4 > 2 * (160 << 10)
