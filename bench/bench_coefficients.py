@@ -19,32 +19,34 @@ import tyro
 from torch import Tensor
 
 from dynconv import reference
+from dynconv.bench import bench_dynamic_conv2d as conv
+from dynconv.bench import problems
 from dynconv.bench.bench_dynamic_conv2d import MODES, QUICK_SHAPES
-from dynconv.bench.bench_dynamic_conv2d import prepare as prepare_convolution
 from dynconv.bench.harness import (
     CannotRun,
     CommonOptions,
     Entry,
-    Recorder,
     Row,
     attempt,
     chosen,
+    megabytes,
     memory_columns,
     relative_error,
     roofline_columns,
     time_entries,
 )
-from dynconv.bench.machine import DTYPES, Rates, identity, measure_rates
-from dynconv.bench.memory import MemoryMeter
-from dynconv.bench.problems import FORMATS, SHAPES, Shape, Spec, Tensors, batches, from_row, shape_of
+from dynconv.bench.machine import DTYPES, Rates
+from dynconv.bench.problems import FORMATS, SHAPES, Shape, Spec, Tensors, from_row, own_batch, shape_of
+from dynconv.bench.providers import PROVIDERS as CONVOLUTIONS
 from dynconv.bench.providers import STATIC
-from dynconv.bench.report import print_results
+from dynconv.bench.session import Plan, Session, run
 from dynconv.functional import coefficients
 from dynconv.ops.coefficients import BACKENDS
 
 # The bottleneck's input has four times the channels of its 3x3.
 EXPANSION, REDUCTION = 4, 16
 RESIDUALS = ("subspace", "combined")
+POOL = "pool"
 Function = Callable[[Spec, Tensors], tuple[Tensor | None, ...]]
 
 
@@ -70,8 +72,6 @@ class Options(CommonOptions):
     """K."""
     graphs: tyro.conf.FlagCreatePairsOff[bool] = False
     """CUDA: also time each provider as a CUDA graph."""
-    memory: bool = True
-    """Measure peak memory (on the CPU in a second process)."""
 
 
 def context_channels(shape: Shape) -> int:
@@ -137,7 +137,7 @@ def _compiled(spec: Spec, t: Tensors) -> tuple[Tensor | None, ...]:
 
 _OUR_BACKENDS = tuple(name for name in BACKENDS if name not in ("auto", "reference"))
 PROVIDERS: dict[str, Function] = {
-    "pool": _pool,
+    POOL: _pool,
     "dynconv": functools.partial(_ours, "auto"),
     **{f"dynconv:{name}": functools.partial(_ours, name) for name in _OUR_BACKENDS},
     "plain": _plain,
@@ -178,18 +178,30 @@ def oracle(spec: Spec, given: Tensors) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in named.items()} | dict(zip(("x", "w1", "w2"), gradients, strict=True))
 
 
+def inputs_of(spec: Spec, given: Tensors) -> list[Tensor]:
+    """What the branch reads: x and its weights, for a backward pass the incoming gradients."""
+    return [t for name, t in given.items() if spec.mode != "forward" or name in ("x", "w1", "w2")]
+
+
+def pooled(spec: Spec, given: Tensors) -> dict[str, Tensor]:
+    """The mean over the pixels in float64 and, where the mode asks for it, x's gradient for an incoming one of ones."""
+    x = given["x"].detach().double()
+    means = {"the mean": x.mean(dim=(2, 3))}
+    return means if spec.mode == "forward" else means | {"x": torch.full_like(x, 1 / x.shape[2:].numel())}
+
+
 def worst_error(spec: Spec, result: Any, expected: Mapping[str, Tensor]) -> tuple[float, str]:
     outputs, gradients = (result, ()) if spec.mode == "forward" else result
     tensors = [tensor for tensor in outputs if tensor is not None] + list(gradients)
     errors = {name: relative_error(t, expected[name]) for name, t in zip(expected, tensors, strict=True)}
     worst = max(errors, key=lambda name: errors[name])
-    return errors[worst], worst if worst in ("pi", "s") else f"the gradient of {worst}"
+    return errors[worst], f"the gradient of {worst}" if worst in ("x", "w1", "w2") else worst
 
 
 def prepare(problem: Mapping[str, Any], layout: str, provider: str, device: str) -> Callable[[], Any]:
     """The timed call of a row, for the process that measures memory."""
     if provider == STATIC:
-        return prepare_convolution(problem, layout, STATIC, device)
+        return conv.prepare(problem, layout, STATIC, device)
     spec = from_row(problem)
     return timed(spec, tensors(spec, layout, torch.device(device)), PROVIDERS[provider])
 
@@ -225,80 +237,108 @@ def grid(options: Options, device: torch.device) -> list[Spec]:
     return [
         Spec(shape, batch, dtype, mode, "1x1", residual, options.num_bases)
         for shape in shapes
-        for batch in batches(shape, options.batch, device, options.quick)
+        for batch in chosen("--batch", options.batch, [own_batch(shape, device, options.quick)])
         for dtype, residual, mode in itertools.product(dtypes, residuals, modes)
     ]
 
 
-def measure(
-    spec: Spec,
-    layouts: Sequence[str],
-    names: Sequence[str],
-    options: Options,
-    device: torch.device,
-    rates: Rates,
-    recorder: Recorder,
-    meter: MemoryMeter,
-) -> None:
-    """Check, time and record every provider in every layout on one problem."""
-    if any(name.startswith("compiled") for name in names):
-        torch._dynamo.reset()
-    entries: list[Entry] = []
-    expected: dict[str, Tensor] = {}
-    for layout in layouts:
+@dataclass(frozen=True)
+class Candidate:
+    """One provider on one problem: its call, what its first result is held against, and what it reads."""
+
+    build: Callable[[], Callable[[], Any]]
+    check: Callable[[Any], tuple[float, str]]
+    inputs_mb: float
+
+
+class Bench:
+    """Measures one problem after another."""
+
+    def __init__(self, options: Options, layouts: Sequence[str], names: Sequence[str]) -> None:
+        self.options, self.layouts, self.names = options, layouts, names
+
+    def group(self, spec: Spec, session: Session) -> None:
+        """Check, time and record every provider in every layout on one problem."""
+        if any(name.startswith("compiled") for name in self.names):
+            torch._dynamo.reset()
+        entries: list[Entry] = []
+        inputs: dict[str, float] = {}
+        expected: dict[str, dict[str, Tensor]] = {}
+        for layout in self.layouts:
+            for name, candidate in self._candidates(spec, layout, session.device, expected).items():
+                row = {"op": "coefficients", **columns(spec), "layout": layout, "provider": name}
+                kind = {"is_ours": name.startswith("dynconv"), "is_compiled": name.startswith("compiled")}
+                kind["graphs"] = self.options.graphs
+                entries += attempt(row, candidate.build, candidate.check, session.device, **kind)
+                inputs[name] = candidate.inputs_mb
+        time_entries(entries, session.device, self.options)
+        for entry in entries:
+            if entry.run is not None:
+                name = entry.row["provider"]
+                entry.row |= _roofline(spec, name, entry.row["p50_ms"], session.rates)
+                if session.meter is not None:
+                    arguments = {"problem": spec.columns(), "device": session.device.type, "provider": name}
+                    arguments["layout"] = entry.row["layout"]
+                    function = "dynconv.bench.bench_coefficients:prepare"
+                    entry.row |= memory_columns(session.meter, function, arguments, inputs[name])
+            session.recorder.add(entry.row)
+
+    def _candidates(
+        self, spec: Spec, layout: str, device: torch.device, expected: dict[str, dict[str, Tensor]]
+    ) -> dict[str, Candidate]:
+        """The providers in one layout; ``expected`` keeps the oracles' results, which no layout changes."""
+        # The static convolution, with tensors and an oracle of its own.
+        convolved = problems.tensors(spec, layout, device)  # type: ignore[arg-type]  # one of FORMATS
+        call, parts = CONVOLUTIONS[STATIC].build(spec, convolved), CONVOLUTIONS[STATIC].parts(spec)
         given = tensors(spec, layout, device)
-        expected = expected or oracle(spec, given)
-        for name in (STATIC, *names):
-            row = {"op": "coefficients", **columns(spec), "layout": layout, "provider": name}
-            build = functools.partial(prepare_convolution, spec.columns(), layout, STATIC, device.type)
-            if name != STATIC:
-                build = functools.partial(timed, spec, given, PROVIDERS[name])
-            check = functools.partial(_check, spec, expected) if name not in (STATIC, "pool") else None
-            kind = {"is_ours": name.startswith("dynconv"), "is_compiled": name.startswith("compiled")}
-            entries += attempt(row, build, check, device, **kind, graphs=options.graphs)
-    time_entries(entries, device, options)
-    for entry in entries:
-        if entry.run is not None:
-            name, layout = entry.row["provider"], entry.row["layout"]
-            if name != STATIC:
-                flops, moved, least = floor(spec, rates)
-                entry.row |= roofline_columns(flops, moved, least, entry.row["p50_ms"], rates, "fp32")
-            if options.memory:
-                inputs = sum(t.numel() * t.element_size() for t in given.values()) / 1e6
-                arguments = {"problem": spec.columns(), "layout": layout, "provider": name, "device": device.type}
-                entry.row |= memory_columns(meter, "dynconv.bench.bench_coefficients:prepare", arguments, inputs)
-        recorder.add(entry.row)
+        if not expected:
+            expected |= {STATIC: problems.oracle(spec, convolved, parts), POOL: pooled(spec, given)}
+            expected["branch"] = oracle(spec, given)
+        found = {
+            STATIC: Candidate(
+                functools.partial(conv.timed, spec, convolved, call),
+                lambda result: conv.worst_error(spec, result, call, expected[STATIC]),
+                conv.inputs_mb(spec, convolved, parts),
+            )
+        }
+        for name in self.names:
+            own = expected.get(name, expected["branch"])
+            read = [given["x"]] if name == POOL else inputs_of(spec, given)
+            build = functools.partial(timed, spec, given, PROVIDERS[name])
+            found[name] = Candidate(build, functools.partial(_check, spec, own), megabytes(read))
+        return found
 
 
 def _check(spec: Spec, expected: Mapping[str, Tensor], result: Any) -> tuple[float, str]:
     return worst_error(spec, result, expected)
 
 
+def _roofline(spec: Spec, name: str, p50_ms: float, rates: Rates) -> Row:
+    """The work of the coefficients; of the static convolution its own."""
+    if name == STATIC:
+        return conv.roofline(spec, CONVOLUTIONS[STATIC].parts(spec), p50_ms, rates)
+    flops, moved, least = floor(spec, rates)
+    return roofline_columns(flops, moved, least, p50_ms, rates, "fp32")
+
+
+def plan(options: Options, device: torch.device) -> Plan[Spec]:
+    """What the options describe; ValueError for an unknown word or a size out of range."""
+    specs = grid(options, device)
+    layouts = chosen("--layout", options.layout, ["nchw"] if options.quick else list(FORMATS), FORMATS)
+    default = [name for name in PROVIDERS if device.type == "cuda" or not name.startswith("compiled")]
+    names = chosen("--providers", options.providers, default, [STATIC, *PROVIDERS, "all"])
+    selected = [name for name in PROVIDERS if name in names or "all" in names]
+
+    def label(spec: Spec) -> str:
+        return f"{spec.shape.name} batch {spec.batch} {spec.dtype} {spec.mode} {spec.residual}"
+
+    return Plan(specs, ["fp32", *(spec.dtype for spec in specs)], label, Bench(options, layouts, selected).group)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
     options = tyro.cli(Options, prog="dynconv bench coefficients", description=__doc__, args=args)
-    try:
-        device = options.torch_device()
-        specs = grid(options, device)
-        layouts = chosen("--layout", options.layout, ["nchw"] if options.quick else list(FORMATS), FORMATS)
-        default = [name for name in PROVIDERS if device.type == "cuda" or not name.startswith("compiled")]
-        names = chosen("--providers", options.providers, default, [STATIC, *PROVIDERS, "all"])
-    except ValueError as error:
-        print(f"dynconv: error: {error}", file=sys.stderr)
-        return 2
-    selected = [name for name in PROVIDERS if name in names or "all" in names]
-    rates = measure_rates(device, tuple(dict.fromkeys(("fp32", *(spec.dtype for spec in specs)))))
-    machine = identity(device) | {"gbytes_per_s": rates.bytes_per_second / 1e9}
-    with Recorder(options.out, len(specs), machine) as recorder, MemoryMeter(device, machine["threads"]) as meter:
-        try:
-            for spec in specs:
-                words = (spec.shape.name, f"batch {spec.batch}", spec.dtype, spec.mode, spec.residual)
-                recorder.group(" ".join(words))
-                measure(spec, layouts, selected, options, device, rates, recorder, meter)
-        except KeyboardInterrupt:
-            return recorder.interrupted()
-    print_results(recorder.rows)
-    return recorder.exit_code()
+    return run(options, functools.partial(plan, options))
 
 
 if __name__ == "__main__":

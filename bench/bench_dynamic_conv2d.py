@@ -1,11 +1,12 @@
 """The operator dynamic_conv2d beside the static convolution and the ways of doing it elsewhere.
 
 Each problem's providers run interleaved, after each was held against the float64 oracle. bench/README.md explains the
-rows. Equal commands: `dynconv bench`, `python bench/bench_dynamic_conv2d.py`.
+rows. Equal commands: `dynconv bench`, `python -m dynconv.bench.bench_dynamic_conv2d`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -20,25 +21,38 @@ from dynconv.bench.harness import (
     CannotRun,
     CommonOptions,
     Entry,
-    Recorder,
     Row,
     attempt,
     chosen,
-    free_bytes,
+    megabytes,
     memory_columns,
     relative_error,
     roofline_columns,
     time_entries,
 )
-from dynconv.bench.machine import DTYPES, Rates, identity, measure_rates
-from dynconv.bench.memory import MemoryMeter
-from dynconv.bench.problems import FORMATS, SHAPES, Spec, Tensors, batches, from_row, oracle, shape_of, tensors, work
+from dynconv.bench.machine import DTYPES, Rates, free_bytes
+from dynconv.bench.problems import (
+    FORMATS,
+    SHAPES,
+    Shape,
+    Spec,
+    Tensors,
+    from_row,
+    oracle,
+    own_batch,
+    shape_of,
+    tensors,
+    work,
+)
 from dynconv.bench.providers import GROUPED, PROVIDERS, STATIC, Call, Provider, memory_reason
-from dynconv.bench.report import print_results
+from dynconv.bench.session import Plan, Session, run
 
 MODES, BASES = ("forward", "forward+backward"), ("1x1", "full")
 RESIDUALS = ("subspace", "combined", "mixture")
 QUICK_SHAPES = ("r64", "r512", "l128")
+_MODULE = "dynconv.bench.bench_dynamic_conv2d"
+# What a CPU's default measures besides each shape's own batch in fp32: these at batch 1, those in bf16.
+RESNET_SHAPES, BF16_SHAPES = ("r64", "r128", "r256", "r512"), ("r64", "r512")
 
 
 @dataclass(frozen=True)
@@ -49,9 +63,10 @@ class Options(CommonOptions):
     """r64, r128, r256, r512 (ResNet's 3x3), l64, l128 (LeNet's 5x5), m192 (a MobileNet depthwise 3x3), or your own as
     CIN-COUT@SIZEkKERNEL[sSTRIDE][gGROUPS]. Default: all named ones."""
     batch: tuple[int, ...] = ()
-    """Default: 16 on a CPU, 64 on a GPU, 128 for LeNet's; a quarter of that with --quick."""
+    """Default: 16 on a CPU and also 1 for ResNet's, 64 on a GPU, 128 for LeNet's; a quarter of the larger with
+    --quick."""
     dtype: tuple[str, ...] = ()
-    """fp32, bf16. Default: fp32 on a CPU, both on a GPU."""
+    """fp32, bf16. Default: both on a GPU; on a CPU fp32, and bf16 for r64 and r512 at batch 16."""
     mode: tuple[str, ...] = ()
     """forward, forward+backward. Default: both."""
     basis: tuple[str, ...] = ()
@@ -68,8 +83,6 @@ class Options(CommonOptions):
     """K."""
     graphs: tyro.conf.FlagCreatePairsOff[bool] = False
     """CUDA: also time each provider as a CUDA graph."""
-    memory: bool = True
-    """Measure peak memory (on the CPU in a second process)."""
 
 
 def grid(options: Options, device: torch.device) -> list[Spec]:
@@ -84,21 +97,40 @@ def grid(options: Options, device: torch.device) -> list[Spec]:
     if any(size < 1 for size in options.batch) or options.num_bases < 1:
         raise ValueError("--batch, --num-bases: expected at least 1")
     on_cpu = device.type == "cpu"
-    dtypes = chosen("--dtype", options.dtype, ["fp32"] if on_cpu else list(DTYPES), DTYPES)
+    chosen("--dtype", options.dtype, (), DTYPES)
     modes = chosen("--mode", options.mode, MODES, MODES)
     bases = chosen("--basis", options.basis, BASES, BASES)
     residuals = chosen("--residual", options.residual, ["subspace" if on_cpu else "combined"], RESIDUALS)
     specs = [
         Spec(shape, batch, dtype, mode, basis, residual, options.num_bases)
         for shape in shapes
-        for batch in batches(shape, options.batch, device, options.quick)
-        for dtype, basis, residual, mode in itertools.product(dtypes, bases, residuals, modes)
+        for batch, dtype in sizes(shape, options, device)
+        for basis, residual, mode in itertools.product(bases, residuals, modes)
         # The mixture has no static kernel whose centre a 1x1 basis could stand at.
         if not (residual == "mixture" and basis == "1x1")
     ]
     if not specs:
         raise ValueError("--residual mixture has no static kernel, so it needs --basis full")
     return specs
+
+
+def sizes(shape: Shape, options: Options, device: torch.device) -> list[tuple[int, str]]:
+    """The batches and dtypes to measure one shape in: those given, or what the options' docstrings say.
+
+    The whole product would take a CPU an hour: batch 1 is a question of ResNet's inference, and two shapes, one of many
+    pixels and one of many channels, show what bf16 does.
+    """
+    on_cpu = device.type == "cpu"
+    thorough = on_cpu and not options.quick
+    own = own_batch(shape, device, options.quick)
+    batches = chosen("--batch", options.batch, [own, 1] if thorough and shape.name in RESNET_SHAPES else [own])
+    default = [*DTYPES] if not on_cpu or (thorough and shape.name in BF16_SHAPES) else ["fp32"]
+    dtypes = chosen("--dtype", options.dtype, default)
+    return [
+        (batch, dtype)
+        for dtype, batch in itertools.product(dtypes, batches)
+        if not on_cpu or options.dtype or dtype == "fp32" or batch == own
+    ]
 
 
 def chosen_providers(options: Options, device: torch.device) -> list[Provider]:
@@ -133,7 +165,8 @@ def worst_error(spec: Spec, result: Any, call: Call, expected: Mapping[str, Tens
     y, gradients = (result, ()) if spec.mode == "forward" else result
     found = {"y": relative_error(y, expected["y"])}
     for name, gradient in zip(call.leaves, gradients, strict=spec.mode != "forward"):
-        found[f"the gradient of {name}"] = relative_error(gradient, expected[name])
+        # A gradient has its leaf's shape; timm keeps the basis flat.
+        found[f"the gradient of {name}"] = relative_error(gradient.reshape(expected[name].shape), expected[name])
     worst = max(found, key=lambda name: found[name])
     return found[worst], worst
 
@@ -148,37 +181,38 @@ def prepare(problem: Mapping[str, Any], layout: Any, provider: str, device: str 
 class Bench:
     """Measures one problem after another."""
 
-    def __init__(
-        self, options: Options, device: torch.device, chosen: Sequence[Provider], rates: Rates, recorder: Recorder
-    ) -> None:
-        self.options, self.device, self.providers = options, device, chosen
-        self.rates, self.recorder = rates, recorder
-        default = ["nchw"] if options.quick else list(FORMATS)
-        self.layouts = [name for name in FORMATS if name in (options.layout or default)]
+    def __init__(self, options: Options, providers: Sequence[Provider], layouts: Sequence[str]) -> None:
+        self.options, self.providers, self.layouts = options, providers, layouts
         self._oracles: dict[tuple[Any, ...], dict[str, Tensor]] = {}
 
-    def group(self, spec: Spec, meter: MemoryMeter | None) -> None:
+    def group(self, spec: Spec, session: Session) -> None:
         """Check, time and record every provider in every layout on one problem."""
         if any(provider.is_compiled for provider in self.providers):
             torch._dynamo.reset()
         entries: list[Entry] = []
         for layout in self.layouts:
-            given = tensors(spec, layout, self.device)  # type: ignore[arg-type]  # one of FORMATS
+            given = tensors(spec, layout, session.device)  # type: ignore[arg-type]  # one of FORMATS
             for provider in self.providers:
-                entries += self._prepare(spec, layout, given, provider)
-        time_entries(entries, self.device, self.options, peer=GROUPED)
+                entries += self._prepare(spec, layout, given, provider, session.device)
+        time_entries(entries, session.device, self.options, peer=GROUPED)
         for entry in entries:
             if entry.run is not None:
-                entry.row |= self._roofline(spec, entry.row)
-                if meter is not None:
-                    entry.row |= self._memory(spec, entry.row, given, meter)
-            self.recorder.add(entry.row)
+                parts = PROVIDERS[entry.row["provider"]].parts(spec)
+                entry.row |= roofline(spec, parts, entry.row["p50_ms"], session.rates)
+                if session.meter is not None:
+                    arguments = {"problem": spec.columns(), "device": session.device.type}
+                    arguments |= {name: entry.row[name] for name in ("layout", "provider")}
+                    inputs = inputs_mb(spec, given, parts)
+                    entry.row |= memory_columns(session.meter, f"{_MODULE}:prepare", arguments, inputs)
+            session.recorder.add(entry.row)
 
-    def _prepare(self, spec: Spec, layout: str, given: Tensors, provider: Provider) -> list[Entry]:
+    def _prepare(
+        self, spec: Spec, layout: str, given: Tensors, provider: Provider, device: torch.device
+    ) -> list[Entry]:
         calls: list[Call] = []
 
         def build() -> Callable[[], Any]:
-            if reason := memory_reason(provider, spec, free_bytes(self.device)):
+            if reason := memory_reason(provider, spec, free_bytes(device)):
                 raise CannotRun(reason)
             calls.append(provider.build(spec, given))
             return timed(spec, given, calls[0])
@@ -188,7 +222,7 @@ class Bench:
 
         row = {"op": "dynamic_conv2d", **spec.columns(), "layout": layout, "provider": provider.name}
         kind = {"is_ours": provider.is_ours, "is_compiled": provider.is_compiled, "graphs": self.options.graphs}
-        return attempt(row, build, check, self.device, **kind)
+        return attempt(row, build, check, device, **kind)
 
     def _oracle(self, spec: Spec, given: Tensors, parts: frozenset[str]) -> dict[str, Tensor]:
         key = (spec, parts)
@@ -198,42 +232,37 @@ class Bench:
             self._oracles[key] = oracle(spec, given, parts)
         return self._oracles[key]
 
-    def _roofline(self, spec: Spec, row: Row) -> Row:
-        least = work(spec, PROVIDERS[row["provider"]].parts(spec))
-        floor = self.rates.floor_ms(least.forward_flops, least.forward_bytes, spec.dtype)
-        floor += self.rates.floor_ms(least.backward_flops, least.backward_bytes, spec.dtype)
-        return roofline_columns(least.flops, least.bytes, floor, row["p50_ms"], self.rates, spec.dtype)
 
-    def _memory(self, spec: Spec, row: Row, given: Tensors, meter: MemoryMeter) -> Row:
-        arguments = {"problem": spec.columns(), "layout": row["layout"], "provider": row["provider"]}
-        arguments["device"] = self.device.type
-        inputs = sum(t.numel() * t.element_size() for name, t in given.items() if name != "dy") / 1e6
-        return memory_columns(meter, "dynconv.bench.bench_dynamic_conv2d:prepare", arguments, inputs)
+def roofline(spec: Spec, parts: frozenset[str], p50_ms: float, rates: Rates) -> Row:
+    """The cells of a provider that computes with ``parts``; forward and backward each have a floor."""
+    least = work(spec, parts)
+    floor = rates.floor_ms(least.forward_flops, least.forward_bytes, spec.dtype)
+    floor += rates.floor_ms(least.backward_flops, least.backward_bytes, spec.dtype)
+    return roofline_columns(least.flops, least.bytes, floor, p50_ms, rates, spec.dtype)
+
+
+def inputs_mb(spec: Spec, given: Tensors, parts: frozenset[str]) -> float:
+    """MB of what the call reads: x and ``parts``, for a backward pass the incoming gradient."""
+    names = parts | {"x"} | ({"dy"} if spec.mode != "forward" else set())
+    return megabytes(given[name] for name in names)
+
+
+def plan(options: Options, device: torch.device) -> Plan[Spec]:
+    """What the options describe; ValueError for an unknown word or a size out of range."""
+    specs, selected = grid(options, device), chosen_providers(options, device)
+    layouts = chosen("--layout", options.layout, ["nchw"] if options.quick else list(FORMATS), FORMATS)
+    bench = Bench(options, selected, layouts)
+
+    def label(spec: Spec) -> str:
+        return f"{spec.shape.name} batch {spec.batch} {spec.dtype} {spec.mode} {spec.basis} {spec.residual}"
+
+    return Plan(specs, [spec.dtype for spec in specs], label, bench.group)
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
     options = tyro.cli(Options, prog="dynconv bench dynamic_conv2d", description=__doc__, args=args)
-    try:
-        device = options.torch_device()
-        specs, selected = grid(options, device), chosen_providers(options, device)
-        chosen("--layout", options.layout, (), FORMATS)
-    except ValueError as error:
-        print(f"dynconv: error: {error}", file=sys.stderr)
-        return 2
-    rates = measure_rates(device, tuple(dict.fromkeys(spec.dtype for spec in specs)))
-    machine = identity(device) | {"gbytes_per_s": rates.bytes_per_second / 1e9}
-    with Recorder(options.out, len(specs), machine) as recorder, MemoryMeter(device, machine["threads"]) as meter:
-        bench = Bench(options, device, selected, rates, recorder)
-        try:
-            for spec in specs:
-                words = (spec.shape.name, f"batch {spec.batch}", spec.dtype, spec.mode, spec.basis, spec.residual)
-                recorder.group(" ".join(words))
-                bench.group(spec, meter if options.memory else None)
-        except KeyboardInterrupt:
-            return recorder.interrupted()
-    print_results(recorder.rows)
-    return recorder.exit_code()
+    return run(options, functools.partial(plan, options))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What became slower or faster between two tables of `dynconv bench`.
 
-    python bench/compare.py BEFORE.csv AFTER.csv [--threshold 10] [--metric ratio_to_static]
+    python -m dynconv.bench.compare BEFORE.csv AFTER.csv [--threshold 10] [--metric ratio_to_static]
 
 Rows are joined by what they measure. The default metric is the ratio to the static convolution of the same run, so that
 another machine, or another day, does not count as a change of the code. Exit code 1 where a row became slower by more
@@ -118,12 +118,12 @@ def compare(options: Options) -> Comparison:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Print what changed; 1 where something became slower or was refused, 2 for wrong use."""
-    options = tyro.cli(Options, prog="compare.py", description=__doc__, args=args)
+    options = tyro.cli(Options, prog="python -m dynconv.bench.compare", description=__doc__, args=args)
     try:
         found = compare(options)
         first = [read_rows(path)[0] for path in (options.before, options.after)]
     except ValueError as error:
-        print(f"compare.py: error: {error}", file=sys.stderr)
+        print(f"dynconv.bench.compare: error: {error}", file=sys.stderr)
         return 2
     if options.metric in ("p50_ms", "min_ms"):
         for name in _MACHINE:

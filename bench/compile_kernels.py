@@ -2,9 +2,11 @@
 
     python bench/compile_kernels.py [--sm 80 90] [--quick] [--match PREFIX] [--csv bench/results/triton_resources.csv]
 
-One row per kernel: registers per thread, spilled bytes (stack and local memory), shared memory per program, and which
-matrix unit it uses (mma, Hopper's wgmma, Blackwell's tcgen05). Exit code 1 if one spills or needs more shared memory
-than a device of that kind has, 2 under TRITON_INTERPRET, where there is nothing to compile.
+One row per kernel: registers per thread, spilled bytes (stack and local memory), shared memory per program, loads of
+single 16-bit elements, and which matrix unit it uses (mma, Hopper's wgmma, Blackwell's tcgen05). Exit code 1 if one
+spills, needs more shared memory than a device of that kind has, or reads a 16-bit tensor with aligned channels element
+by element; 2 under TRITON_INTERPRET, where there is nothing to compile. Rare launches (one channel, 64-bit offsets) are
+compiled for one architecture.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 import triton
@@ -59,18 +61,27 @@ VARIANTS = {
     "materialised": ("one sample", ("weight",)),
     "basis-shared": ("shared", (f"weight+scale+{MOST_MIXED['shared']} bases", f"weight+{MOST_MIXED['shared']} bases")),
 }
+# Sizes that Triton makes constants where they are 1, and the architecture of the rare launches.
+ONES = {"reduction", "columns", "outputs", "inputs", "out_channels", "in_channels"}
+ONES |= {"source_stride_w", "out_stride_w", "x_stride_w", "dy_stride_w"}
+RARE_SM = 90
+SCALAR_LOAD = re.compile(r"ld\.global[.\w:]*\.b16")
 POINTERS = ("source", "weight", "bias", "scale", "basis", "coefficients", "out")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One compilation: a kernel, the problem it is specialised for and the device."""
+    """One compilation: a kernel, the problem it is specialised for and the device.
+
+    ``launch`` is "usual", "one channel" in source and output, or "wide offsets", of 64 bits.
+    """
 
     kernel: str
     kind: str
     dtype: str
     parts: str
     tile: str
+    launch: str
     sm: int
 
 
@@ -81,8 +92,19 @@ class Row(Case):
     registers: int
     spill_bytes: int
     shared_bytes: int
+    scalar_loads: int
     matrix_unit: str
     triton: str
+
+    def fault(self) -> str:
+        """What must not be in a shipped kernel, or nothing."""
+        if self.shared_bytes > SHARED_LIMIT[self.sm] * 1024:
+            return f"takes more than {SHARED_LIMIT[self.sm]} KiB of shared memory"
+        if self.spill_bytes:
+            return "spills"
+        if self.launch != "one channel" and "ragged" not in self.kind and self.scalar_loads:
+            return "reads a 16-bit tensor element by element"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -100,12 +122,41 @@ class Build:
 
 
 def cases(architectures: list[int], quick: bool) -> Iterator[tuple[Case, Build]]:
-    """Everything that the launchers choose; `quick` keeps the widest tile with all parts."""
+    """Everything that the launchers choose; `quick` keeps the widest tile with all parts of a usual launch."""
     for sm in architectures:
         for direction, variant in itertools.product(("forward", "input_gradient"), VARIANTS):
             yield from convolution_cases(direction, variant, sm, quick)
         yield from materialise_cases(sm)
         yield from parameter_cases(sm, quick)
+        if sm == RARE_SM and not quick:
+            yield from rare_cases(sm)
+
+
+def rare_cases(sm: int) -> Iterator[tuple[Case, Build]]:
+    """Each kernel on one channel, with the narrowest tile, and with 64-bit offsets, with the widest."""
+    variants = ("linear", "aggregated", "materialised", "basis-shared")
+    for direction, variant in itertools.product(("forward", "input_gradient"), variants):
+        form, all_parts = VARIANTS[variant]
+        bases = int(all_parts[0].split("+")[-1].split()[0]) if all_parts[0].endswith("bases") else 0
+        for launch, kind in (("one channel", "ragged"), ("wide offsets", "half")):
+            tiles = shipped_tiles(kind, sm, form, bases if form == "mixed" else 0)
+            tile = tiles[0 if launch == "wide offsets" else -1]
+            case = Case(f"{direction} {variant}", kind, "bf16", all_parts[0], tile_name(tile, form), launch, sm)
+            yield case, convolution_build(case, form, tile, bases)
+    elementwise, build = next(materialise_cases(sm))
+    yield replace(elementwise, launch="one channel"), replace(build, aligned=False)
+    for launch, kind in (("one channel", "ragged"), ("wide offsets", "half")):
+        parameter_tiles = shipped_parameter_tiles(kind, sm)
+        parameter_tile = parameter_tiles[0 if launch == "wide offsets" else -1]
+        parts = f"weight+scale+{parameter_tile.bases} bases" if parameter_tile.bases else "weight+scale"
+        name = "x".join(map(str, parameter_tile[:5]))
+        case = Case("parameter_gradients", kind, "bf16", parts, name, launch, sm)
+        yield case, parameter_build(case, parameter_tile, parameter_tile.bases)
+
+
+def tile_name(tile: Tile, form: str) -> str:
+    """The tile's numbers, as the table has them."""
+    return "x".join(map(str, (*tile[:5], *([tile.samples] if form == "shared" else []))))
 
 
 def convolution_cases(direction: str, variant: str, sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
@@ -122,8 +173,7 @@ def convolution_cases(direction: str, variant: str, sm: int, quick: bool) -> Ite
             # The vendor's variants have the linear and the mixed kernel less its static part.
             every = parts == all_parts[0] and dtype != "fp16" and not quick and not variant.startswith("vendor")
             for tile in tiles if every else tiles[:1]:
-                name = "x".join(map(str, (*tile[:5], *([tile.samples] if form == "shared" else []))))
-                case = Case(f"{direction} {variant}", kind, dtype, parts, name, sm)
+                case = Case(f"{direction} {variant}", kind, dtype, parts, tile_name(tile, form), "usual", sm)
                 yield case, convolution_build(case, form, tile, bases)
             if quick:
                 break
@@ -140,7 +190,6 @@ def convolution_build(case: Case, form: str, tile: Tile, bases: int) -> Build:
         "BLOCK_M": tile.rows,
         "BLOCK_N": tile.columns,
         "BLOCK_K": tile.reduction,
-        "out_stride_c": 1,
     }
     if form == "shared":
         constants |= {"NUM_BASES": bases, "SAMPLES": tile.samples}
@@ -163,7 +212,7 @@ def convolution_build(case: Case, form: str, tile: Tile, bases: int) -> Build:
 def materialise_cases(sm: int) -> Iterator[tuple[Case, Build]]:
     """The kernel that writes per-sample weights."""
     for dtype, bases in itertools.product(("bf16", "fp32"), (DEEP_MIXED, MOST_BASES)):
-        case = Case("materialise", "elementwise", dtype, f"weight+scale+{bases} bases", f"{BLOCK}x{WARPS}", sm)
+        case = Case("materialise", "elementwise", dtype, f"weight+scale+{bases} bases", f"{BLOCK}x{WARPS}", "usual", sm)
         dtypes = {name: "fp32" if name in ("scale", "coefficients") else dtype for name in POINTERS if name != "source"}
         constants: dict[str, object] = {"NUM_BASES": bases, "SAMPLES": SAMPLES, "BLOCK": BLOCK}
         yield case, Build(materialise_kernel, constants, dtypes, {"num_warps": WARPS})
@@ -183,7 +232,7 @@ def parameter_cases(sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
                 every = f"weight+scale+{bases} bases" if bases else "weight+scale"
                 fewer = f"{bases} bases" if bases else "weight"
                 for parts in (every, fewer) if kind == "half" and dtype == "bf16" else (every,):
-                    case = Case("parameter_gradients", kind, dtype, parts, "x".join(map(str, tile[:5])), sm)
+                    case = Case("parameter_gradients", kind, dtype, parts, "x".join(map(str, tile[:5])), "usual", sm)
                     yield case, parameter_build(case, tile, bases)
 
 
@@ -215,18 +264,24 @@ def parameter_build(case: Case, tile: ParameterTile, bases: int) -> Build:
 
 def compile_case(case: Case, build: Build) -> Row:
     """Compile for the case's device and read the resources."""
-    signature, attributes = {}, {}
+    constants, signature, attributes = dict(build.constants), {}, {}
+    wide = case.launch == "wide offsets"
+    if wide:
+        constants["OFFSET"] = triton.language.int64
     for index, parameter in enumerate(build.function.params):
         name = parameter.name
-        if name in build.constants:
+        if case.launch == "one channel" and name in ONES and not parameter.do_not_specialize:
+            constants[name] = 1
+        if name in constants:
             signature[name] = "constexpr"
             continue
         pointer = name in build.dtypes
-        signature[name] = f"*{build.dtypes[name]}" if pointer else "i32"
+        integer = "i64" if wide and name.endswith("stride_b") else "i32"
+        signature[name] = f"*{build.dtypes[name]}" if pointer else integer
         if pointer or (build.aligned and not parameter.do_not_specialize):
             attributes[(index,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
-        ASTSource(build.function, signature, build.constants, attributes),
+        ASTSource(build.function, signature, constants, attributes),
         target=GPUTarget("cuda", case.sm, 32),
         options=build.options,
     )
@@ -237,6 +292,7 @@ def compile_case(case: Case, build: Build) -> Row:
         registers=registers,
         spill_bytes=spilled,
         shared_bytes=compiled.metadata.shared,
+        scalar_loads=len(SCALAR_LOAD.findall(compiled.asm["ptx"])),
         matrix_unit=unit,
         triton=triton.__version__,
     )
@@ -283,7 +339,8 @@ def main() -> int:
         help="compute capabilities, times ten",
     )
     parser.add_argument("--quick", action="store_true", help="the widest tile of each kind with all parts only")
-    parser.add_argument("--match", default="", help="only cases whose KERNEL/KIND/DTYPE/PARTS/TILE starts with this")
+    start = "KERNEL/KIND/DTYPE/PARTS/TILE/LAUNCH"
+    parser.add_argument("--match", default="", help=f"only cases whose {start} starts with this")
     parser.add_argument("--csv", type=Path, help="renew these rows of this table as well")
     arguments = parser.parse_args()
     if INTERPRETED:
@@ -292,14 +349,14 @@ def main() -> int:
     print(*names, sep="\t")
     rows = []
     for case, build in cases(arguments.sm, arguments.quick):
-        if "/".join((case.kernel, case.kind, case.dtype, case.parts, case.tile)).startswith(arguments.match):
+        if "/".join(astuple(case)[:-1]).startswith(arguments.match):
             rows.append(compile_case(case, build))
             print(*astuple(rows[-1]), sep="\t", flush=True)
     if arguments.csv:
         write_table(arguments.csv, rows)
-    failed = [row for row in rows if row.spill_bytes or row.shared_bytes > SHARED_LIMIT[row.sm] * 1024]
+    failed = [row for row in rows if row.fault()]
     for row in failed:
-        print(f"spills, or takes more than {SHARED_LIMIT[row.sm]} KiB of shared memory: {row}", file=sys.stderr)
+        print(f"{row.fault()}: {row}", file=sys.stderr)
     return 1 if failed else 0
 
 

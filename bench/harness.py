@@ -105,9 +105,11 @@ class CommonOptions:
     budget: float | None = None
     """Seconds of timing per row, within the rounds below. Default: 0.5, with --quick 0.15."""
     min_rounds: int = 3
-    """At least as many rounds per row, whatever they take."""
+    """At least as many rounds per row; a call that takes more than ten budgets has one."""
     quick: bool = False
     """A small selection with short timings: under two minutes on two cores."""
+    memory: bool = True
+    """Measure peak memory (on the CPU in a second process)."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -116,6 +118,8 @@ class CommonOptions:
             raise ValueError(f"--budget: expected a positive number of seconds, got {self.budget}")
         if self.min_rounds < 1:
             raise ValueError(f"--min-rounds: expected at least 1, got {self.min_rounds}")
+        if self.out is not None and self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a folder; expected the name of a CSV, as {self.out / 'rows.csv'}")
         if self.out is not None and self.out.exists() and not self.overwrite:
             raise ValueError(f"--out {self.out} exists; give another name, or --overwrite to replace it")
 
@@ -138,19 +142,19 @@ class CommonOptions:
 
 
 def chosen(flag: str, given: Sequence[Any], default: Sequence[Any], known: Iterable[Any] | None = None) -> list[Any]:
-    """``given``, or ``default`` where nothing was given; ValueError for what is not ``known``."""
+    """``given`` without repetitions, or ``default`` where nothing was given; ValueError for what is not ``known``."""
     unknown = [value for value in given if known is not None and value not in known]
     if unknown:
         names = ", ".join(map(str, known or ()))
         raise ValueError(f"{flag}: unknown {', '.join(map(str, unknown))}; expected some of {names}")
-    return list(given or default)
+    return list(dict.fromkeys(given or default))
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """|actual - expected| / |expected| in float64; infinite where a shape differs or a value is not finite."""
-    if actual.numel() != expected.numel():
+    """|actual - expected| / |expected| in float64; infinite where the shape differs or a value is not finite."""
+    if actual.shape != expected.shape:
         return math.inf
-    difference = (actual.detach().double().reshape(expected.shape) - expected).norm()
+    difference = (actual.detach().double() - expected).norm()
     error = (difference / expected.norm().clamp_min(1e-30)).item()
     return error if math.isfinite(error) else math.inf
 
@@ -285,16 +289,8 @@ def memory_columns(meter: MemoryMeter, function: str, arguments: Mapping[str, An
     return {"peak_extra_mb": extra, "peak_mb": inputs_mb + results + extra}
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes that a provider may take: nine tenths of what is free."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(0.9 * (torch.cuda.mem_get_info(device)[0] + cached))
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return 1 << 62
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(0.9 * 1024 * int(line.split()[1]))
+def megabytes(tensors: Iterable[Tensor]) -> float:
+    return sum(t.numel() * t.element_size() for t in tensors) / 1e6
 
 
 def one_line(message: object) -> str:
@@ -302,13 +298,32 @@ def one_line(message: object) -> str:
     return (str(message).strip().splitlines() or [""])[0][:200]
 
 
-class Recorder:
-    """Collects rows, writes each to the CSV as it comes, and shows what is being measured on stderr."""
+class OutputFailed(Exception):  # noqa: N818 - reads as what happened
+    """The CSV cannot be written; the message names it and says why."""
 
-    def __init__(self, out: Path | None, total: int, machine: Row) -> None:
+
+class Recorder:
+    """Collects rows, writes each to the CSV as it comes, and shows what is being measured on stderr.
+
+    The file is opened at once, so that one that cannot be written is known before anything is measured; what it held is
+    replaced with the first row, so that an interruption before that destroys nothing.
+
+    Raises:
+        OutputFailed: The file, or its folder, cannot be written.
+    """
+
+    def __init__(self, out: Path | None, total: int) -> None:
         self.rows: list[Row] = []
-        self._out, self._machine = out, machine
+        self._out = out
+        self._machine: Row = {}
         self._file: Any = None
+        self._is_new = out is not None and not out.exists()
+        if out is not None:
+            try:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                self._file = out.open("a", newline="", encoding="utf-8")
+            except OSError as error:
+                raise self._failed(error) from error
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
         self._total, self._done, self._began = total, 0, time.monotonic()
@@ -318,12 +333,14 @@ class Recorder:
             self._bar = Progress(*columns, console=self._console, auto_refresh=False)
             self._task = self._bar.add_task("", total=total)
 
+    def _failed(self, error: OSError) -> OutputFailed:
+        return OutputFailed(f"--out {self._out} cannot be written: {error.strerror or error}")
+
+    def begin(self, machine: Row) -> None:
+        """The machine is known: its columns are those of every row from now on."""
+        self._machine = machine
+
     def __enter__(self) -> Recorder:
-        if self._out is not None:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._out.open("w", newline="", encoding="utf-8")
-            self._writer = csv.DictWriter(self._file, fieldnames=COLUMNS, lineterminator="\n")
-            self._writer.writeheader()
         if self._bar is not None:
             self._bar.start()
         return self
@@ -334,7 +351,13 @@ class Recorder:
         if self._bar is not None:
             self._bar.stop()
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as failure:
+                raise self._failed(failure) from failure
+            if self._is_new and not self.rows and self._out is not None:
+                # An empty file would only be in the way of the next run.
+                self._out.unlink()
 
     def group(self, label: str) -> None:
         """A new group of rows begins."""
@@ -357,12 +380,24 @@ class Recorder:
         if whole["status"] == "refused":
             self.say(f"refused: {whole['provider']} ({whole['shape']}, {whole['mode']}): {whole['note']}")
         if self._file is not None:
-            self._writer.writerow({name: _written(value) for name, value in whole.items()})
-            self._file.flush()
+            try:
+                self._write(whole)
+            except OSError as error:
+                raise self._failed(error) from error
+
+    def _write(self, row: Row) -> None:
+        writer = csv.DictWriter(self._file, fieldnames=COLUMNS, lineterminator="\n")
+        if len(self.rows) == 1:
+            # A device or a pipe has nothing to replace.
+            if self._file.seekable() and self._out is not None and self._out.is_file():
+                self._file.truncate(0)
+            writer.writeheader()
+        writer.writerow({name: _written(value) for name, value in row.items()})
+        self._file.flush()
 
     def interrupted(self) -> int:
         """Say what is kept; the exit code of an interruption."""
-        kept = f"; {len(self.rows)} rows are in {self._out}" if self._out else ""
+        kept = f"; {len(self.rows)} rows are in {self._out}" if self._out and self.rows else "; no row was written"
         self.say(f"dynconv: interrupted{kept}")
         return 130
 

@@ -1,4 +1,4 @@
-"""The machine a row was measured on: who it is, its memory bandwidth and its matrix rate."""
+"""The machine a row was measured on: who it is, its memory bandwidth and its matrix rate, and its free memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import importlib.metadata
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _TRIAD_ELEMENTS = {"cpu": 48 << 20, "cuda": 256 << 20}
 # Sides of the square products: the rate of larger ones was the same to 3 %.
 _GEMM_SIDE = {"cpu": 1536, "cuda": 8192}
+_UNLIMITED = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,58 @@ def _best_seconds(call: Callable[[], object], device: torch.device, calls: int =
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a provider may take: nine tenths of what is free, of the machine and of this process's cgroups."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.9 * (torch.cuda.mem_get_info(device)[0] + cached))
+    return int(0.9 * min(_available_bytes(), cgroup_free_bytes()))
+
+
+def _available_bytes() -> int:
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return _UNLIMITED
+    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return 1024 * int(line.split()[1])
+
+
+def cgroup_free_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """The least that this process's memory cgroup, or one above it, leaves free; 2^62 where none has a limit.
+
+    A container sees the host's MemAvailable and dies at its own limit. File pages not lately used (``inactive_file``)
+    are free: the kernel drops them before it kills. Version 2: memory.max and memory.current; version 1 its own names.
+    """
+    if not own.is_file():
+        return _UNLIMITED
+    free = _UNLIMITED
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, limit, used, inactive = root, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            mount, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            inactive = "total_inactive_file"
+        else:
+            continue
+        folder = mount / path.lstrip("/")
+        for place in (folder, *(parent for parent in folder.parents if parent.is_relative_to(mount))):
+            # In a container the path may be the host's, of which only the mount's own folder is there.
+            if not ((place / limit).is_file() and (place / used).is_file()):
+                continue
+            most = (place / limit).read_text().strip()
+            if most != "max":
+                free = min(free, int(most) - int((place / used).read_text()) + _statistic(place, inactive))
+    return max(0, free)
+
+
+def _statistic(cgroup: Path, name: str) -> int:
+    """A line of the cgroup's memory.stat; 0 where it has none."""
+    path = cgroup / "memory.stat"
+    pairs = (line.split() for line in path.read_text().splitlines()) if path.is_file() else ()
+    return next((int(value) for key, value in pairs if key == name), 0)
 
 
 def identity(device: torch.device) -> dict[str, Any]:

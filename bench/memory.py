@@ -5,7 +5,8 @@ call, so that scratch of oneDNN and of C++ code counts like a tensor. It is take
 gives every freed block of 64 KB and more back to the system: a block kept for later would hide the next call's need,
 and giving blocks back would slow the process that is timed.
 
-    python -m dynconv.bench.memory THREADS      the measuring process: one JSON request per line, one answer per line
+    python -m dynconv.bench.memory THREADS FD      the measuring process: one JSON request per line of stdin, one answer
+                                                   per line of the descriptor FD, where nothing else is printed
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import ctypes
 import gc
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -111,6 +114,7 @@ class MemoryMeter:
     def __init__(self, device: torch.device, threads: int) -> None:
         self._device, self._threads = device, threads
         self._process: subprocess.Popen[str] | None = None
+        self._answers: IO[str] | None = None
 
     def measure(self, function: str, arguments: Mapping[str, Any]) -> tuple[float, float]:
         """As :func:`peak_beyond_results`, of the call that ``function`` ("module:name") makes of ``arguments``.
@@ -122,36 +126,58 @@ class MemoryMeter:
             return peak_beyond_results(_prepared(function, arguments), self._device)
         if reason := cpu_missing():
             raise MemoryUnknown(reason)
-        if self._process is None:
-            command = [sys.executable, "-m", "dynconv.bench.memory", str(self._threads)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            raise MemoryUnknown("the measuring process has no pipes")
+        process, answers = self._started()
+        if process.stdin is None:
+            raise MemoryUnknown("the measuring process has no pipe")
         try:
             process.stdin.write(json.dumps({"function": function, "arguments": dict(arguments)}) + "\n")
             process.stdin.flush()
-            line = process.stdout.readline()
+            line = answers.readline()
         except BrokenPipeError:
             line = ""
         if not line:
-            self._process = None
-            raise MemoryUnknown(f"the measuring process died with code {process.wait()}; out of memory, as a rule")
+            code = process.wait()
+            self.stop()
+            raise MemoryUnknown(f"the measuring process died with code {code}; out of memory, as a rule")
         answer = json.loads(line)
         if "error" in answer:
             raise MemoryUnknown(answer["error"])
         return answer["extra_mb"], answer["results_mb"]
 
-    def close(self) -> None:
+    def _started(self) -> tuple[subprocess.Popen[str], IO[str]]:
+        """The measuring process, and where it answers."""
+        if self._process is None or self._answers is None:
+            read, write = os.pipe()
+            self._answers = os.fdopen(read, encoding="utf-8")
+            command = [sys.executable, "-m", "dynconv.bench.memory", str(self._threads), str(write)]
+            try:
+                # What it prints goes to stderr (2). A session of its own: Ctrl-C is for the asker, who stops it.
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=2, pass_fds=(write,), start_new_session=True, text=True
+                )
+            finally:
+                # Held open here too, the pipe would not end when the process dies.
+                os.close(write)
+        return self._process, self._answers
+
+    def stop(self) -> None:
+        """End the measuring process, whatever it is doing."""
         if self._process is not None:
+            self._process.kill()
+            # Reaps it and closes its stdin.
             self._process.communicate()
             self._process = None
+        if self._answers is not None:
+            self._answers.close()
+            self._answers = None
 
     def __enter__(self) -> MemoryMeter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 def _prepared(function: str, arguments: Mapping[str, Any]) -> Callable[[], object]:
@@ -159,7 +185,7 @@ def _prepared(function: str, arguments: Mapping[str, Any]) -> Callable[[], objec
     return getattr(importlib.import_module(module), name)(**arguments)
 
 
-def serve(threads: int) -> None:
+def serve(threads: int, answers: IO[str]) -> None:
     """Answer requests from stdin until it ends."""
     torch.set_num_threads(threads)
     return_freed_blocks()
@@ -173,8 +199,9 @@ def serve(threads: int) -> None:
         # The asker decides what an error means; this process goes on to the next request.
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    with os.fdopen(int(sys.argv[2]), "w", encoding="utf-8") as pipe:
+        serve(int(sys.argv[1]), pipe)

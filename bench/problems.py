@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,10 +73,10 @@ def shape_of(text: str) -> Shape:
     return Shape(text, inputs, outputs, size, kernel, stride, groups)
 
 
-def batches(shape: Shape, given: Sequence[int], device: torch.device, quick: bool) -> Sequence[int]:
-    """The batches to measure: those given, or the shape's own for the device, a quarter of it for a quick look."""
+def own_batch(shape: Shape, device: torch.device, quick: bool) -> int:
+    """The shape's usual batch on the device, a quarter of it for a quick look."""
     own = shape.cpu_batch if device.type == "cpu" else shape.cuda_batch
-    return given or (own // 4 if quick else own,)
+    return own // 4 if quick else own
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from dynconv.bench.machine import synchronise
 
 # A sample shorter than this repeats its call: on the CPU for the timer's sake, on a GPU to fill the queue.
 _SHORTEST = {"cpu": 1e-3, "cuda": 2e-3}
+# A call that takes more than so many budgets has one round.
+_ONCE_FROM = 10
 MAX_ROUNDS = 200
 STATIC = "static"
 
@@ -36,13 +38,16 @@ def interleave(
 
     In every round the calls take turns in a new order, so that a machine that drifts does so for all of them, and none
     always follows the same neighbour's caches. Those of ``always``, to which the others are compared, run in every
-    round. Each call runs in about ``budget`` seconds, in at least ``min_rounds`` and at most ``MAX_ROUNDS`` rounds.
+    round. Each call runs in about ``budget`` seconds, in at least ``min_rounds`` and at most ``MAX_ROUNDS`` rounds; one
+    that takes more than ten budgets has a single round.
     """
     estimates = {key: _sample(call, 1, device) for key, call in calls.items()}
     shortest = _SHORTEST[device.type]
     repeats = {key: max(1, min(200, math.ceil(shortest / max(t, 1e-7)))) for key, t in estimates.items()}
     turns = {
-        key: min(MAX_ROUNDS, max(min_rounds, round(budget / max(t * repeats[key], 1e-7))))
+        key: 1
+        if t > _ONCE_FROM * budget
+        else min(MAX_ROUNDS, max(min_rounds, round(budget / max(t * repeats[key], 1e-7))))
         for key, t in estimates.items()
     }
     rounds = max((turns[key] for key in always or turns), default=0)

@@ -43,7 +43,8 @@ operations:
   coefficients     pooling, two layers, softmax and scale
   drt-step         a whole training step of a ResNet or LeNet
 
-`dynconv bench OP --help` tells each one's options; bench/README.md how to read, compare and draw a table.
+`dynconv bench OP --help` tells each one's options; the README.md of the package dynconv.bench how to read a table,
+`python -m dynconv.bench.compare` and `python -m dynconv.bench.plot` compare and draw them.
 """
 
 INFO_USAGE = """usage: dynconv info
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        print("dynconv: interrupted; what was not yet in a checkpoint is lost", file=sys.stderr)
+        lost = "no row was written" if args[0] == "bench" else "what was not yet in a checkpoint is lost"
+        print(f"dynconv: interrupted; {lost}", file=sys.stderr)
         return 130
 
 

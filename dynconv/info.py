@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import platform
 from collections.abc import Mapping
 from typing import Any
@@ -70,7 +71,15 @@ def _native() -> dict[str, Any]:
     if "_host" in native["built"]:
         host = importlib.import_module("dynconv._host")
         native |= {"build": host.build_info(), "processor": host.cpu_capabilities()}
+        native["kernels"] = os.environ.get("DYNCONV_CPU_ISA") or _widest(set(native["processor"]))
     return native
+
+
+def _widest(processor: set[str]) -> str:
+    """The instruction set that the CPU kernels choose on a processor with these features."""
+    if {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= processor:
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= processor else "baseline"
 
 
 def _lines(facts: dict[str, Any]) -> list[str]:
@@ -82,6 +91,7 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     lines += [f"  {name:<14} {value}" for name, value in native.get("build", {}).items()]
     if "processor" in native:
         lines.append(f"  {'processor':<14} {' '.join(native['processor'])}")
+        lines.append(f"  {'CPU kernels':<14} {native['kernels']} (DYNCONV_CPU_ISA names another)")
     lines += ["GPUs", *(f"  {name}" for name in facts["gpus"] or ["none that torch can use"])]
     for operator, found in facts["backends"].items():
         lines.append(f"backends of {operator}")

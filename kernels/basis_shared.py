@@ -26,7 +26,7 @@ from dynconv.kernels.implicit_gemm import walk
 def basis_shared(
     source, weight, bias, scale, basis, coefficients, out,
     batch, source_h, source_w, out_h, out_w,
-    source_stride_b, source_stride_h, source_stride_w, out_stride_b, out_stride_c, out_stride_h, out_stride_w,
+    source_stride_b, source_stride_h, source_stride_w, out_stride_b, out_stride_h, out_stride_w,
     reduction, columns, groups, kernel_h, kernel_w,
     stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
     GRADIENT: tl.constexpr, NUM_BASES: tl.constexpr, SAMPLES: tl.constexpr,
@@ -158,9 +158,9 @@ def basis_shared(
             sums = sums + (tl.dot(a, right, acc[b], input_precision=PRECISION),)
         acc = sums
 
-    out += group * columns * out_stride_c
+    out += group * columns
     offset = out_row_h.to(OFFSET) * out_stride_h + out_row_w.to(OFFSET) * out_stride_w
-    place = offset[:, None] + (column.to(OFFSET) * out_stride_c)[None, :]
+    place = offset[:, None] + column[None, :]
     for b in tl.static_range(SAMPLES):
         in_out = out_valid[:, None] & (column < tl.where(first_sample + b < batch, columns, 0))[None, :]
         result = acc[b]

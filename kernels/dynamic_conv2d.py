@@ -60,7 +60,7 @@ def forward(
     variant: str = "linear",
     tile: Tile | None = None,
 ) -> Tensor:
-    """y (B, Cout, Hout, Wout) of `dynamic_conv2d`, in x's dtype; channels_last where x or the kernel is.
+    """y (B, Cout, Hout, Wout) of `dynamic_conv2d`, in x's dtype, channels_last.
 
     Arguments are as `dynconv.functional.dynamic_conv2d` checks them; `dynconv.kernels.layout.reasons` tells which the
     kernels do not take, `dynconv.kernels.variants.variant_reasons` which this variant does not (ValueError). ``tile``
@@ -70,26 +70,25 @@ def forward(
     static = layout.static_kernel(weight, basis)
     num_bases = 1 if coefficients is None else coefficients.shape[1]
     out_channels = static.shape[0] if weight is not None else static.shape[0] // num_bases
-    out_size = (
+    pixels = (
         (size + 2 * pad - dil * (kernel - 1) - 1) // step + 1
         for size, pad, dil, kernel, step in zip(x.shape[2:], padding, dilation, static.shape[2:], stride, strict=True)
     )
-    out = layout.empty_output((x.shape[0], out_channels, *out_size), x, static)
-    if out.numel() == 0:
-        return out
+    out_size = (x.shape[0], out_channels, *pixels)
+    if math.prod(out_size) == 0:
+        return layout.empty_output(out_size, x)
     kernel_size = (static.shape[2], static.shape[3])
     parts = (weight, bias, scale, basis, coefficients)
     call = _Call(*parts, kernel_size, stride, padding, dilation, groups, gradient=False)
     x = layout.channels_innermost(x)
     if not variant.startswith("vendor"):
-        return _run(x, out, call, variant, tile)
+        return _run(x, layout.empty_output(out_size, x), call, variant, tile)
     only_static = scale is None and basis is None
     # The vendor's fast path for half types is channels_last in all three.
     static = static.contiguous(memory_format=torch.channels_last)
     y = torch.conv2d(x, static, bias if only_static else None, stride, padding, dilation, groups)
-    if not only_static:
-        _run(x, y, replace(call, weight=None), variant, tile)
-    return y if y.stride() == out.stride() else out.copy_(y)
+    y = y.contiguous(memory_format=torch.channels_last)
+    return y if only_static else _run(x, y, replace(call, weight=None), variant, tile)
 
 
 def input_gradient(
@@ -107,35 +106,32 @@ def input_gradient(
     variant: str = "linear",
     tile: Tile | None = None,
 ) -> Tensor:
-    """dx of shape `input_size` (B, Cin, H, W), in the dtype of dy (B, Cout, Hout, Wout).
+    """dx of shape `input_size` (B, Cin, H, W), in the dtype of dy (B, Cout, Hout, Wout), channels_last.
 
-    channels_last where dy or the kernel is. Variants and tiles as for `forward`.
+    Variants and tiles as for `forward`.
     """
     _check(variant, weight, basis, scale, coefficients)
     static = layout.static_kernel(weight, basis)
-    out = layout.empty_output(tuple(input_size), dy, static)
-    if out.numel() == 0:
-        return out
-    if dy.numel() == 0:
-        return out.zero_()
+    if math.prod(input_size) == 0 or dy.numel() == 0:
+        return layout.empty_output(input_size, dy).zero_()
     kernel_size = (static.shape[2], static.shape[3])
     parts = (weight, None, scale, basis, coefficients)
     call = _Call(*parts, kernel_size, stride, padding, dilation, groups, gradient=True)
     dy = layout.channels_innermost(dy)
     if not variant.startswith("vendor"):
-        return _run(dy, out, call, variant, tile)
+        return _run(dy, layout.empty_output(input_size, dy), call, variant, tile)
     into_static = dy
     if scale is not None:
         into_static = torch.mul(dy, scale[:, :, None, None], out=torch.empty_like(dy))
-    # Of the input only the shape counts here.
-    shape = dy.new_empty(1).expand(input_size)
+    # Of the input only shape and layout count here, and the latter decides which one torch computes in: beside an
+    # NCHW input, or an expanded one, it would copy dy to NCHW.
+    stand_in = layout.empty_output(input_size, dy)
     geometry = (stride, padding, dilation, False, [0, 0], groups)
     dx, _, _ = torch.ops.aten.convolution_backward(
-        into_static, shape, layout.dense(static), None, *geometry, [True, False, False]
+        into_static, stand_in, layout.dense(static), None, *geometry, [True, False, False]
     )
-    if basis is not None:
-        _run(dy, dx, replace(call, weight=None, scale=None), variant, tile)
-    return dx if dx.stride() == out.stride() else out.copy_(dx)
+    dx = dx.contiguous(memory_format=torch.channels_last)
+    return dx if basis is None else _run(dy, dx, replace(call, weight=None, scale=None), variant, tile)
 
 
 def _check(
@@ -179,9 +175,11 @@ def _launch(
         pieces=1 if form == "linear" else batch * phases,
         bases=num_bases if form == "mixed" else 0,
     )
-    # Elements that the samples of one tile span, in the source, the output and the scale.
-    together = tile.rows // pixels + 2 if form == "linear" else tile.samples
-    reach = together * max(source.stride(0), out.stride(0), channels)
+    # Elements from the first sample of a tile to the end of its last, in the source, the output and the scale; only
+    # the linear form spans several samples by OFFSET.
+    apart = tile.rows // pixels + 1 if form == "linear" else 0
+    reach = max(apart * t.stride(0) + layout.sample_span(t) for t in (source, out))
+    reach = max(reach, (apart + 1) * max(channels, out_channels))
     # An output position meets every tap; under a stride, an input position meets every tap_step-th one.
     tap_steps = [s // math.gcd(s, d) if gradient else 1 for s, d in zip(stride, call.dilation, strict=True)]
     tensors = (
@@ -193,7 +191,7 @@ def _launch(
         layout.contiguous(call.coefficients),
         out,
     )
-    strides = (source.stride(0), source.stride(2), source.stride(3), *out.stride())
+    strides = [t.stride(axis) for t in (source, out) for axis in (0, 2, 3)]
     sizes = (batch, source_h, source_w, out_h, out_w, *strides, reduction, columns, call.groups)
     taps = (*stride, *call.padding, *call.dilation, *tap_steps)
     options = {

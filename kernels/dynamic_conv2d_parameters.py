@@ -225,7 +225,7 @@ def _launch(
     dbasis = partial(wanted[2], split.programs, bases, *kernel_shape)
     dcoefficients = partial(wanted[3], tiles, batch, split.chunks, bases)
     # Elements that one sample spans.
-    reach = max(t.stride(2) * t.shape[2] + t.stride(3) * t.shape[3] + t.shape[1] for t in (x, grad))
+    reach = max(layout.sample_span(t) for t in (x, grad))
     with torch.cuda.device_of(x):
         contract[(tiles * split.programs,)](
             grad,

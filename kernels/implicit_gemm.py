@@ -125,20 +125,23 @@ def _column_scale(scale, scale_offset, row_valid, column, in_columns, ONE_SAMPLE
     do_not_specialize=[
         "batch", "source_h", "source_w", "out_h", "out_w", "groups", "num_bases", "kernel_h", "kernel_w",
         "basis_h", "basis_w", "stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w",
-        "tap_step_h", "tap_step_w", "weight_stride_b",
+        "tap_step_h", "tap_step_w",
     ]
 )  # fmt: skip
 def implicit_gemm(
     source, weight, bias, scale, basis, coefficients, out,
     batch, source_h, source_w, out_h, out_w,
-    source_stride_b, source_stride_h, source_stride_w, out_stride_b, out_stride_c, out_stride_h, out_stride_w,
+    source_stride_b, source_stride_h, source_stride_w, out_stride_b, out_stride_h, out_stride_w,
     reduction, columns, groups, num_bases, kernel_h, kernel_w, basis_h, basis_w, weight_stride_b,
     stride_h, stride_w, padding_h, padding_w, dilation_h, dilation_w, tap_step_h, tap_step_w,
     GRADIENT: tl.constexpr, ACCUMULATE: tl.constexpr, ONE_SAMPLE: tl.constexpr, MIXED: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr, OFFSET: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """source, out: x, y in the forward, dy, dx in the gradient. reduction, columns: their channels per group."""
+    """source, out: x, y in the forward, dy, dx in the gradient. reduction, columns: their channels per group.
+
+    `weight_stride_b` is specialised: without its 16-byte alignment a sample's weights are loaded one by one.
+    """
     pid = tl.program_id(0).to(tl.int64)
     tiles_n = tl.cdiv(columns, BLOCK_N)
     if GRADIENT:
@@ -210,7 +213,6 @@ def implicit_gemm(
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     if weight is not None:
         if ONE_SAMPLE:
-            # Under this condition only: in the linear form it spills 24 bytes at 64 x 64 x 64 on sm_80.
             weight += first_sample * weight_stride_b
         acc = _accumulate(
             acc, source, row_offset, row_h * step_h, row_w * step_w, row_valid,
@@ -259,9 +261,9 @@ def implicit_gemm(
         row_h = row_h * stride_h + phase_h
         row_w = row_w * stride_w + phase_w
         row_valid = row_valid & (row_h < out_h) & (row_w < out_w)
-    out += first_sample * out_stride_b + group * columns * out_stride_c
+    out += first_sample * out_stride_b + group * columns
     offset = sample.to(OFFSET) * out_stride_b + row_h.to(OFFSET) * out_stride_h + row_w.to(OFFSET) * out_stride_w
-    place = offset[:, None] + (column.to(OFFSET) * out_stride_c)[None, :]
+    place = offset[:, None] + column[None, :]
     in_out = row_valid[:, None] & in_columns[None, :]
     if ACCUMULATE:
         # Last, and not as the accumulator's start: through the products its addresses spill 8 bytes on sm_80.

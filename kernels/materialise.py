@@ -23,7 +23,7 @@ SAMPLES = 16
 MOST_BASES = 16
 
 
-@triton.jit(do_not_specialize=["batch", "kernel_h", "kernel_w", "basis_h", "basis_w"])
+@triton.jit(do_not_specialize=["batch", "out_channels", "kernel_h", "kernel_w", "basis_h", "basis_w"])
 def materialise_kernel(
     weight, scale, basis, coefficients, out,
     batch, out_channels, in_channels, kernel_h, kernel_w, basis_h, basis_w,

@@ -66,7 +66,7 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
             # With four bases 136 KiB of shared memory.
             Tile(128, 128, 32, warps=8, stages=4, capability=90),
             Tile(128, 64, 32, warps=8, stages=4),
-            # dx spills 8 bytes on sm_90 with a reduction of 64.
+            # With a reduction of 64 four bases take 96 KiB of shared memory: two programs a multiprocessor, not four.
             Tile(64, 64, 32, warps=4, stages=3),
             Tile(64, 32, 32, warps=4, stages=3),
         ),
@@ -81,8 +81,9 @@ TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "one sample": {
         "half": (
             Tile(128, 128, 64, warps=8, stages=3, capability=90),
-            # With 64 columns and a reduction of 64 dx spills 8 bytes on sm_90, with 4 warps and with 8.
-            Tile(128, 64, 32, warps=8, stages=4),
+            Tile(128, 64, 64, warps=8, stages=3),
+            Tile(64, 64, 64, warps=4, stages=3),
+            # For groups of up to 32 channels, and for problems that give no tile enough programs.
             Tile(64, 64, 32, warps=4, stages=4),
         ),
         "tf32": (
@@ -135,16 +136,7 @@ def choose_tile(
     the linear form the block of the reduction shrinks to the channels of a group; the others have 32 or fewer, but for
     those that are not chosen for so few channels.
     """
-    width = max(16, triton.next_power_of_2(columns))
-    tiles = [tile for tile in TILES[form][kind] if tile.capability <= capability]
-    tiles = [tile for tile in tiles if tile.columns <= width] or tiles[-1:]
-    if pieces > 1:
-        # 49 pixels in 128 rows would be 62 % padding.
-        tiles = [tile for tile in tiles if tile.rows < 2 * rows] or tiles[-1:]
-    if form != "linear":
-        tiles = [tile for tile in tiles if tile.reduction <= max(32, triton.next_power_of_2(reduction))] or tiles[-1:]
-    least = min(64, tiles[0].columns)
-    for tile in (tile for tile in tiles if tile.columns >= least):
+    for tile in _suitable(kind, columns, reduction, capability, form, rows if pieces > 1 else None):
         blocks = triton.cdiv(rows, tile.rows) * triton.cdiv(columns, tile.columns) * groups
         # 128 programs for 132 multiprocessors (four samples of 64 and 64 of 512 columns each) idle less than the next
         # tile would read in addition.
@@ -157,6 +149,29 @@ def shipped_tiles(kind: str, capability: int, form: str = "linear", bases: int =
     """Every tile that `choose_tile` can return on a device of that capability, each once."""
     tiles = [tile for tile in TILES[form][kind] if tile.capability <= capability]
     return list(dict.fromkeys(_fit(tile, reduction, form, bases) for tile in tiles for reduction in (64, 32, 16)))
+
+
+def tiles_to_time(
+    kind: str, columns: int, reduction: int, capability: int, *, form: str = "linear", bases: int = 0
+) -> list[Tile]:
+    """Every tile that `choose_tile` can return for these columns and this reduction, whatever the rows."""
+    limits = (None,) if form == "linear" else (None, 1, *{tile.rows: None for tile in TILES[form][kind]})
+    tiles = [tile for rows in limits for tile in _suitable(kind, columns, reduction, capability, form, rows)]
+    return list(dict.fromkeys(_fit(tile, max(16, triton.next_power_of_2(reduction)), form, bases) for tile in tiles))
+
+
+def _suitable(kind: str, columns: int, reduction: int, capability: int, form: str, rows: int | None) -> list[Tile]:
+    """The tiles that may be chosen, widest first; ``rows`` are those of a piece, None where tiles span pieces."""
+    width = max(16, triton.next_power_of_2(columns))
+    tiles = [tile for tile in TILES[form][kind] if tile.capability <= capability]
+    tiles = [tile for tile in tiles if tile.columns <= width] or tiles[-1:]
+    if rows is not None:
+        # 49 pixels in 128 rows would be 62 % padding.
+        tiles = [tile for tile in tiles if tile.rows < 2 * rows] or tiles[-1:]
+    if form != "linear":
+        tiles = [tile for tile in tiles if tile.reduction <= max(32, triton.next_power_of_2(reduction))] or tiles[-1:]
+    least = min(64, tiles[0].columns)
+    return [tile for tile in tiles if tile.columns >= least]
 
 
 def _fit(tile: Tile, reduction: int, form: str, bases: int) -> Tile:

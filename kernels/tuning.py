@@ -5,13 +5,17 @@
 
 Choices are kept in a JSON file, by default in the user's cache directory (DYNCONV_CACHE names another), and later
 processes that enable tuning take them from there without timing. A key holds all that a time depends on: the device,
-the versions of torch and triton, the direction, dtype, layout and shape.
+the versions of dynconv, torch and triton, the direction, dtype, layouts and shape.
+
+The forward's and the input gradient's variants and tiles are tuned. Those of the parameters' gradients are not: their
+tiles are always chosen by size (`dynconv.kernels.parameter_tiles`).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -23,8 +27,10 @@ from typing import NamedTuple
 
 import torch
 import triton
+from triton.runtime.errors import OutOfResources
 
-from dynconv.kernels.tiles import Tile, shipped_tiles
+from dynconv import __version__
+from dynconv.kernels.tiles import Tile, tiles_to_time
 from dynconv.kernels.variants import FORMS, VARIANTS, Pair, variant_reasons
 
 FORMAT = "dynconv tuning 1"
@@ -45,14 +51,24 @@ class TuningFile:
         self.path = path
         self.choices = _read(path)
         self._lock = threading.Lock()
+        # Keys of which no candidate could run: this process times them once, and writes nothing.
+        self._hopeless: set[str] = set()
 
-    def choose(self, key: str, candidates: Sequence[Choice], seconds: Callable[[Choice], float]) -> Choice:
-        """The choice kept for ``key``, if it is a candidate; else the candidate with the least ``seconds``."""
+    def kept(self, key: str, candidates: Sequence[Choice]) -> Choice | None:
+        """The choice kept for ``key``, if it is a candidate."""
+        found = self.choices.get(key)
+        return found if found in candidates else None
+
+    def choose(self, key: str, candidates: Sequence[Choice], seconds: Callable[[Choice], float]) -> Choice | None:
+        """The choice kept for ``key``, else the candidate with the least ``seconds``; None where none is finite."""
         with self._lock:
-            kept = self.choices.get(key)
-            if kept is not None and kept in candidates:
+            kept = self.kept(key, candidates)
+            if kept is not None or key in self._hopeless:
                 return kept
             times = [seconds(candidate) for candidate in candidates]
+            if min(times, default=math.inf) == math.inf:
+                self._hopeless.add(key)
+                return None
             best = candidates[times.index(min(times))]
             # Another process may have tuned other shapes meanwhile.
             self.choices |= _read(self.path) | {key: best}
@@ -107,45 +123,64 @@ def choose(
 ) -> Choice:
     """``default`` where tuning is off; else what is kept for ``problem`` on ``device``, or the fastest candidate.
 
-    While a CUDA graph is captured nothing can be timed: what is not kept is ``default`` then.
+    A candidate for which memory or the multiprocessor's resources do not suffice is passed over, and logged. While a
+    CUDA graph is captured nothing can be timed: what is not kept is ``default`` then.
     """
     file = active()
     if file is None:
         return default
     key = _key(device, problem)
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return file.choices.get(key, default)
-    return file.choose(key, candidates(), lambda choice: seconds(device, lambda: run(choice)))
+
+    def time_of(choice: Choice) -> float:
+        try:
+            return seconds(device, lambda: run(choice))
+        except (torch.OutOfMemoryError, OutOfResources) as error:
+            _LOGGER.warning("tuning passes over %s for %s: %s", choice, key, error)
+            return math.inf
+
+    found = file.kept(key, candidates()) if _is_capturing(device) else file.choose(key, candidates(), time_of)
+    return default if found is None else found
+
+
+def _is_capturing(device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    # Streams are current per device.
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def candidates(
     kind: str,
     columns: int,
+    reduction: int,
     capability: int,
     weight_size: Pair | None,
     basis_size: Pair | None,
     has_scale: bool,
     num_bases: int,
 ) -> list[Choice]:
-    """Every variant that can run the problem, with each tile shipped for it that is no wider than ``columns`` need.
+    """Every variant that can run the problem, with each tile that could be chosen for so many columns and channels.
 
-    Arguments as for `dynconv.kernels.variants.variant_reasons` and `dynconv.kernels.tiles.choose_tile`; ``columns`` are
-    those of one group.
+    Arguments as for `dynconv.kernels.variants.variant_reasons` and `dynconv.kernels.tiles.choose_tile`; ``columns`` and
+    ``reduction`` are those of one group.
     """
     found = []
     for variant, form in FORMS.items():
         if variant_reasons(variant, weight_size, basis_size, has_scale, num_bases):
             continue
-        tiles = shipped_tiles(kind, capability, form, num_bases if form == "mixed" else 0)
-        narrow = [tile for tile in tiles if tile.columns <= max(16, triton.next_power_of_2(columns))]
-        found += [Choice(variant, tile) for tile in narrow or tiles[-1:]]
+        bases = num_bases if form == "mixed" else 0
+        tiles = tiles_to_time(kind, columns, reduction, capability, form=form, bases=bases)
+        found += [Choice(variant, tile) for tile in tiles]
     return found
 
 
 def seconds(device: torch.device, run: Callable[[], object]) -> float:
     """The median time of ``run`` on a GPU, its compilation aside; under the interpreter that of one run."""
     if device.type == "cuda":
-        return triton.testing.do_bench(run, return_mode="median") / 1e3
+        # do_bench's events and its buffer that clears the L2 cache are the current device's.
+        with torch.cuda.device(device):
+            return triton.testing.do_bench(run, return_mode="median") / 1e3
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -157,7 +192,8 @@ def _key(device: torch.device, problem: str) -> str:
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
-    return f"{name} | {capability} | torch {torch.__version__} | triton {triton.__version__} | {problem}"
+    versions = f"dynconv {__version__} | torch {torch.__version__} | triton {triton.__version__}"
+    return f"{name} | {capability} | {versions} | {problem}"
 
 
 def _read(path: Path) -> dict[str, Choice]:
@@ -190,7 +226,12 @@ def _write(path: Path, choices: dict[str, Choice]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-            json.dump({"format": FORMAT, "choices": entries}, file, indent=1)
-        os.replace(file.name, path)
+            try:
+                json.dump({"format": FORMAT, "choices": entries}, file, indent=1)
+                file.flush()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
     except OSError as error:
         _LOGGER.warning("tuning choices cannot be kept in %s (%s); other processes will time them again", path, error)

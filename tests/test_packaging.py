@@ -86,7 +86,8 @@ def test_a_wheel_has_the_kernels_as_a_package_of_dynconv_and_no_global_one(tree:
         archive.extractall(site)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"dynconv"}
     assert {"dynconv/kernels/__init__.py", "dynconv/kernels/dynamic_conv2d.py", "dynconv/py.typed"} <= names
-    assert {"dynconv/bench/__init__.py", "dynconv/bench/bench_dynamic_conv2d.py"} <= names
+    bench = {"__init__.py", "README.md", "bench_dynamic_conv2d.py", "compare.py", "plot.py"}
+    assert {f"dynconv/bench/{name}" for name in bench} <= names
     assert not {name for name in names if name.endswith((".so", ".cpp", ".cu"))}
     found = where_imports_lead(tree, site)
     assert found["dynconv.kernels"] == str(site / "dynconv" / "kernels" / "__init__.py")

@@ -99,8 +99,11 @@ Call call_of(const Tensor& x, const Tensor& y, const Optional& weight, const Opt
   STD_TORCH_CHECK(basis.has_value() == coefficients.has_value(), "dynamic_conv2d: basis goes with coefficients");
   STD_TORCH_CHECK(g.stride.size() == 2 && g.padding.size() == 2 && g.dilation.size() == 2 && g.groups > 0,
       "dynamic_conv2d: stride, padding and dilation are pairs");
+  STD_TORCH_CHECK(!coefficients || (coefficients->dim() == 2 && coefficients->size(1) > 0),
+      "dynamic_conv2d: coefficients must be (B, K)");
   const int64_t num_bases = coefficients ? coefficients->size(1) : 0, outputs = y.size(1);
   const Tensor& fixed = weight ? *weight : *basis;
+  STD_TORCH_CHECK(fixed.dim() == 4 && fixed.size(2) > 0 && fixed.size(3) > 0, "dynamic_conv2d: a kernel has taps");
   Call call;
   Problem& n = call.problem;
   n.batch = x.size(0);
@@ -211,8 +214,14 @@ void backward(const Optional& dx, const Optional& dweight, const Optional& dscal
   const KernelGradients wanted{gradient_of(dweight, weight, 1, "dweight"),
       gradient_of(dbasis, basis, n.num_bases, "dbasis"), floats_of(dscale, n.batch, n.groups * n.outputs, "dscale"),
       floats_of(dcoefficients, n.batch, n.num_bases, "dcoefficients")};
-  if ((dweight || dscale || dbasis || dcoefficients) && n.batch > 0) {
-    run_kernel_gradient(chosen_kernels(), n, call.forward, call.forward.target, wanted);
+  STD_TORCH_CHECK(!dscale || (weight && scale), "dynamic_conv2d: dscale goes with weight and scale");
+  STD_TORCH_CHECK(!dcoefficients || coefficients, "dynamic_conv2d: dcoefficients goes with coefficients");
+  if (!dweight && !dscale && !dbasis && !dcoefficients) return;
+  if (grad.numel() > 0) return run_kernel_gradient(chosen_kernels(), n, call.forward, call.forward.target, wanted);
+  for (const Optional* gradient : {&dweight, &dscale, &dbasis, &dcoefficients}) {
+    if (!*gradient) continue;
+    Tensor zeroed = **gradient;
+    torch::stable::zero_(zeroed);
   }
 }
 

@@ -47,9 +47,11 @@ class Runner {
     const int64_t parts = (n_.fixed.data ? 1 : 0) + n_.num_bases;
     const int64_t tile_bytes = 2 * parts * taps_ * k_.tile * k_.lanes * 4;
     const int64_t threads = torch::stable::get_num_threads(), units = n_.groups * blocks_;
-    // Enough ranges of tiles for every thread, then of taps, and no range larger than the cache.
-    ranges_ =
-        std::clamp<int64_t>(std::max(blocks_of(tiles_ * tile_bytes, kTaskBytes), blocks_of(threads, units)), 1, tiles_);
+    // Enough ranges of tiles for every thread, then of taps, and no range larger than the cache or than 32-bit offsets
+    // reach within a row.
+    ranges_ = std::max({blocks_of(tiles_ * tile_bytes, kTaskBytes), blocks_of(threads, units),
+        blocks_of(p_.columns * tiles_ * k_.tile, 1 << 29)});
+    ranges_ = std::clamp<int64_t>(ranges_, 1, tiles_);
     tap_ranges_ = std::clamp<int64_t>(blocks_of(threads, units * ranges_), 1, taps_);
     stride_ = blocks_of(tiles_, ranges_) * k_.tile;
     const int64_t sample_bytes = (p_.height * p_.width * k_.lanes + p_.rows * p_.columns * stride_) * 4;

@@ -20,7 +20,7 @@ struct Image {
   int64_t channel, row, column;
 };
 
-// The rows of a source that some taps share: source row `first + j * step` for j < count.
+// The rows of a source that some taps share: row `first + j * step` of those used, for j < count.
 struct Band {
   int64_t first, count;
 };

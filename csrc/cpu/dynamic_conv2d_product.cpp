@@ -12,11 +12,12 @@
 namespace dynconv::cpu {
 namespace {
 
-// What stays in a second-level cache of 1.25 MB: a packed panel, and the sums that wait of one sample (beyond which its
-// rows are cut) or of the samples whose kernels are built together. At 64 channels and 56x56 pixels, uncut rows cost
-// 1.1 times as much.
+// What stays in a second-level cache of 1.25 MB: a packed panel; the sums that wait of one sample (beyond which its
+// rows are cut) or of the samples whose kernels are built together; and a chunk's pixels. At 64 channels and 56x56
+// pixels, uncut rows cost 1.1 times as much.
 constexpr int64_t kPanelBytes = 640 << 10;
 constexpr int64_t kSumsBytes = 160 << 10;
+constexpr int64_t kPixelBytes = 640 << 10;
 // A chunk of W_b, beside its pixels in a first-level cache of 32 or 48 KB.
 constexpr int64_t kChunkBytes = 20 << 10;
 // The sums of all samples that wait for the next panel; beyond it the panels are packed again for the next samples.
@@ -29,23 +30,22 @@ struct Tile {
   int64_t plane, sums, count;
 };
 
-// The layout of the source for some produced rows: what View points to, and where each tap and each tile reads.
+// The layout of the source for a number of produced rows: what View points to, and where each tap and each tile reads.
 class Layout {
  public:
-  Layout(const Product& p, Range rows, int64_t tile, int64_t vector) : pixels_(rows.size() * p.columns) {
+  Layout(const Product& p, int64_t rows, int64_t tile, int64_t vector) : pixels_(rows * p.columns) {
     for (const Tap& tap : p.taps) shifts_.push_back(tap.column);
     std::sort(shifts_.begin(), shifts_.end());
     shifts_.erase(std::unique(shifts_.begin(), shifts_.end()), shifts_.end());
     const auto [lowest, highest] =
         std::minmax_element(p.taps.begin(), p.taps.end(), [](const Tap& a, const Tap& b) { return a.row < b.row; });
-    const int64_t first_row = rows.begin * p.step_h + lowest->row;
-    const int64_t used_rows = (rows.size() - 1) * p.step_h + highest->row - lowest->row + 1;
+    const int64_t used_rows = (rows - 1) * p.step_h + highest->row - lowest->row + 1;
     const int64_t left = std::max<int64_t>(0, -shifts_.front());
     const int64_t reach = std::max(p.width, (p.columns - 1) * p.step_w + shifts_.back() + 1);
     // Rows of full tiles need no copy for each shift, which would be 3 of the 4 passes of a 3x3 kernel's layout.
     const bool packed = p.step_w > 1 || p.columns < 7;
     view_ = {packed, p.columns, p.height, p.width, p.step_h, p.step_w, static_cast<int64_t>(shifts_.size()),
-        shifts_.data(), 0, nullptr, 0, first_row, used_rows, left, left + reach + (packed ? vector : 0)};
+        shifts_.data(), 0, nullptr, 0, lowest->row, used_rows, left, left + reach + (packed ? vector : 0)};
     if (packed) {
       lay_out_bands(p, rows);
       const int64_t count = blocks_of(pixels_, tile);
@@ -57,7 +57,7 @@ class Layout {
       for (const Tap& tap : p.taps) tap_offsets_.push_back((tap.row - lowest->row) * view_.pitch + left + tap.column);
       view_.plane = used_rows * view_.pitch;
       const int64_t count = blocks_of(p.columns, tile);
-      for (int64_t row = 0; row < rows.size(); ++row) {
+      for (int64_t row = 0; row < rows; ++row) {
         for (int64_t i = 0; i < count; ++i) {
           const Range part = part_of(p.columns, count, i);
           tiles_.push_back({row * p.step_h * view_.pitch + part.begin, row * p.columns + part.begin, part.size()});
@@ -68,7 +68,13 @@ class Layout {
   }
   Layout(const Layout&) = delete;
 
-  const View& view() const { return view_; }
+  // For rows from `first` on.
+  View view(int64_t first, const Product& p) const {
+    View moved = view_;
+    moved.first_row += first * p.step_h;
+    return moved;
+  }
+  int64_t plane() const { return view_.plane; }
   int64_t pixels() const { return pixels_; }
   const std::vector<Tile>& tiles() const { return tiles_; }
   const std::vector<int64_t>& tap_offsets() const { return tap_offsets_; }
@@ -76,7 +82,7 @@ class Layout {
 
  private:
   // Rows of one residue modulo the step are neighbours; a band spans the offsets of its taps.
-  void lay_out_bands(const Product& p, Range rows) {
+  void lay_out_bands(const Product& p, int64_t rows) {
     const auto steps = static_cast<size_t>(p.step_h);
     const auto residue = [&](int64_t row) { return static_cast<size_t>(((row % p.step_h) + p.step_h) % p.step_h); };
     std::vector<int64_t> first(steps, INT64_MAX), last(steps, INT64_MIN), start(steps, 0);
@@ -89,7 +95,7 @@ class Layout {
     for (size_t r = 0; r < steps; ++r) {
       if (first[r] > last[r]) continue;
       start[r] = total;
-      bands_.push_back({first[r] + rows.begin * p.step_h, rows.size() + (last[r] - first[r]) / p.step_h});
+      bands_.push_back({first[r] - view_.first_row, rows + (last[r] - first[r]) / p.step_h});
       total += bands_.back().count;
     }
     for (const Tap& tap : p.taps) {
@@ -135,48 +141,49 @@ class Runner {
         lanes_total_(product.gradient ? problem.inputs : problem.outputs),
         reduction_(product.gradient ? problem.outputs : problem.inputs),
         taps_(static_cast<int64_t>(product.taps.size())),
-        row_blocks_(std::min(product.rows, blocks_of(pixels() * row_bytes(), kSumsBytes))),
-        chunk_(std::clamp<int64_t>(kChunkBytes / (taps_ * row_bytes()), 1, reduction_)) {
+        chunk_(std::clamp<int64_t>(kChunkBytes / (taps_ * row_bytes()), 1, reduction_)),
+        blocks_(blocks_of(lanes_total_, kernels.lanes)) {
     for (const Tap& tap : p_.taps) fixed_order_.push_back(tap.fixed);
-    for (int64_t i = 0; i < row_blocks_; ++i) {
-      layouts_.push_back(std::make_unique<Layout>(p_, part_of(p_.rows, row_blocks_, i), k_.tile, k_.vector));
-    }
-    const int64_t per_channel = (fixed_floats(1) + bases_floats(1)) * 4;
-    panel_ = std::clamp<int64_t>(kPanelBytes / per_channel / chunk_ * chunk_, chunk_, reduction_);
-    const int64_t sums = layouts_[0]->pixels() * row_bytes();
-    together_ = std::clamp<int64_t>(kSumsBytes / std::max<int64_t>(1, sums), 1, std::min(k_.samples, n_.batch));
-    for (int64_t j = 0; j < chunk_ * taps_; ++j) kernel_offsets_.push_back(static_cast<int32_t>(j * k_.lanes));
-    for (const auto& layout : layouts_) {
+    const int64_t threads = torch::stable::get_num_threads(), units = n_.groups * blocks_;
+    // As many tasks as divide evenly among the threads; a batch too small for that is cut into rows.
+    ranges_ = std::min<int64_t>(n_.batch, threads / std::gcd(units, threads));
+    row_parts_ = std::min(p_.rows, blocks_of(threads, units * ranges_));
+    row_blocks_ = std::clamp(blocks_of(p_.rows, most_rows()), row_parts_, p_.rows);
+    // Blocks have at most two sizes.
+    const int64_t least = p_.rows / row_blocks_;
+    for (int64_t rows = least; rows <= blocks_of(p_.rows, row_blocks_); ++rows) {
+      layouts_.push_back(std::make_unique<Layout>(p_, rows, k_.tile, k_.vector));
       auto& offsets = pixel_offsets_.emplace_back();
       for (int64_t r = 0; r < chunk_; ++r) {
-        for (const int64_t tap : layout->tap_offsets()) {
-          offsets.push_back(static_cast<int32_t>(r * layout->view().plane + tap));
+        for (const int64_t tap : layouts_.back()->tap_offsets()) {
+          offsets.push_back(static_cast<int32_t>(r * layouts_.back()->plane() + tap));
         }
       }
     }
+    const int64_t per_channel = (fixed_floats(1) + bases_floats(1)) * 4;
+    panel_ = std::clamp<int64_t>(kPanelBytes / per_channel / chunk_ * chunk_, chunk_, reduction_);
+    const int64_t sums = largest().pixels() * row_bytes();
+    together_ = std::clamp<int64_t>(kSumsBytes / std::max<int64_t>(1, sums), 1, std::min(k_.samples, n_.batch));
+    for (int64_t j = 0; j < chunk_ * taps_; ++j) kernel_offsets_.push_back(static_cast<int32_t>(j * k_.lanes));
   }
 
   void run() const {
-    const int64_t blocks = blocks_of(lanes_total_, k_.lanes), threads = torch::stable::get_num_threads();
-    const int64_t units = n_.groups * blocks;
-    // As many tasks as divide evenly among the threads.
-    const int64_t ranges = std::min<int64_t>(n_.batch, threads / std::gcd(units, threads));
-    const int64_t channels = n_.groups * reduction_, plane = layouts_[0]->view().plane;
-    const bool share = row_blocks_ == 1 && blocks > 1 && n_.batch * channels * plane * 4 <= kSharedBytes;
+    const int64_t channels = n_.groups * reduction_, plane = largest().plane();
+    const bool share = row_blocks_ == 1 && blocks_ > 1 && n_.batch * channels * plane * 4 <= kSharedBytes;
     const Buffer shared(share ? n_.batch * channels * plane : 0);
     if (share) {
       const int64_t pieces = blocks_of(channels, chunk_);
       for_each_task(n_.batch * pieces, [&](int64_t task) {
         const int64_t b = task / pieces, first = task % pieces * chunk_;
-        const Buffer scratch(padded_floats());
-        k_.pack_planes(layouts_[0]->view(), p_.source.at(b, first), std::min(chunk_, channels - first), scratch.get(),
+        const Buffer scratch(largest().padded_floats(k_.vector));
+        k_.pack_planes(largest().view(0, p_), p_.source.at(b, first), std::min(chunk_, channels - first), scratch.get(),
             shared.get() + (b * channels + first) * plane);
       });
     }
-    for_each_task(units * ranges, [&](int64_t task) {
-      const int64_t unit = task / ranges;
-      run_task(unit / blocks, unit % blocks * k_.lanes, part_of(n_.batch, ranges, task % ranges),
-          share ? shared.get() : nullptr);
+    for_each_task(n_.groups * blocks_ * ranges_ * row_parts_, [&](int64_t task) {
+      const int64_t unit = task / row_parts_ / ranges_;
+      run_task(unit / blocks_, unit % blocks_ * k_.lanes, part_of(n_.batch, ranges_, task / row_parts_ % ranges_),
+          part_of(row_blocks_, row_parts_, task % row_parts_), share ? shared.get() : nullptr);
     });
   }
 
@@ -193,36 +200,37 @@ class Runner {
   int64_t pixels() const { return p_.rows * p_.columns; }
   int64_t row_bytes() const { return k_.lanes * 4; }
   int64_t fixed_floats(int64_t channels) const { return n_.fixed.data ? channels * taps_ * k_.lanes : 0; }
-  int64_t padded_floats() const {
-    int64_t most = 0;
-    for (const auto& layout : layouts_) most = std::max(most, layout->padded_floats(k_.vector));
-    return most;
+  const Layout& largest() const { return *layouts_.back(); }
+  // The rows of a block: their sums, and a chunk's pixels under the taps, stay in the second-level cache.
+  int64_t most_rows() const {
+    const auto [lowest, highest] =
+        std::minmax_element(p_.taps.begin(), p_.taps.end(), [](const Tap& a, const Tap& b) { return a.row < b.row; });
+    const int64_t reach = highest->row - lowest->row + 1, source_row = chunk_ * std::max(p_.width, p_.columns) * 4;
+    const int64_t by_source = (kPixelBytes / source_row - reach) / p_.step_h + 1;
+    return std::max<int64_t>(1, std::min(kSumsBytes / (p_.columns * row_bytes()), by_source));
   }
   int64_t bases_floats(int64_t channels) const {
     return channels * static_cast<int64_t>(basis_.order.size()) * n_.num_bases * k_.lanes;
   }
 
-  void run_task(int64_t group, int64_t lane, Range samples, const float* shared) const {
-    int64_t plane = 0, sums = 0;
-    for (const auto& layout : layouts_) {
-      plane = std::max(plane, layout->view().plane);
-      sums = std::max(sums, layout->pixels() * k_.lanes);
-    }
+  void run_task(int64_t group, int64_t lane, Range samples, Range row_blocks, const float* shared) const {
+    const int64_t sums = largest().pixels() * k_.lanes;
     const bool several_panels = panel_ < reduction_;
     const int64_t most_waiting = std::max<int64_t>(1, kWaitingBytes / (together_ * sums * 4)) * together_;
     const int64_t waiting = several_panels ? std::min(most_waiting, samples.size()) : together_;
     const Scratch scratch{Buffer(fixed_floats(panel_)), Buffer(bases_floats(panel_)),
-        Buffer(together_ * chunk_ * taps_ * k_.lanes), Buffer(shared ? 0 : padded_floats()),
-        Buffer(shared ? 0 : chunk_ * plane), Buffer(waiting * sums), Buffer(together_ * k_.lanes)};
+        Buffer(together_ * chunk_ * taps_ * k_.lanes), Buffer(shared ? 0 : largest().padded_floats(k_.vector)),
+        Buffer(shared ? 0 : chunk_ * largest().plane()), Buffer(waiting * sums), Buffer(together_ * k_.lanes)};
     const auto run_panel = [&](int64_t block, Range some, int64_t begin) {
       const Panel panel{{begin, std::min(begin + panel_, reduction_)}, begin == 0, begin + panel_ >= reduction_};
-      if (several_panels || (block == 0 && some.begin == samples.begin)) pack(group, lane, panel.reduction, scratch);
+      if (several_panels || (block == row_blocks.begin && some.begin == samples.begin))
+        pack(group, lane, panel.reduction, scratch);
       for (int64_t b = some.begin; b < some.end; b += together_) {
         float* out = scratch.sums.get() + (b - some.begin) * sums;
         run_samples(group, lane, block, panel, {b, std::min(b + together_, some.end)}, shared, scratch, out, sums);
       }
     };
-    for (int64_t block = 0; block < row_blocks_; ++block) {
+    for (int64_t block = row_blocks.begin; block < row_blocks.end; ++block) {
       for (int64_t first = samples.begin; first < samples.end; first += waiting) {
         const Range some{first, std::min(first + waiting, samples.end)};
         for (int64_t begin = 0; begin < reduction_; begin += panel_) run_panel(block, some, begin);
@@ -250,8 +258,11 @@ class Runner {
   // Adds one panel's share to the waiting sums of a few samples, and writes them out after the last.
   void run_samples(int64_t group, int64_t lane, int64_t block, const Panel& panel, Range samples, const float* shared,
       const Scratch& scratch, float* waiting, int64_t sums) const {
-    const Layout& layout = *layouts_[static_cast<size_t>(block)];
-    const std::vector<int32_t>& pixel_offsets = pixel_offsets_[static_cast<size_t>(block)];
+    const Range rows = part_of(p_.rows, row_blocks_, block);
+    const auto size = static_cast<size_t>(rows.size() - p_.rows / row_blocks_);
+    const Layout& layout = *layouts_[size];
+    const std::vector<int32_t>& pixel_offsets = pixel_offsets_[size];
+    const View view = layout.view(rows.begin, p_);
     for (int64_t first = panel.reduction.begin; first < panel.reduction.end; first += chunk_) {
       const int64_t channels = std::min(chunk_, panel.reduction.end - first);
       build(group, lane, first - panel.reduction.begin, first, channels, samples, scratch);
@@ -259,9 +270,9 @@ class Runner {
         const int64_t channel = group * reduction_ + first;
         const float* planes = scratch.planes.get();
         if (shared) {
-          planes = shared + (b * n_.groups * reduction_ + channel) * layout.view().plane;
+          planes = shared + (b * n_.groups * reduction_ + channel) * layout.plane();
         } else {
-          k_.pack_planes(layout.view(), p_.source.at(b, channel), channels, scratch.padded.get(), scratch.planes.get());
+          k_.pack_planes(view, p_.source.at(b, channel), channels, scratch.padded.get(), scratch.planes.get());
         }
         const float* kernel = scratch.kernels.get() + (b - samples.begin) * chunk_ * taps_ * k_.lanes;
         float* out = waiting + (b - samples.begin) * sums;
@@ -274,10 +285,9 @@ class Runner {
     }
     if (!panel.is_last) return;
     const int64_t used = std::min(k_.lanes, lanes_total_ - lane), channel = group * lanes_total_ + lane;
-    const int64_t top = part_of(p_.rows, row_blocks_, block).begin;
     for (int64_t b = samples.begin; b < samples.end; ++b) {
-      k_.unpack(waiting + (b - samples.begin) * sums, layout.pixels() / p_.columns, p_.columns, used,
-          n_.bias && !p_.gradient ? n_.bias + channel : nullptr, p_.target.at(b, channel, top));
+      k_.unpack(waiting + (b - samples.begin) * sums, rows.size(), p_.columns, used,
+          n_.bias && !p_.gradient ? n_.bias + channel : nullptr, p_.target.at(b, channel, rows.begin));
     }
   }
 
@@ -314,8 +324,8 @@ class Runner {
   const Problem& n_;
   const Product& p_;
   const BasisTaps basis_;
-  const int64_t lanes_total_, reduction_, taps_, row_blocks_, chunk_;
-  int64_t panel_ = 0, together_ = 0;
+  const int64_t lanes_total_, reduction_, taps_, chunk_, blocks_;
+  int64_t ranges_ = 1, row_parts_ = 1, row_blocks_ = 1, panel_ = 0, together_ = 0;
   std::vector<int64_t> fixed_order_;
   std::vector<std::unique_ptr<Layout>> layouts_;
   std::vector<int32_t> kernel_offsets_;

@@ -23,9 +23,11 @@ rm -rf "$out/lib" && mkdir -p "$out"
 DYNCONV_BUILD=cpu DYNCONV_SANITIZE=1 "$python" setup.py --quiet build --build-base "$out" --build-lib "$out/lib" \
   --build-temp "$out/objects" > "$out/log" 2>&1 || { cat "$out/log" >&2; exit 1; }
 
-# detect_leaks=0: the interpreter and torch keep memory until the end, and nothing of ours outlives a call.
+# detect_leaks=0: the interpreter and torch keep memory until the end, and nothing of ours outlives a call. Every new
+# byte is 255, so that floats which nobody wrote are NaN and a test fails.
+asan=detect_leaks=0:max_malloc_fill_size=1000000000:malloc_fill_byte=255
 sanitized() {
-  env LD_PRELOAD="$runtimes" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$out/lib" "$@"
+  env LD_PRELOAD="$runtimes" ASAN_OPTIONS="$asan" UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$out/lib" "$@"
 }
 
 say 'checking that the tests will load that build'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the GPU tests under compute-sanitizer: memcheck (reads and writes out of bounds) and racecheck (races in shared
-# memory). Without a GPU, or without the CUDA operators, it fails. PYTHON names the environment's interpreter; further
-# arguments go to pytest.
+# Runs the GPU tests, and those of the Triton kernels that run on whatever device there is, under compute-sanitizer:
+# memcheck (reads and writes out of bounds) and racecheck (races in shared memory). Without a GPU, or without the CUDA
+# operators, it fails. PYTHON names the environment's interpreter; further arguments go to pytest.
 set -euo pipefail
 python=${PYTHON:?set PYTHON to the interpreter of the environment}
 bin=$(dirname "$python")
@@ -41,4 +41,9 @@ check() {
 cd "$(dirname "$0")/../.."
 check 'memcheck' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$bin/pytest" -q -m gpu -k 'not graph' "$@"
 check 'memcheck, CUDA graphs' --tool memcheck "$bin/pytest" -q -m gpu -k graph "$@"
-check 'racecheck' --tool racecheck "$bin/pytest" -q -m gpu "$@"
+# These are not marked gpu: on a machine without one they run in Triton's interpreter.
+check 'memcheck, kernels' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+  "$bin/pytest" -q -m 'not slow and not gpu' "$@" tests/kernels
+# Elsewhere only the vendor's kernels run, whose races are not ours; large tensors race no otherwise than small ones.
+check 'racecheck' --tool racecheck "$bin/pytest" -q -m gpu -k 'not beyond_32_bits' "$@" tests/ops tests/kernels
+check 'racecheck, kernels' --tool racecheck "$bin/pytest" -q -m 'not slow and not gpu' "$@" tests/kernels

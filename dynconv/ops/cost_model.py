@@ -7,6 +7,8 @@ constants are measured (fp32, K = 4, AVX-512, torch 2.15); the committed tables 
 
 from __future__ import annotations
 
+import torch
+
 from dynconv import backends
 from dynconv.ops import native
 from dynconv.ops.cost_model_cuda import choose_cuda
@@ -28,20 +30,61 @@ _LOOP_PER_PIXEL = 250.0
 # *aggregate* costs 1 + 200 / P while the batch's kernels stay in the cache (1.07 and 1.25 at 2.4 and 9.4 MB) and
 # 1 + 800 / P beyond (4.7, 16.8, 4.7 and 15 at 38 MB and more).
 _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.0, 16 << 20
-# A sample of the loop costs 60 us of calls, in which one such core does 6 million multiply-adds.
-_LOOP_CALLS = 6e6
-# *linear* cost 5.1 to 6 with a full basis and K = 4: a tenth above its arithmetic, K + 1.
-_LINEAR_PER_OUTPUT = 1.1
+# What a small problem costs is calls, here in multiply-adds that one such core does meanwhile, 100 per ns: 60 us for a
+# sample of the loop, a call of the operator, or the chain of *aggregate* and *split*, and 25 us for each convolution
+# of *linear*.
+_CALLS, _LINEAR_CALLS = 6e6, 2.5e6
+# *linear* cost 5.1 to 6 with a full basis and K = 4: a tenth above its arithmetic, K + 1. Its backward computes the
+# static convolution again for the gradient of a scale.
+_LINEAR_PER_OUTPUT, _LINEAR_SCALE = 1.1, 0.3
 
 
-def choose_strategy(problem: Problem, *, eager: bool = False) -> str:
-    """The backend that is fastest by estimate: any that can run, or with ``eager`` one of the eager strategies."""
+def choose_strategy(problem: Problem, *, eager: bool = False, inference: bool = False) -> str:
+    """The backend that is fastest by estimate: any that can run, or with ``eager`` one of the eager strategies.
+
+    ``inference``: no backward follows. On a CPU it changes nothing, for its costs are forward and backward in one.
+    """
     if problem.x.device.type != "cpu":
-        return choose_cuda(problem, eager=eager)
-    costs = cpu_costs(problem)
-    if eager or native.reasons(problem):
-        del costs["native"]
-    return min(costs, key=costs.__getitem__)
+        return choose_cuda(problem, eager=eager, inference=inference)
+    key = _key(problem, eager)
+    choice = _CHOICES.get(key)
+    if choice is None:
+        costs = cpu_costs(problem)
+        if eager or not _native_suits(problem):
+            del costs["native"]
+        if len(_CHOICES) >= _MOST_CHOICES:
+            _CHOICES.clear()
+        choice = _CHOICES[key] = min(costs, key=costs.__getitem__)
+    return choice
+
+
+# Asked for once, and where Dynamo, which does not trace the question, sees the answer.
+_HAS_BF16_UNITS = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+# Weighing the strategies takes 20 us, looking a choice up 3.
+_CHOICES: dict[tuple, str] = {}
+_MOST_CHOICES = 4096
+
+
+def _key(problem: Problem, eager: bool) -> tuple:
+    """All that the choice looks at."""
+    x, weight, basis = problem.x, problem.weight, problem.basis
+    return (
+        x.shape,
+        None if weight is None else weight.shape,
+        None if basis is None else basis.shape,
+        problem.num_bases,
+        problem.scale is None,
+        problem.geometry(),
+        x.dtype,
+        _reads_channels_last(problem),
+        eager,
+    )
+
+
+def _native_suits(problem: Problem) -> bool:
+    """Whether *native* can run the problem, at a known cost: bfloat16 it multiplies in float32, and where oneDNN has a
+    processor's units for bfloat16 nothing was measured."""
+    return not (problem.x.dtype == torch.bfloat16 and _HAS_BF16_UNITS) and not native.reasons(problem)
 
 
 def prefers_split(problem: Problem, *, eager: bool) -> bool:
@@ -53,7 +96,7 @@ def prefers_split(problem: Problem, *, eager: bool) -> bool:
     if problem.x.device.type != "cpu":
         # Where the Triton kernels run, the batch decides.
         return backends.triton_missing(problem.x.device) is not None
-    if native.reasons(problem):
+    if not _native_suits(problem):
         return True
     pixels = problem.output_size[0] * problem.output_size[1]
     return _narrow(problem) or (_reads_channels_last(problem) and problem.groups == 1 and pixels >= 64)
@@ -66,20 +109,25 @@ def cpu_costs(problem: Problem) -> dict[str, float]:
     in_cache = batch * elements * problem.x.element_size() <= _CACHED_BYTES
     surcharge = _AGGREGATE_PER_PIXEL if in_cache else _AGGREGATE_PER_PIXEL_UNCACHED
     full = problem.basis is not None and problem.basis.shape[2:] == problem.kernel_size
+    calls = _CALLS / (max(1, batch) * pixels * elements)
+    outputs = problem.num_bases + (problem.weight is not None)
+    linear_calls = outputs * (_LINEAR_CALLS / _CALLS) * calls
     costs = {
-        "native": _NATIVE + (_NATIVE_PER_PIXEL_FULL if full else _NATIVE_PER_PIXEL) / pixels,
-        "aggregate": 1 + surcharge / pixels,
-        "loop": 1 + _LOOP_PER_PIXEL / pixels + _LOOP_CALLS / (pixels * elements),
-        "linear": _LINEAR_PER_OUTPUT * (problem.num_bases + (problem.weight is not None)),
+        "native": _NATIVE + (_NATIVE_PER_PIXEL_FULL if full else _NATIVE_PER_PIXEL) / pixels + calls,
+        "aggregate": 1 + surcharge / pixels + calls,
+        "loop": 1 + _LOOP_PER_PIXEL / pixels + batch * calls,
+        "linear": _LINEAR_PER_OUTPUT * outputs + (_LINEAR_SCALE if problem.scale is not None else 0) + linear_calls,
     }
     if _narrow(problem):
         costs["native"] *= 4
     if problem.residual_is_pointwise:
-        costs["split"] = _SPLIT
+        split = _SPLIT
         if _reads_channels_last(problem):
-            costs["split"] = _SPLIT_LAST + _SPLIT_LAST_PER_PIXEL / pixels if problem.groups == 1 else _SPLIT_LAST_GROUPS
+            split = _SPLIT_LAST + _SPLIT_LAST_PER_PIXEL / pixels if problem.groups == 1 else _SPLIT_LAST_GROUPS
         if problem.static.shape[1] == 1:
-            costs["split"] = _SPLIT_DEPTHWISE
+            split = _SPLIT_DEPTHWISE
+        # Without a basis it is a convolution and a multiplication.
+        costs["split"] = split + (linear_calls if problem.basis is None else calls)
     return costs
 
 

@@ -8,6 +8,7 @@ Where a choice was timed, `dynconv.kernels.tuning` overrides this one.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -52,7 +53,13 @@ class Shape(NamedTuple):
     arithmetic: str
     has_weight: bool
     has_scale: bool
+    # x, and y, which is so where x or the static kernel is.
     is_channels_last: bool
+    gives_channels_last: bool
+    # Elements of W0 and the basis that each call lays out anew, channels innermost.
+    relaid: int
+    # Whether the kernels load element by element: `dynconv.kernels.layout.kind`.
+    is_ragged: bool
     multiprocessors: int
 
     @property
@@ -77,23 +84,33 @@ class Shape(NamedTuple):
 # Shares of the matrix rate that a tuned vendor kernel and a Triton implicit GEMM reach.
 _VENDOR_EFFICIENCY = 0.75
 _TRITON_EFFICIENCY = 0.55
+# Element-by-element loads: 1,536 of some ten instructions each for a block of 2^16 operations keep a multiprocessor's
+# four schedulers for 120 cycles, in which its matrix units do six such blocks; and they wait for the loads.
+_RAGGED_EFFICIENCY = 0.1
+# Of the CUDA cores' rate: a thread loads an operand from shared memory for every two fused multiply-adds.
+_FMA_EFFICIENCY = 0.3
 # cuDNN with a group per sample: public reports have it at a third of separate convolutions, in half types.
 _GROUPED_EFFICIENCY = 0.25
 # From the end of one kernel to the start of the next.
 _LAUNCH = 2e-6
-# Instructions of the CUDA cores per element of a mixed block and basis: the sum's, and the conversions'.
+# Instructions of the CUDA cores per element of a mixed block and basis, or of dy*s: the sum's, and the conversions'.
 _MIXING_INSTRUCTIONS = 1.5
-# Rows of a tile; those of the form that shares a block of weights, and among how many samples.
-_TILE_ROWS, _SHARED_ROWS, _SHARED_SAMPLES = 128, 64, 4
+# Rows and columns of a tile; rows of the form that shares a block of weights, and among how many samples.
+_TILE_ROWS, _TILE_COLUMNS, _SHARED_ROWS, _SHARED_SAMPLES = 128, 128, 64, 4
 # The smallest tile, which is what a small problem gets.
 _SMALL_TILE = 64
 
 
-def choose_cuda(problem: Problem, *, eager: bool = False) -> str:
-    """Where forward and backward together cost least by estimate: an eager strategy, or unless ``eager`` "triton"."""
+def choose_cuda(problem: Problem, *, eager: bool = False, inference: bool = False) -> str:
+    """Where forward and backward together cost least by estimate: an eager strategy, or unless ``eager`` "triton".
+
+    With ``inference`` the forward alone counts. Loads element by element and float32 without TF32 go to the eager
+    strategies, that is to the vendor: what Triton reaches there is no more than a guess.
+    """
     shape = describe(problem)
-    can_run_triton = not eager and backends.triton_missing(problem.x.device) is None and not _triton_reasons(problem)
-    return _choose_backend(shape, can_run_triton)
+    suits = not (eager or shape.is_ragged or shape.arithmetic == "float32")
+    can_run_triton = suits and backends.triton_missing(problem.x.device) is None and not _triton_reasons(problem)
+    return _choose_backend(shape, can_run_triton, inference)
 
 
 def choose_forward(problem: Problem) -> str:
@@ -110,6 +127,9 @@ def describe(problem: Problem) -> Shape:
     """The problem's metadata, on its device or, where it is on none that has multiprocessors, on an H200."""
     x, weight, basis = problem.x, problem.weight, problem.basis
     allowed = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]  # missing in torch's stubs
+    channels_last = is_channels_last(x)
+    # What `dynconv.kernels.layout.kind` looks at in a tensor that is read in place; an allocation itself is aligned.
+    offsets = (x.storage_offset() * x.element_size(), x.stride(0), x.stride(2), x.stride(3))
     # The properties of the problem cost 20 us; looked up by these, they cost them once per shape.
     return _shape(
         x.shape,
@@ -120,7 +140,11 @@ def describe(problem: Problem) -> Shape:
         x.dtype,
         allowed and x.dtype == torch.float32,
         problem.scale is not None,
-        is_channels_last(x),
+        channels_last,
+        channels_last or is_channels_last(problem.static),
+        weight is None or weight.is_contiguous(memory_format=torch.channels_last),
+        basis is None or basis.is_contiguous(memory_format=torch.channels_last),
+        x.stride(1) == 1 and any(offset % 16 for offset in offsets),
         x.device,
     )
 
@@ -139,6 +163,10 @@ def _shape(
     is_tf32: bool,
     has_scale: bool,
     channels_last: bool,
+    gives_channels_last: bool,
+    weight_is_dense: bool,
+    basis_is_dense: bool,
+    is_view_ragged: bool,
     device: torch.device,
 ) -> Shape:
     kernel = weight if weight is not None else basis
@@ -148,10 +176,12 @@ def _shape(
         (x[2 + i] + 2 * padding[i] - dilation[i] * (kernel[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
     )
     is_half = dtype in (torch.bfloat16, torch.float16)
+    outputs = kernel[0] if weight is not None else kernel[0] // num_bases
+    copied = [size for size, is_dense in ((weight, weight_is_dense), (basis, basis_is_dense)) if size and not is_dense]
     return Shape(
         batch=x[0],
         inputs=x[1],
-        outputs=kernel[0] if weight is not None else kernel[0] // num_bases,
+        outputs=outputs,
         pixels_in=x[2] * x[3],
         pixels_out=rows * columns,
         kernel_size=(kernel[2], kernel[3]),
@@ -163,6 +193,9 @@ def _shape(
         has_weight=weight is not None,
         has_scale=has_scale,
         is_channels_last=channels_last,
+        gives_channels_last=gives_channels_last,
+        relaid=sum(math.prod(size) for size in copied),
+        is_ragged=is_view_ragged or any(channels // groups % 16 for channels in (x[1], outputs)),
         multiprocessors=_multiprocessors(device),
     )
 
@@ -194,31 +227,36 @@ def _costs(shape: Shape, gradient: bool) -> dict[str, float]:
     idle = min(1.0, _small_tiles(shape, pixels, columns) / machine.multiprocessors)
 
     def launch(products: float, dram: float, weights: float, mixed: float = 0.0) -> float:
-        """``products`` and ``mixed`` (blocks' elements) on the multiprocessors, ``weights`` in elements through L2."""
-        arithmetic = products / (_TRITON_EFFICIENCY * getattr(machine, shape.arithmetic))
+        """``products`` and ``mixed`` (blocks' elements) on multiprocessors, ``weights`` in elements through L2."""
+        arithmetic = products / _triton_rate(shape, machine)
         arithmetic += mixed * _MIXING_INSTRUCTIONS / (machine.float32 / 2)
         return max(arithmetic / idle, dram / machine.dram, weights * size / machine.l2) + _LAUNCH
 
     # An in-place pass reads its target as well.
     residual_pass = source + 2 * target
-    vendor = max(
-        _vendor_product(shape) / (_VENDOR_EFFICIENCY * getattr(machine, shape.arithmetic) * idle),
-        (source + target) / machine.dram,
-    )
-    vendor += _LAUNCH
+    vendor = _vendor(shape, machine, idle)
     if gradient and shape.has_scale:
-        # dy*s, which the kernels' own static part forms in registers.
+        # dy*s is written, and read again.
         vendor += 2 * source / machine.dram + _LAUNCH
+    # In the kernels' own static part each block of columns multiplies its blocks of dy by s; where those hold rows of
+    # several samples (linear), a block of s is loaded for each.
+    scaled = static_product / (2 * min(_TILE_COLUMNS, columns)) if gradient and shape.has_scale else 0.0
     kernels = shape.batch * shape.static_elements if shape.has_weight else shape.batch * shape.basis_elements
     written = kernels * size / (machine.l2 if kernels * size < machine.l2_bytes / 2 else machine.dram)
     one_kernel = shape.static_elements if shape.has_weight else shape.basis_elements
     dynamic_product = static_product or residual_product
     costs = {
         "linear": launch(
-            static_product + shape.num_bases * residual_product, source + target, packed * (static + basis)
+            static_product + shape.num_bases * residual_product,
+            source + target,
+            packed * (static + basis),
+            2 * scaled,
         ),
         "aggregated": launch(
-            (static_product + residual_product) * padding, source + target, tiles * (static + basis), tiles * basis
+            (static_product + residual_product) * padding,
+            source + target,
+            tiles * (static + basis),
+            tiles * basis + padding * scaled,
         ),
         "materialised": 2 * written + _LAUNCH + launch(dynamic_product * padding, source + target, tiles * one_kernel),
         "basis-shared": launch(
@@ -231,13 +269,7 @@ def _costs(shape: Shape, gradient: bool) -> dict[str, float]:
     linear_residual = launch(shape.num_bases * residual_product, residual_pass, packed * basis)
     aggregated_residual = launch(residual_product * padding, residual_pass, tiles * basis, tiles * basis)
     costs |= {"vendor-linear": vendor + linear_residual, "vendor-aggregated": vendor + aggregated_residual}
-    if not shape.is_channels_last:
-        # The source is copied to channels_last by all; what the vendor wrote is copied back.
-        costs = {
-            name: cost + _LAUNCH + 2 * (source + name.startswith("vendor") * target) / machine.dram
-            for name, cost in costs.items()
-        }
-    return costs
+    return {name: cost + _copies(shape, machine) for name, cost in costs.items()}
 
 
 def parameter_cost(shape: Shape) -> float:
@@ -246,7 +278,6 @@ def parameter_cost(shape: Shape) -> float:
     Where a scale or a full basis needs each sample's product on all taps, W0's comes from it; else it is the vendor's.
     """
     machine = _machine(shape)
-    rate = getattr(machine, shape.arithmetic)
     dy = shape.batch * shape.pixels_out * shape.outputs * shape.element_size
     activations = shape.batch * shape.pixels_in * shape.inputs * shape.element_size + dy
     forms_all = shape.has_weight and (shape.has_scale or shape.basis_size == shape.kernel_size)
@@ -256,30 +287,45 @@ def parameter_cost(shape: Shape) -> float:
     contraction += 2 * shape.static_elements if shape.has_scale else 0
     cost = 0.0
     if taps:
-        arithmetic = _product(shape, taps) / (_TRITON_EFFICIENCY * rate)
+        arithmetic = _product(shape, taps) / _triton_rate(shape, machine)
         arithmetic += shape.batch * contraction / (machine.float32 / 2)
-        cost += max(arithmetic, activations / machine.dram) + 2 * _LAUNCH
+        cost += max(arithmetic, activations / machine.dram) + 2 * _LAUNCH + _copies(shape, machine)
     if shape.has_weight and not forms_all:
-        cost += max(_vendor_product(shape) / (_VENDOR_EFFICIENCY * rate), activations / machine.dram) + _LAUNCH
-    return cost
+        cost += static_cost(shape)
+    # The kernels' gradients, copied to their kernels' layout.
+    return cost + _copy(shape.relaid * shape.element_size, machine)
+
+
+def static_cost(shape: Shape) -> float:
+    """Seconds of the forward of torch's convolution by W0, or one basis, alone; its backward is taken for two."""
+    machine = _machine(shape)
+    return _vendor(shape, machine) + _vendor_copies(shape, machine)
+
+
+def over_static(shape: Shape) -> tuple[float, float]:
+    """The best Triton variants' cost over the static convolution's: of the forward, and of forward and backward."""
+    forward, gradient = (min(_possible(shape, direction).values()) for direction in (False, True))
+    static = static_cost(shape)
+    return forward / static, (forward + gradient + parameter_cost(shape)) / (3 * static)
 
 
 def eager_costs(shape: Shape) -> dict[str, float]:
     """Seconds of each eager strategy's forward; its backward is taken for twice that."""
     machine, size = _machine(shape), shape.element_size
-    rate = getattr(machine, shape.arithmetic)
     x = shape.batch * shape.pixels_in * shape.inputs
     y = shape.batch * shape.pixels_out * shape.outputs
     wide = max(4, size)
 
     def convolution(taps: int, efficiency: float = _VENDOR_EFFICIENCY, weights: int = 0) -> float:
         flops = _vendor_product(shape) * taps / shape.taps
-        return max(flops / (efficiency * rate), (x + y + weights) * size / machine.dram) + _LAUNCH
+        rate = efficiency * getattr(machine, shape.arithmetic)
+        return max(flops / rate, (x + y + weights) * size / machine.dram) + _LAUNCH
 
     def passes(elements: float, width: float, launches: int) -> float:
         return elements * width / machine.dram + launches * _LAUNCH
 
-    static = convolution(shape.taps) if shape.has_weight else 0.0
+    copies = _vendor_copies(shape, machine)
+    static = static_cost(shape) if shape.has_weight else 0.0
     if shape.has_scale:
         static += passes(y, 2 * size, 1)
     weights = shape.batch * (shape.static_elements if shape.has_weight else shape.basis_elements)
@@ -293,8 +339,12 @@ def eager_costs(shape: Shape) -> dict[str, float]:
         grouped += passes(x + y, 2 * size, 2)
     costs = {
         "aggregate": mixing + static_kernels + grouped,
-        "loop": mixing + static_kernels + shape.batch * (5 * _LAUNCH) + convolution(shape.taps, weights=weights),
-        "linear": static + shape.num_bases * (convolution(shape.basis_taps) + passes(y, size + 2 * wide, 2)),
+        "loop": mixing
+        + static_kernels
+        + shape.batch * (5 * _LAUNCH)
+        + convolution(shape.taps, weights=weights)
+        + copies,
+        "linear": static + shape.num_bases * (convolution(shape.basis_taps) + copies + passes(y, size + 2 * wide, 2)),
     }
     if shape.basis_taps <= 1:
         added = passes(x + 2 * y, size, 1) if shape.basis_taps else 0.0
@@ -303,11 +353,12 @@ def eager_costs(shape: Shape) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _choose_backend(shape: Shape, can_run_triton: bool) -> str:
-    costs = {name: 3 * cost for name, cost in eager_costs(shape).items()}
+def _choose_backend(shape: Shape, can_run_triton: bool, inference: bool) -> str:
+    costs = {name: cost if inference else 3 * cost for name, cost in eager_costs(shape).items()}
     if can_run_triton:
-        directions = (_possible(shape, gradient) for gradient in (False, True))
-        costs["triton"] = sum(min(direction.values()) for direction in directions) + parameter_cost(shape)
+        costs["triton"] = min(_possible(shape, False).values())
+        if not inference:
+            costs["triton"] += min(_possible(shape, True).values()) + parameter_cost(shape)
     return min(costs, key=costs.__getitem__)
 
 
@@ -355,6 +406,36 @@ def _tiles(batch: int, pixels: int, rows: int) -> tuple[float, float]:
 def _small_tiles(shape: Shape, pixels: int, columns: int) -> float:
     """Programs of the smallest tiles: fewer than multiprocessors leave some of these idle."""
     return max(1.0, shape.batch * pixels / _SMALL_TILE) * -(-columns // _SMALL_TILE) * shape.groups
+
+
+def _triton_rate(shape: Shape, machine: Machine) -> float:
+    matrix_units = _RAGGED_EFFICIENCY if shape.is_ragged else _TRITON_EFFICIENCY
+    efficiency = _FMA_EFFICIENCY if shape.arithmetic == "float32" else matrix_units
+    return efficiency * getattr(machine, shape.arithmetic)
+
+
+def _vendor(shape: Shape, machine: Machine, share: float = 1.0) -> float:
+    """Seconds of torch's convolution, whatever the direction, on a share of the multiprocessors."""
+    traffic = shape.batch * (shape.pixels_in * shape.inputs + shape.pixels_out * shape.outputs) * shape.element_size
+    rate = _VENDOR_EFFICIENCY * getattr(machine, shape.arithmetic) * share
+    return max(_vendor_product(shape) / rate, traffic / machine.dram) + _LAUNCH
+
+
+def _copy(size: float, machine: Machine) -> float:
+    """Seconds to lay ``size`` bytes out anew, 0 for none."""
+    return 2 * size / machine.dram + _LAUNCH if size else 0.0
+
+
+def _copies(shape: Shape, machine: Machine) -> float:
+    """What a forward in channels_last copies: x to it, y from it, W0 and the basis to it. A gradient does just so."""
+    x = 0 if shape.is_channels_last else shape.batch * shape.pixels_in * shape.inputs
+    y = 0 if shape.gives_channels_last else shape.batch * shape.pixels_out * shape.outputs
+    return sum(_copy(elements * shape.element_size, machine) for elements in (x, y, shape.relaid))
+
+
+def _vendor_copies(shape: Shape, machine: Machine) -> float:
+    """Those of cuDNN, which converts NCHW for matrix units too (NVIDIA, Convolutional Layers User's Guide)."""
+    return 0.0 if shape.arithmetic == "float32" else _copies(shape, machine)
 
 
 def _product(shape: Shape, taps: int) -> float:

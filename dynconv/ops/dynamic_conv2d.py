@@ -127,7 +127,9 @@ def _chosen(problem: Problem, backend: str) -> str:
     """The backend that ``"auto"`` or ``"eager"`` stands for. Under torch.compile, where the batch may be symbolic, only
     what does not depend on it is decided; the operator decides the rest when it runs."""
     if not torch.compiler.is_compiling():
-        return choose_strategy(problem, eager=backend == "eager")
+        # Asked here and not in the operator, which autograd always runs without gradients.
+        tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in problem.tensors())
+        return choose_strategy(problem, eager=backend == "eager", inference=not tracked)
     is_split = problem.x.shape[0] != 1 and prefers_split(problem, eager=backend == "eager")
     return "split" if is_split else backend
 

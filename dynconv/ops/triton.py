@@ -67,16 +67,17 @@ def _choose(
     groups = problem.groups
     kind = layout.kind(layout.channels_innermost(source), source.shape[1] // groups, columns // groups)
     sizes = (layout.size(problem.weight), layout.size(problem.basis), problem.scale is not None, problem.num_bases)
+    kernels = [tensor.stride() for tensor in (problem.weight, problem.basis) if tensor is not None]
     description = (
         f"{by_cost.__name__} {source.dtype} {kind} x {tuple(problem.x.shape)} source {source.stride()} "
-        f"W {problem.out_channels} {sizes} {problem.geometry()}"
+        f"W {problem.out_channels} {sizes} kernels {kernels} {problem.geometry()}"
     )
     capability = layout.capability(source)
     return tuning.choose(
         source.device,
         description,
         default,
-        lambda: tuning.candidates(kind, columns // groups, capability, *sizes),
+        lambda: tuning.candidates(kind, columns // groups, source.shape[1] // groups, capability, *sizes),
         run,
     )
 

@@ -6,11 +6,10 @@ import functools
 
 import pytest
 
-from dynconv.bench import bench_coefficients, bench_drt_step, bench_dynamic_conv2d
+from dynconv.bench import session
 from dynconv.bench.machine import measure_rates
 
 
 @pytest.fixture
 def quick_rates(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (bench_dynamic_conv2d, bench_coefficients, bench_drt_step):
-        monkeypatch.setattr(module, "measure_rates", functools.partial(measure_rates, shrink=32))
+    monkeypatch.setattr(session, "measure_rates", functools.partial(measure_rates, shrink=32))

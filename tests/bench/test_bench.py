@@ -13,6 +13,8 @@ from torch import Tensor
 
 from dynconv.bench import bench_coefficients, bench_drt_step, bench_dynamic_conv2d, harness, providers
 from dynconv.bench.harness import COLUMNS, CommonOptions
+from dynconv.bench.memory import MemoryMeter
+from dynconv.bench.problems import SHAPES
 from dynconv.bench.providers import PROVIDERS, Call, Provider
 from dynconv.nn import DynamicConv2d
 
@@ -163,6 +165,7 @@ def test_coefficients_are_measured_and_a_wrong_branch_is_refused(
     assert {"static", "pool", "plain", "dynconv", "dynconv:eager"} <= timed
     assert all(float(row["ratio_to_static"]) > 0 for row in rows if row["status"] == "ok")
     assert {row["residual"] for row in rows} == {"subspace", "combined"}
+    assert all(float(row[name]) > 0 for row in rows if row["status"] == "ok" for name in (*ROOFLINE, "error"))
     plain = bench_coefficients._plain
 
     def wrong(spec, t):
@@ -176,10 +179,106 @@ def test_coefficients_are_measured_and_a_wrong_branch_is_refused(
 
 
 @pytest.mark.usefixtures("quick_rates")
+def test_the_yardsticks_of_the_coefficients_are_held_against_an_oracle_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, static = bench_coefficients._pool, PROVIDERS["static"]
+    words = [*TINY, "--batch", "2", "--layout", "nchw", "--residual", "subspace", "--no-memory", "--providers", "pool"]
+
+    def off(spec, t) -> Call:
+        call = static.build(spec, t)
+        return Call(lambda: call.forward() * 1.001, call.leaves)
+
+    def off_pool(spec, t) -> tuple[Tensor, ...]:
+        (mean,) = pool(spec, t)
+        # The value is right, the gradient is not.
+        return (mean + 0.01 * (mean - mean.detach()),)
+
+    monkeypatch.setattr(bench_coefficients, "_pool", off_pool)
+    monkeypatch.setitem(bench_coefficients.PROVIDERS, "pool", off_pool)
+    monkeypatch.setitem(PROVIDERS, "static", dataclasses.replace(static, build=off))
+    rows = bench(tmp_path, *words, module=bench_coefficients, code=1)
+    found = {(row["provider"], row["mode"]): row["status"] for row in rows}
+    assert found == {
+        ("static", "forward"): "refused",
+        ("static", "forward+backward"): "refused",
+        ("pool", "forward"): "ok",
+        ("pool", "forward+backward"): "refused",
+    }
+    assert "the gradient of x is off" in rows[-1]["note"]
+
+
+@pytest.mark.usefixtures("quick_rates")
+@pytest.mark.parametrize("module", [bench_dynamic_conv2d, bench_coefficients, bench_drt_step])
+def test_a_selection_given_twice_is_measured_once_and_in_the_order_given(tmp_path: Path, module) -> None:
+    sizes = ["--shapes", "4-6@5k3", "4-4@3k3", "4-6@5k3", "--batch", "3", "2", "3", "--mode", "forward", "forward"]
+    if module is bench_drt_step:
+        sizes = ["--models", "lenet-small", "lenet-small", "--batch", "2"]
+    words = [*QUICK, *sizes, "--layout", "nhwc", "nhwc", "--dtype", "fp32", "fp32", "--no-memory"]
+    rows = bench(tmp_path, *words, "--providers", "dynconv", "dynconv", module=module)
+    identities = [tuple(row[name] for name in harness.IDENTITY) for row in rows]
+    assert len(set(identities)) == len(identities)
+    if module is bench_dynamic_conv2d:
+        places = list(dict.fromkeys((row["shape"], row["batch"]) for row in rows))
+        assert places == [("4-6@5k3", "3"), ("4-6@5k3", "2"), ("4-4@3k3", "3"), ("4-4@3k3", "2")]
+
+
+def test_the_default_grid_of_a_cpu_has_batch_1_and_bf16_where_they_are_telling() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def sizes(name: str, device: torch.device = cpu, **fields: object) -> list[tuple[int, str]]:
+        return bench_dynamic_conv2d.sizes(SHAPES[name], bench_dynamic_conv2d.Options(**fields), device)
+
+    assert sizes("r64") == sizes("r512") == [(16, "fp32"), (1, "fp32"), (16, "bf16")]
+    assert sizes("r128") == sizes("r256") == [(16, "fp32"), (1, "fp32")]
+    assert sizes("l128") == [(128, "fp32")] and sizes("m192") == [(16, "fp32")]
+    assert sizes("r64", quick=True) == [(4, "fp32")]
+    assert sizes("r64", cuda) == [(64, "fp32"), (64, "bf16")]
+    # What is given is taken as it is.
+    assert sizes("r64", batch=(8,)) == [(8, "fp32")]
+    assert sizes("l128", batch=(1, 2), dtype=("bf16",)) == [(1, "bf16"), (2, "bf16")]
+    grid = bench_dynamic_conv2d.grid(bench_dynamic_conv2d.Options(), cpu)
+    assert len(grid) == len(set(grid)) == 4 * (7 + 4 + 2)
+
+
+def test_peak_memory_counts_what_the_provider_reads_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_rates: None
+) -> None:
+    # Peaks and results of nothing: what is left are the inputs.
+    monkeypatch.setattr(MemoryMeter, "measure", lambda self, function, arguments: (0.0, 0.0))
+    words = [*TINY, "--batch", "2", "--layout", "nchw", "--basis", "full", "--residual", "subspace", "mixture"]
+    found = {}
+    for row in bench(tmp_path, *words, "--providers", "dynconv"):
+        found[row["provider"], row["residual"], row["mode"]] = round(float(row["peak_mb"]) * 1e6 / 4)
+    x, dy, weight = 2 * 4 * 25, 2 * 6 * 25, 6 * 4 * 9
+    basis = 4 * weight + 2 * 4
+    assert found["static", "subspace", "forward"] == found["static", "mixture", "forward"] == x + weight
+    assert found["dynconv", "subspace", "forward"] == x + weight + basis
+    assert found["dynconv", "mixture", "forward"] == x + basis
+    assert found["dynconv", "subspace", "forward+backward"] == x + weight + basis + dy
+    words = [*TINY, "--batch", "2", "--layout", "nchw", "--residual", "combined", "--providers", "pool", "dynconv"]
+    found = {}
+    for row in bench(tmp_path, *words, module=bench_coefficients):
+        found[row["provider"], row["mode"]] = round(float(row["peak_mb"]) * 1e6 / 4)
+    branch = 4 * 4 + (4 + 6) * 4
+    assert found["static", "forward+backward"] == x + weight + dy
+    assert found["pool", "forward"] == found["pool", "forward+backward"] == x
+    assert found["dynconv", "forward"] == x + branch
+    assert found["dynconv", "forward+backward"] == x + branch + 2 * (4 + 6)
+
+
+def test_a_result_of_another_shape_is_infinitely_wrong() -> None:
+    expected = torch.ones(2, 3, dtype=torch.float64)
+    assert harness.relative_error(torch.ones(2, 3), expected) == 0
+    for shape in ((3, 2), (6,), (1, 2, 3), (1, 3)):
+        assert harness.relative_error(torch.ones(shape), expected) == float("inf")
+
+
+@pytest.mark.usefixtures("quick_rates")
 def test_a_training_step_is_measured_and_a_wrong_network_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*QUICK, "--models", "lenet-small", "--batch", "2", "--no-memory", "--providers", "dynconv", "grouped"]
+    words = [*QUICK, "--models", "lenet-small", "--batch", "2", "--no-memory"]
     rows = bench(tmp_path, *words, "--residual", "combined", "--basis", "full", module=bench_drt_step)
     assert [(row["provider"], row["status"]) for row in rows] == [(n, "ok") for n in ("static", "dynconv", "grouped")]
     for row in rows:
@@ -208,11 +307,11 @@ def test_an_interruption_keeps_the_rows_and_says_so(
 ) -> None:
     group, seen = bench_dynamic_conv2d.Bench.group, []
 
-    def interrupted(self, spec, meter) -> None:
+    def interrupted(self, spec, session) -> None:
         if seen:
             raise KeyboardInterrupt
         seen.append(spec)
-        group(self, spec, meter)
+        group(self, spec, session)
 
     monkeypatch.setattr(bench_dynamic_conv2d.Bench, "group", interrupted)
     words = [*TINY, "--batch", "1", "--layout", "nchw", "--no-memory", "--providers", "dynconv"]

@@ -11,6 +11,7 @@ import torch
 from benchmark_rows import QUICK, read
 
 from dynconv import cli
+from dynconv.bench import session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,22 +54,80 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     assert "at least 1" in fails(capsys, "--device", "cpu", "--batch", "0")
     assert "--residual: unknown mixture" in fails(capsys, "coefficients", "--residual", "mixture")
     assert "--models: unknown resnet18" in fails(capsys, "drt-step", "--models", "resnet18")
-    assert "at least 2 images" in fails(capsys, "drt-step", "--batch", "1")
+    for size in ("0", "1"):
+        assert f"at least 2 images, got {size}" in fails(capsys, "drt-step", "--device", "cpu", "--batch", size)
+    assert "--num-bases: expected at least 1, got 0" in fails(capsys, "drt-step", "--num-bases", "0")
     assert "--bogus" in fails(capsys, "drt-step", "--bogus")
     out = tmp_path / "kept.csv"
     out.write_text("measured with care")
     assert "--overwrite" in fails(capsys, "--out", str(out))
     assert out.read_text() == "measured with care"
+    assert "is a folder" in fails(capsys, "--out", str(tmp_path), "--overwrite")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees no GPU" in fails(capsys, "--device", "cuda")
     monkeypatch.setattr(cli, "BENCHMARK_PACKAGES", ("torch", "not_a_package"))
     assert "pip install 'dynconv[bench]'" in fails(capsys)
 
 
+@pytest.mark.parametrize("operation", ["dynamic_conv2d", "coefficients", "drt-step"])
+def test_a_file_that_cannot_be_written_is_known_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    def measured(*_: object) -> None:
+        raise AssertionError("the rates were measured first")
+
+    monkeypatch.setattr(session, "measure_rates", measured)
+    (tmp_path / "file").touch()
+    message = fails(capsys, operation, "--device", "cpu", "--out", str(tmp_path / "file" / "rows.csv"))
+    assert "rows.csv cannot be written: " in message
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.usefixtures("quick_rates")
+def test_a_disk_that_is_full_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*QUICK, "--shapes", "4-4@3k3", "--batch", "1", "--mode", "forward", "--layout", "nchw", "--no-memory"]
+    message = fails(capsys, *words, "--providers", "static", "--out", "/dev/full", "--overwrite")
+    assert "--out /dev/full cannot be written: No space left" in message
+
+
+@pytest.mark.parametrize("operation", ["dynamic_conv2d", "coefficients", "drt-step"])
+def test_an_interruption_before_the_first_row_leaves_the_files_as_they_were(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "measure_rates", interrupted)
+    kept, new = tmp_path / "kept.csv", tmp_path / "new.csv"
+    kept.write_text("measured with care")
+    for out in (kept, new):
+        assert cli.main(["bench", operation, "--device", "cpu", "--out", str(out), "--overwrite"]) == 130
+        assert capsys.readouterr() == ("", "dynconv: interrupted; no row was written\n")
+    assert kept.read_text() == "measured with care" and not new.exists()
+
+
+def test_an_interruption_of_the_imports_says_nothing_of_checkpoints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert cli.main(["bench"]) == 130
+    assert capsys.readouterr().err == "dynconv: interrupted; no row was written\n"
+
+
 def test_help_names_the_operations_and_imports_no_torch() -> None:
     program = "import sys; from dynconv import cli; cli.main(['bench', '--help']); print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert "drt-step" in result.stdout and result.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("name", ["compare", "plot"])
+def test_the_readers_of_tables_run_as_modules(tmp_path: Path, name: str) -> None:
+    command = [sys.executable, "-m", f"dynconv.bench.{name}", *["a.csv", "b.csv"][: 2 if name == "compare" else 1]]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and f"dynconv.bench.{name}: error: a.csv cannot be read" in result.stderr
 
 
 @pytest.mark.skipif(not (ROOT / "setup.py").is_file(), reason="runs in a checkout")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from dynconv.bench import memory
 from dynconv.bench.memory import MemoryMeter, MemoryUnknown, tensor_bytes
 
 MODULE = """
-import ctypes, os
+import ctypes, os, time
 import torch
 
 def prepare(scratch, result):
@@ -21,6 +24,15 @@ def prepare(scratch, result):
         del block
         return torch.ones(result * 250_000)
     return call
+
+def chatty():
+    print('{"extra_mb": 1, "results_mb": 1}', flush=True)
+    os.system("echo from below")
+    return prepare(8, 4)
+
+def sleeps(started):
+    open(started, "w").write(str(os.getpid()))
+    time.sleep(600)
 
 def native(scratch):
     def call():
@@ -48,12 +60,47 @@ def test_the_meter_counts_scratch_of_any_origin_and_no_results(tmp_path: Path, m
         for scratch, result, extra in ((8, 4, 12), (1, 16, 0)):
             found, held = meter.measure("needs:prepare", {"scratch": scratch, "result": result})
             assert held == result and found == pytest.approx(extra, abs=0.5)
+        found, held = meter.measure("needs:chatty", {})
+        assert held == 4 and found == pytest.approx(12, abs=0.5), "what a call prints was taken for the answer"
         found, held = meter.measure("needs:native", {"scratch": 10})
         assert held == 0 and found == pytest.approx(10, abs=0.5)
         with pytest.raises(MemoryUnknown, match="ValueError: no such problem"):
             meter.measure("needs:fails", {})
         with pytest.raises(MemoryUnknown, match="died with code 9"):
             meter.measure("needs:dies", {})
+
+
+@pytest.mark.skipif(memory.cpu_missing() is not None, reason=str(memory.cpu_missing()))
+def test_an_interruption_stops_the_measuring_process_and_reaches_it_in_no_other_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    started = tmp_path / "started"
+
+    class Answers:
+        """A pipe whose reader is interrupted when the call has begun."""
+
+        def __init__(self, pipe: IO[str]) -> None:
+            self.close = pipe.close
+
+        def readline(self) -> str:
+            while not (started.is_file() and started.read_text()):
+                time.sleep(0.01)
+            assert os.getsid(int(started.read_text())) != os.getsid(0), "Ctrl-C would reach it too"
+            raise KeyboardInterrupt
+
+    start = MemoryMeter._started
+
+    def interrupting(meter: MemoryMeter):
+        process, pipe = start(meter)
+        return process, Answers(pipe)
+
+    monkeypatch.setattr(MemoryMeter, "_started", interrupting)
+    with pytest.raises(KeyboardInterrupt), MemoryMeter(torch.device("cpu"), threads=1) as meter:
+        meter.measure("needs:sleeps", {"started": str(started)})
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
 
 
 def test_where_the_system_cannot_tell_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,9 +40,9 @@ def test_a_machine_that_drifts_leaves_the_ratio_as_it_is(monkeypatch: pytest.Mon
 
 
 def test_a_slow_call_takes_part_in_fewer_rounds_but_the_measure_of_all_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = interleave(Clock(monkeypatch, {"static": 0.01, "slow": 0.1, "slowest": 5.0}))
+    seconds = interleave(Clock(monkeypatch, {"static": 0.01, "slow": 0.1, "slower": 5.0, "slowest": 10.1}))
     rounds = {name: sum(not math.isnan(value) for value in values) for name, values in seconds.items()}
-    assert rounds == {"static": 100, "slow": 10, "slowest": 3}
+    assert rounds == {"static": 100, "slow": 10, "slower": 3, "slowest": 1}
     taken = [index for index, value in enumerate(seconds["slow"]) if not math.isnan(value)]
     assert {b - a for a, b in zip(taken, taken[1:], strict=False)} == {10}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="Triton kernels need triton")
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.skipif(
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Largest error over largest value. Half types round the output once, and dy*s once more in the gradient.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1.5e-3, torch.bfloat16: 1e-2}
+# cuDNN may take Winograd's or the Fourier form, whose sums in float32 cancel.
+VENDOR_FLOAT32 = 2e-5
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,12 @@ def reasons(variant: str, given: dict[str, Tensor | None]) -> list[str]:
     return variants.variant_reasons(variant, *sizes, 0 if given["basis"] is None else given["coefficients"].shape[1])
 
 
-def check(got: Tensor, expected: Tensor) -> None:
+def check(got: Tensor, expected: Tensor, variant: str = "linear") -> None:
     assert got.shape == expected.shape
     error = (got.double() - expected).abs().max() / expected.abs().max()
+    is_vendors = variant.startswith("vendor") and got.dtype == torch.float32
     # Written so that NaN fails.
-    assert error <= TOLERANCE[got.dtype], f"relative error {error:.2e}"
+    assert error <= (VENDOR_FLOAT32 if is_vendors else TOLERANCE[got.dtype]), f"relative error {error:.2e}"
 
 
 @pytest.fixture(autouse=True)
@@ -171,8 +175,8 @@ def test_every_variant_agrees_with_the_oracle_where_it_can_run(variant: str, nam
             forward(case, given, variant=variant)
         return
     y, dy, dx = oracle(case, given)
-    check(forward(case, given, variant=variant), y)
-    check(gradient(case, given, dy, variant=variant), dx)
+    check(forward(case, given, variant=variant), y, variant)
+    check(gradient(case, given, dy, variant=variant), dx, variant)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
@@ -181,8 +185,8 @@ def test_half_types_accumulate_in_float32(variant: str, dtype: torch.dtype) -> N
     case = Case(channels=40, basis=(3, 3) if variant == "basis-shared" else (1, 1))
     given = tensors(case, dtype)
     y, dy, dx = oracle(case, given)
-    check(forward(case, given, variant=variant), y)
-    check(gradient(case, given, dy, variant=variant), dx)
+    check(forward(case, given, variant=variant), y, variant)
+    check(gradient(case, given, dy, variant=variant), dx, variant)
 
 
 @pytest.mark.parametrize("num_bases", [1, 5, pytest.param(9, marks=pytest.mark.slow), 17])
@@ -196,8 +200,8 @@ def test_any_number_of_bases(num_bases: int) -> None:
         found = reasons(variant, given)
         assert (found == []) == (num_bases <= most.get(variant, num_bases)), f"{variant}: {found}"
         if not found:
-            check(forward(case, given, variant=variant), y)
-            check(gradient(case, given, dy, variant=variant), dx)
+            check(forward(case, given, variant=variant), y, variant)
+            check(gradient(case, given, dy, variant=variant), dx, variant)
 
 
 @pytest.mark.parametrize(("variant", "batch"), [("basis-shared", 3), ("materialised", 17)])
@@ -205,8 +209,8 @@ def test_samples_that_do_not_fill_a_program(variant: str, batch: int) -> None:
     case = Case(batch=batch, kernel=(1, 1), padding=(0, 0), size=(2, 2))
     given = tensors(case)
     y, dy, dx = oracle(case, given)
-    check(forward(case, given, variant=variant), y)
-    check(gradient(case, given, dy, variant=variant), dx)
+    check(forward(case, given, variant=variant), y, variant)
+    check(gradient(case, given, dy, variant=variant), dx, variant)
 
 
 @pytest.mark.parametrize("variant", ["vendor-linear", "vendor-aggregated"])
@@ -222,7 +226,6 @@ def test_the_residual_joins_the_vendors_result_in_any_layout(variant: str) -> No
             (gradient(case, given, dy.contiguous(memory_format=memory_format), variant=variant), dx),
         ):
             check(got, expected)
-            assert got.is_contiguous(memory_format=memory_format)
 
 
 def test_a_given_tile_is_used() -> None:
@@ -231,8 +234,8 @@ def test_a_given_tile_is_used() -> None:
     y, dy, dx = oracle(case, given)
     tile = Tile(16, 16, 16, warps=4, stages=2, samples=3)
     for variant in variants.VARIANTS:
-        check(forward(case, given, variant=variant, tile=tile), y)
-        check(gradient(case, given, dy, variant=variant, tile=tile), dx)
+        check(forward(case, given, variant=variant, tile=tile), y, variant)
+        check(gradient(case, given, dy, variant=variant, tile=tile), dx, variant)
 
 
 def test_a_variant_that_does_not_exist_is_refused() -> None:
@@ -298,18 +301,6 @@ def test_expanded_gradients_give_the_same_values() -> None:
     check(gradient(case, given, dy), dx)
 
 
-def test_output_is_channels_last_where_input_or_kernel_is() -> None:
-    case = Case(channels=4)
-    given = tensors(case)
-    last = {"memory_format": torch.channels_last}
-    assert forward(case, given).is_contiguous()
-    assert forward(case, given | {"x": given["x"].contiguous(**last)}).is_contiguous(**last)
-    assert forward(case, given | {"weight": given["weight"].contiguous(**last)}).is_contiguous(**last)
-    _, dy, _ = oracle(case, given)
-    assert gradient(case, given, dy).is_contiguous()
-    assert gradient(case, given, dy.contiguous(**last)).is_contiguous(**last)
-
-
 def test_empty_batch_gives_empty_results() -> None:
     case = Case(batch=0)
     given = tensors(case)
@@ -334,8 +325,8 @@ def test_wide_offsets_give_the_same_values(monkeypatch: pytest.MonkeyPatch) -> N
     y, dy, dx = oracle(case, given)
     monkeypatch.setattr(layout, "NARROW_REACH", 0)
     for variant in ("linear", "aggregated", "vendor-linear"):
-        check(forward(case, given, variant=variant), y)
-        check(gradient(case, given, dy, variant=variant), dx)
+        check(forward(case, given, variant=variant), y, variant)
+        check(gradient(case, given, dy, variant=variant), dx, variant)
 
 
 def test_wide_offsets_in_shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +371,46 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     return recorded
 
 
+@pytest.mark.parametrize("variant", variants.VARIANTS)
+@pytest.mark.parametrize("channels", [4, 1])
+def test_output_is_channels_last_whatever_the_input_is(
+    variant: str, channels: int, launches: list[dict[str, object]]
+) -> None:
+    """The kernels write neighbouring channels to neighbouring places; into NCHW they would write each one alone."""
+    case = Case(channels=channels, basis=(3, 3) if variant == "basis-shared" else (1, 1), parts="weight basis")
+    given = tensors(case)
+    dy = torch.zeros(2, 5, 5, 6, device=DEVICE)
+    for last in (torch.contiguous_format, torch.channels_last):
+        given |= {name: given[name].contiguous(memory_format=last) for name in ("x", "weight")}
+        y = forward(case, given, variant=variant)
+        dx = gradient(case, given, dy.contiguous(memory_format=last), variant=variant)
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert dx.is_contiguous(memory_format=torch.channels_last)
+    assert len(launches) == 4
+
+
+class CopiesAreRefused(TorchDispatchMode):
+    """torch's operators may not copy a tensor, be it into another layout."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in (torch.ops.aten.clone, torch.ops.aten.copy_), str(func)
+        return func(*args, **(kwargs or {}))
+
+
+# Not "materialised": its first kernel runs, and the interpreter copies.
+@pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if name != "materialised"])
+def test_channels_last_problems_are_not_copied(variant: str, launches: list[dict[str, object]]) -> None:
+    case = Case(channels=4, basis=(3, 3) if variant == "basis-shared" else (1, 1), parts="weight basis")
+    given = tensors(case)
+    dy = torch.zeros(2, 5, 5, 6, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    for name in ("x", "weight", "basis"):
+        given[name] = given[name].contiguous(memory_format=torch.channels_last)
+    with CopiesAreRefused():
+        forward(case, given, variant=variant)
+        gradient(case, given, dy, variant=variant)
+    assert len(launches) == 2
+
+
 def test_samples_that_32_bits_cannot_span_take_wide_offsets(launches: list[dict[str, object]]) -> None:
     case = Case(batch=1, channels=4)
     given = tensors(case)
@@ -388,6 +419,18 @@ def test_samples_that_32_bits_cannot_span_take_wide_offsets(launches: list[dict[
     given["x"] = given["x"].as_strided(given["x"].shape, (2**30, *given["x"].stride()[1:]))
     forward(case, given)
     assert [str(launch["OFFSET"]) for launch in launches] == ["int32", "int64"]
+
+
+def test_a_samples_span_counts_where_the_batch_is_not_outermost(launches: list[dict[str, object]]) -> None:
+    """Samples side by side within a row: few elements from one to the next, many from row to row."""
+    case = Case(batch=2, channels=4, size=(1, 6))
+    given = tensors(case)
+    for row in (48, 2**31):
+        # A single row: its stride moves no element, so that little memory stands for much.
+        given["x"] = given["x"].new_zeros(48).as_strided((2, 4, 1, 6), (4, 1, row, 8))
+        forward(case, given, variant="aggregated")
+        gradient(case, given, given["x"].new_zeros(60).as_strided((2, 5, 1, 6), (5, 1, row, 10)), variant="aggregated")
+    assert [str(launch["OFFSET"]) for launch in launches] == ["int32", "int32", "int64", "int64"]
 
 
 def test_tf32_is_used_only_where_torch_allows_it(launches: list[dict[str, object]]) -> None:

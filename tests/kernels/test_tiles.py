@@ -73,10 +73,22 @@ def run(*arguments: str) -> list[dict[str, str]]:
     return list(csv.DictReader(done.stdout.splitlines(), delimiter="\t"))
 
 
+def test_a_launch_on_one_channel_compiles() -> None:
+    """Triton hands sizes of 1 to a kernel as Python's numbers."""
+    rows = run("--sm", "90", "--match", "materialise/elementwise/bf16/weight+scale+4 bases/1024x4/one channel")
+    assert [row["launch"] for row in rows] == ["one channel"]
+
+
 def test_widest_forward_compiles_without_spills_onto_each_generations_matrix_unit() -> None:
     rows = run("--quick", "--match", "forward linear/half/bf16")
     assert {int(row["sm"]): row["matrix_unit"] for row in rows} == {80: "mma", 90: "wgmma", 100: "tcgen05"}
     assert all(row["spill_bytes"] == "0" for row in rows)
+
+
+def test_a_weight_for_each_sample_is_loaded_by_16_bytes() -> None:
+    """The stride between samples' weights is specialised: a thread that did not know it aligned would load singly."""
+    rows = run("--quick", "--sm", "90", "--match", "input_gradient materialised/half/bf16")
+    assert [row["scalar_loads"] for row in rows] == ["0"]
 
 
 @pytest.mark.slow
@@ -90,12 +102,16 @@ def test_committed_table_covers_the_shipped_configurations() -> None:
     """A change of tiles without a new table (python bench/compile_kernels.py --csv ...) fails here."""
     with TABLE.open() as file:
         rows = list(csv.DictReader(file))
-    names = ("kernel", "kind", "dtype", "parts", "tile", "sm")
+    names = ("kernel", "kind", "dtype", "parts", "tile", "launch", "sm")
     expected = {
         tuple(str(getattr(case, name)) for name in names) for case, _ in script().cases(list(ARCHITECTURES), False)
     }
     assert {tuple(row[name] for name in names) for row in rows} == expected
     assert all(row["spill_bytes"] == "0" for row in rows)
+    # Where channels are multiples of 16 each thread loads 16 bytes at a time.
+    aligned = [row for row in rows if row["kind"] == "half"]
+    assert aligned and all(row["scalar_loads"] == "0" for row in aligned)
+    assert any(row["scalar_loads"] != "0" for row in rows if row["kind"] == "ragged")
 
 
 def script() -> ModuleType:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynconv import backends
-from dynconv.ops import cost_model_cuda, native
+from dynconv.ops import cost_model, cost_model_cuda, native
 from dynconv.ops.cost_model import choose_strategy, prefers_split
 from dynconv.ops.problem import Problem
 
@@ -26,7 +26,7 @@ def problem(
     outputs: int,
     side: int,
     kernel: int,
-    basis: int,
+    basis: int | None,
     *,
     stride: int = 1,
     groups: int = 1,
@@ -46,8 +46,8 @@ def problem(
         empty(outputs, inputs // groups, kernel, kernel) if static else None,
         None,
         empty(batch, outputs) if scale else None,
-        empty(num_bases * outputs, inputs // groups, basis, basis),
-        empty(batch, num_bases),
+        None if basis is None else empty(num_bases * outputs, inputs // groups, basis, basis),
+        None if basis is None else empty(batch, num_bases),
         (stride, stride),
         (kernel // 2, kernel // 2),
         (1, 1),
@@ -113,6 +113,7 @@ def test_native_runs_what_it_can_and_an_eager_strategy_the_rest() -> None:
 
 def test_without_native_operators_an_eager_strategy_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "reasons", lambda problem: ["not built"])
+    monkeypatch.setattr(cost_model, "_CHOICES", {})
     assert choose_strategy(problem(16, 256, 256, 14, 3, 1)) == "split"
     assert choose_strategy(problem(16, 512, 512, 7, 3, 3)) == "linear"
     assert choose_strategy(problem(128, 3, 16, 8, 5, 5)) == "aggregate"
@@ -128,4 +129,24 @@ def test_what_torch_compile_decides_is_what_the_costs_say(
     given = problem(16, channels, channels, side, 3, 1, groups=groups, channels_last=channels_last)
     assert prefers_split(given, eager=False) == (choose_strategy(given) == "split")
     assert prefers_split(given, eager=True)
+    attention = problem(16, channels, channels, side, 3, None, groups=groups, channels_last=channels_last, scale=True)
+    if (side, groups) != (8, 4):  # so small that calls decide, which the other does not count
+        assert prefers_split(attention, eager=False) == (choose_strategy(attention) == "split")
+    # Where W0 is all there is to scale, forming a kernel per sample costs no more.
+    assert choose_strategy(attention, eager=True) in ("split", "aggregate")
     assert not prefers_split(problem(16, channels, channels, side, 3, 3), eager=False)
+
+
+@without_native
+def test_bfloat16_goes_to_native_only_where_the_processor_has_no_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(16, 256, 256, 14, 3, 3, dtype=torch.bfloat16)
+    for has_units in (False, True):
+        monkeypatch.setattr(cost_model, "_CHOICES", {})
+        monkeypatch.setattr(cost_model, "_HAS_BF16_UNITS", has_units)
+        assert (choose_strategy(given) == "native") == (not has_units)
+
+
+def test_small_problems_do_not_pay_for_many_calls() -> None:
+    for batch, channels, side in ((1, 32, 1), (1, 4, 5), (4, 8, 3)):
+        assert choose_strategy(problem(batch, channels, channels, side, 1, 1, static=False), eager=True) != "linear"
+        assert choose_strategy(problem(batch, channels, channels, side, 3, 3), eager=True) != "linear"

@@ -41,6 +41,9 @@ LARGE = {
     "kernel 1, strided": Case(kernel=1, basis=1, stride=(2, 2), padding=(0, 0), scale=True),
     "no static part, strided": Case(basis=3, static=False, stride=(2, 1), inputs=35, outputs=33),
     "one channel per group": Case(inputs=40, outputs=40, groups=40, basis=3),
+    "one sample": Case(batch=1, inputs=20, outputs=30, height=23, width=9, basis=3, scale=True),
+    "stride far beyond the kernel": Case(batch=2, inputs=40, outputs=8, height=301, width=8, stride=(100, 1), basis=3),
+    "stride far beyond the kernel, both": Case(batch=2, height=90, width=70, stride=(40, 30), basis=3, scale=True),
     "many samples": Case(batch=11, inputs=9, outputs=10, height=5, width=5, basis=3, scale=True),
 }
 EVERY = {**CASES, **LARGE}
@@ -94,7 +97,8 @@ def test_any_number_of_threads_gives_the_same_answer_every_time(threads: int) ->
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for case in (LARGE["several blocks"], LARGE["many samples"], LARGE["groups of several blocks"]):
+        for name in ("several blocks", "many samples", "groups of several blocks", "one sample", "blocks of rows"):
+            case = LARGE[name]
             check(case, torch.float32)
             given = tensors(case, torch.float32)
             runs = []
@@ -170,11 +174,30 @@ def test_a_wrong_call_of_the_operator_itself_is_refused_before_memory_is_touched
         (right, ((3, given["basis"][:6]),), "basis does not fit"),
         (right, ((3, None),), "basis goes with coefficients"),
         (right, ((4, given["coefficients"].double()),), "coefficients must be"),
+        (right, ((3, given["basis"][:0]), (4, given["coefficients"][:, :0])), r"coefficients must be \(B, K\)"),
+        (right, ((0, given["weight"][:, :, :0]), (3, None), (4, None)), "a kernel has taps"),
         (right, ((0, given["weight"].transpose(2, 3)),), "taps of weight must lie at one stride"),
         (right.double(), (), "y must be float32 or bfloat16"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call(y, *changed)
+
+
+def test_the_gradients_of_an_empty_batch_are_zeros_in_the_operator_itself_too() -> None:
+    weight, dweight = torch.ones(6, 4, 3, 3), torch.full((6, 4, 3, 3), 7.0)
+    x, grad = torch.empty(0, 4, 9, 7), torch.empty(0, 6, 9, 7)
+    rest = (weight, None, None, None, [1, 1], [1, 1], [1, 1], 1)
+    torch.ops.dynconv.dynamic_conv2d_native_backward(None, dweight, None, None, None, grad, x, *rest)
+    assert torch.equal(dweight, torch.zeros_like(dweight))
+    with pytest.raises(RuntimeError, match="dscale goes with weight and scale"):
+        torch.ops.dynconv.dynamic_conv2d_native_backward(None, None, torch.empty(0, 6), None, None, grad, x, *rest)
+
+
+def test_a_stride_over_millions_of_rows_stays_within_its_buffers() -> None:
+    image = torch.arange(1_936_701 * 7.0).view(1, 1, -1, 7).expand(1, 164, -1, -1) % 13
+    weight = torch.ones(1, 164, 1, 1)
+    y = dynamic_conv2d(image, weight, stride=(10700, 1), backend="native")
+    torch.testing.assert_close(y, 164 * image[:, :1, ::10700])
 
 
 NEEDS = {"baseline": set(), "avx2": {"avx2", "fma"}}

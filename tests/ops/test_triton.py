@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -133,7 +134,75 @@ def test_every_variant_agrees_with_the_oracle_on_real_shapes(name: str, dtype: t
             check(REAL[name], given, dtype, variant)
 
 
+@pytest.fixture
+def deterministic_vendor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN may add up a gradient by atomics; set here and not by cudnn.flags, which refuses after fp32_precision."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+
+
+@pytest.fixture
+def deterministic_algorithms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch's switch, with NaN in whatever memory nobody wrote."""
+    # Without it torch refuses cuBLAS under this switch.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic_algorithms")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["256 at 14x14, full", "512 at 7x7", "stride 2"])
+def test_two_runs_on_a_gpu_are_bit_equal(name: str, dtype: torch.dtype) -> None:
+    case = REAL[name]
+    given = on_device(tensors(case, dtype, num_bases=4), "cuda")
+    for variant in VARIANTS:
+        if not can_run(variant, given):
+            continue
+        with forced(variant):
+            y, again = (run(dynamic_conv2d, given, case, backend="triton") for _ in range(2))
+            first, second = (gradients(result, given, incoming(result)) for result in (y, again))
+        assert torch.equal(y, again), variant
+        # NaN, which deterministic algorithms leave in what nobody wrote, equals nothing.
+        different = [key for key in first if not torch.equal(first[key], second[key])]
+        assert not different, f"{variant}: {different}"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_offsets_beyond_32_bits_reach_the_last_sample(variant: str) -> None:
+    """x and dx have more than 2^31 elements; all samples but the last are zero, so its gradients are the problem's."""
+    case = Case(513, 64, 16, 256, 256, basis=3, bias=False, scale=True, channels_last=True)
+    elements = case.batch * case.inputs * case.height * case.width
+    assert elements > 2**31
+    # bfloat16, for x, dx and what they are computed from.
+    needed = 2 * elements * 4
+    if torch.cuda.mem_get_info()[0] < needed:
+        pytest.skip(f"needs {needed / 2**30:.0f} GiB of free GPU memory")
+    last = on_device(tensors(replace(case, batch=1), torch.bfloat16, num_bases=2), "cuda")
+    given: dict = {name: None if t is None else t.detach() for name, t in last.items()}
+    size = (case.batch, case.inputs, case.height, case.width)
+    given["x"] = torch.empty(size, dtype=torch.bfloat16, device="cuda", memory_format=torch.channels_last).zero_()
+    given["x"][-1:] = last["x"].detach()
+    for name in ("scale", "coefficients"):
+        given[name] = given[name].expand(case.batch, -1).clone()
+    given = {name: None if t is None else t.requires_grad_() for name, t in given.items()}
+    exact = in_double(last)
+    expected = run(reference.dynamic_conv2d, exact, replace(case, batch=1))
+    dy = incoming(expected).to(torch.bfloat16)
+    with forced(variant):
+        y = run(dynamic_conv2d, given, case, backend="triton")
+        assert_agrees(y[-1:], expected, what="y")
+        ours = gradients(y, given, dy.expand_as(y).contiguous(memory_format=torch.channels_last))
+    for name, gradient in gradients(expected, exact, dy.double()).items():
+        found = ours[name][-1:] if name in ("x", "scale", "coefficients") else ours[name]
+        assert_agrees(found, gradient, torch.bfloat16, what=f"gradient of {name}")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic_vendor")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_forward_and_backward_are_captured_in_a_cuda_graph(variant: str) -> None:
     case = Case(4, 64, 64, 14, 14, basis=3, scale=True, channels_last=True)
@@ -164,6 +233,7 @@ def test_forward_and_backward_are_captured_in_a_cuda_graph(variant: str) -> None
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("deterministic_vendor")
 def test_two_streams_at_once_give_what_one_gives() -> None:
     cases = (REAL["256 at 14x14, full"], REAL["stride 2"])
     problems = [on_device(tensors(case, torch.bfloat16, num_bases=4), "cuda") for case in cases]
@@ -182,6 +252,34 @@ def test_two_streams_at_once_give_what_one_gives() -> None:
         for (y, found), one, theirs in zip(together, alone, expected, strict=True):
             assert torch.equal(y, one)
             assert all(torch.equal(found[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_no_channels_last_tensor_is_converted_around_the_vendors_kernels(kernel: int) -> None:
+    """Nor by torch or cuDNN: the layout that they compute in depends on what stands for the input in a gradient."""
+
+    def normal(*shape: int) -> torch.Tensor:
+        drawn = torch.randn(shape, device="cuda", dtype=torch.bfloat16)
+        # A 1x1 kernel is both NCHW and channels_last: this leaves it saying the former.
+        return drawn.contiguous(memory_format=torch.channels_last)
+
+    x, dy, weight, basis = normal(4, 64, 14, 14), normal(4, 128, 14, 14), normal(128, 64, kernel, kernel)
+    basis, coefficients = normal(512, 64, 1, 1), torch.randn(4, 4, device="cuda")
+    geometry = ((1, 1), (kernel // 2, kernel // 2), (1, 1), 1)
+
+    def step() -> None:
+        kernels.forward(x, weight, None, None, basis, coefficients, *geometry, variant="vendor-linear")
+        parts = (weight, None, basis, coefficients)
+        kernels.input_gradient(dy, *parts, tuple(x.shape), *geometry, variant="vendor-linear")
+
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events()]
+    assert any("implicit_gemm" in name for name in names), names
+    assert [name for name in names if name in ("aten::copy_", "aten::clone") or "nchw" in name.lower()] == []
 
 
 @pytest.mark.gpu

@@ -46,7 +46,8 @@ def _merge(tensor: Tensor) -> Tensor:
     A plain reshape of one channels_last sample keeps all strides but the batch's, and from these torch 2.15 computes a
     wrong float64 weight gradient for groups > 1.
     """
-    return tensor.contiguous().view(1, -1, *tensor.shape[2:])
+    batch, channels, height, width = tensor.shape
+    return tensor.contiguous().view(1, batch * channels, height, width)
 
 
 def aggregate_forward(problem: Problem) -> Tensor:
