@@ -17,11 +17,17 @@ from dynconv.ops.problem import Problem, is_channels_last
 # *native* cost 0.78, 0.85, 1.0 and 1.0 with a 1x1 basis and 0.8, 0.96, 1.47 and 1.39 with a full one at P = 3136, 196,
 # 49 and 64, in either memory format.
 _NATIVE, _NATIVE_PER_PIXEL, _NATIVE_PER_PIXEL_FULL = 0.82, 10.0, 32.0
+# One sample shares its kernel with no other: 5 / P more.
+_NATIVE_ONE_SAMPLE = 5.0
 # Its vectors hold up to 32 channels of one group. With 16 they are half empty and it still wins (1.45 against 1.5);
 # with 8, 4, 3 or 1 it loses by 1.3 to 5 times.
 _NATIVE_CHANNELS = 16
 # *split* cost 1.13 to 1.2 in NCHW. In channels_last oneDNN's static convolution is faster: 0.67, 0.76, 0.88 and 1.12.
 _SPLIT, _SPLIT_LAST, _SPLIT_LAST_PER_PIXEL = 1.16, 0.66, 20.0
+# One large sample in channels_last: 1.5 to 1.75 where *native* costs 1.6.
+_SPLIT_ONE_SAMPLE, _ONE_SAMPLE_PIXELS = 0.2, 784
+# bfloat16 without a processor's units for it: *native* costs 0.3 to 0.45 of a static convolution, *split* 1.1 to 1.3.
+_SPLIT_BF16 = 2.5
 # With groups, channels_last pixels are no matrix: 1.25. With one channel per group the matrix product is all overhead:
 # 1.6, where *aggregate* costs 1.2.
 _SPLIT_LAST_GROUPS, _SPLIT_DEPTHWISE = 1.25, 1.6
@@ -99,6 +105,8 @@ def prefers_split(problem: Problem, *, eager: bool) -> bool:
     if not _native_suits(problem):
         return True
     pixels = problem.output_size[0] * problem.output_size[1]
+    if problem.x.dtype == torch.bfloat16:
+        return _narrow(problem)
     return _narrow(problem) or (_reads_channels_last(problem) and problem.groups == 1 and pixels >= 64)
 
 
@@ -118,6 +126,8 @@ def cpu_costs(problem: Problem) -> dict[str, float]:
         "loop": 1 + _LOOP_PER_PIXEL / pixels + batch * calls,
         "linear": _LINEAR_PER_OUTPUT * outputs + (_LINEAR_SCALE if problem.scale is not None else 0) + linear_calls,
     }
+    if batch == 1:
+        costs["native"] += _NATIVE_ONE_SAMPLE / pixels
     if _narrow(problem):
         costs["native"] *= 4
     if problem.residual_is_pointwise:
@@ -126,6 +136,10 @@ def cpu_costs(problem: Problem) -> dict[str, float]:
             split = _SPLIT_LAST + _SPLIT_LAST_PER_PIXEL / pixels if problem.groups == 1 else _SPLIT_LAST_GROUPS
         if problem.static.shape[1] == 1:
             split = _SPLIT_DEPTHWISE
+        if batch == 1 and _reads_channels_last(problem):
+            split += _SPLIT_ONE_SAMPLE * min(1.0, pixels / _ONE_SAMPLE_PIXELS)
+        if problem.x.dtype == torch.bfloat16:
+            split *= _SPLIT_BF16
         # Without a basis it is a convolution and a multiplication.
         costs["split"] = split + (linear_calls if problem.basis is None else calls)
     return costs
