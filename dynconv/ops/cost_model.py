@@ -17,8 +17,9 @@ from dynconv.ops.problem import Problem, is_channels_last
 # *native* cost 0.78, 0.85, 1.0 and 1.0 with a 1x1 basis and 0.8, 0.96, 1.47 and 1.39 with a full one at P = 3136, 196,
 # 49 and 64, in either memory format.
 _NATIVE, _NATIVE_PER_PIXEL, _NATIVE_PER_PIXEL_FULL = 0.82, 10.0, 32.0
-# One sample shares its kernel with no other: 5 / P more.
-_NATIVE_ONE_SAMPLE = 5.0
+# One sample shares its kernel with no other: 5 / P more; and with a full basis its gradients are all memory, 1.0, 1.3,
+# 2.0 and 5.3 at P = 3136, 784, 196 and 49, where *aggregate* costs 1.3, 1.5, 1.95 and 4.4 (in channels_last 10.8).
+_NATIVE_ONE_SAMPLE, _NATIVE_ONE_GRADIENT = 5.0, 190.0
 # Its vectors hold up to 32 channels of one group. With 16 they are half empty and it still wins (1.45 against 1.5);
 # with 8, 4, 3 or 1 it loses by 1.3 to 5 times.
 _NATIVE_CHANNELS = 16
@@ -48,14 +49,14 @@ _LINEAR_PER_OUTPUT, _LINEAR_SCALE = 1.1, 0.3
 def choose_strategy(problem: Problem, *, eager: bool = False, inference: bool = False) -> str:
     """The backend that is fastest by estimate: any that can run, or with ``eager`` one of the eager strategies.
 
-    ``inference``: no backward follows. On a CPU it changes nothing, for its costs are forward and backward in one.
+    ``inference``: no backward follows.
     """
     if problem.x.device.type != "cpu":
         return choose_cuda(problem, eager=eager, inference=inference)
-    key = _key(problem, eager)
+    key = (*_key(problem), eager, inference)
     choice = _CHOICES.get(key)
     if choice is None:
-        costs = cpu_costs(problem)
+        costs = cpu_costs(problem, inference=inference)
         if eager or not _native_suits(problem):
             del costs["native"]
         if len(_CHOICES) >= _MOST_CHOICES:
@@ -71,8 +72,8 @@ _CHOICES: dict[tuple, str] = {}
 _MOST_CHOICES = 4096
 
 
-def _key(problem: Problem, eager: bool) -> tuple:
-    """All that the choice looks at."""
+def _key(problem: Problem) -> tuple:
+    """All that the costs look at."""
     x, weight, basis = problem.x, problem.weight, problem.basis
     return (
         x.shape,
@@ -83,7 +84,6 @@ def _key(problem: Problem, eager: bool) -> tuple:
         problem.geometry(),
         x.dtype,
         _reads_channels_last(problem),
-        eager,
     )
 
 
@@ -110,7 +110,7 @@ def prefers_split(problem: Problem, *, eager: bool) -> bool:
     return _narrow(problem) or (_reads_channels_last(problem) and problem.groups == 1 and pixels >= 64)
 
 
-def cpu_costs(problem: Problem) -> dict[str, float]:
+def cpu_costs(problem: Problem, *, inference: bool = False) -> dict[str, float]:
     """The cost of every strategy that the basis allows, in units of the static convolution in NCHW."""
     batch, pixels = problem.x.shape[0], max(1, problem.output_size[0] * problem.output_size[1])
     elements = problem.out_channels * problem.static.shape[1] * problem.kernel_size[0] * problem.kernel_size[1]
@@ -128,6 +128,8 @@ def cpu_costs(problem: Problem) -> dict[str, float]:
     }
     if batch == 1:
         costs["native"] += _NATIVE_ONE_SAMPLE / pixels
+        if full and not inference and not _reads_channels_last(problem):
+            costs["native"] += _NATIVE_ONE_GRADIENT / pixels
     if _narrow(problem):
         costs["native"] *= 4
     if problem.residual_is_pointwise:
