@@ -168,12 +168,8 @@ void input_gradient(const Call& call, const Tensor& dx, const Images& grad) {
   const Images target = images_of(dx, "dx");
   for (int64_t phase_h = 0; phase_h < std::min(f.step_h, f.height); ++phase_h) {
     for (int64_t phase_w = 0; phase_w < std::min(f.step_w, f.width); ++phase_w) {
-      Product p{true, grad, target, (f.height - phase_h - 1) / f.step_h + 1, (f.width - phase_w - 1) / f.step_w + 1,
-          f.rows, f.columns, 1, 1, {}};
-      p.target.data = const_cast<void*>(
-          Images{target.data, target.type, target.row, target.column, 0, 0}.at(phase_h, phase_w).data);
-      p.target.row *= f.step_h;
-      p.target.column *= f.step_w;
+      Product p{true, grad, target.every(f.step_h, phase_h, f.step_w, phase_w), (f.height - phase_h - 1) / f.step_h + 1,
+          (f.width - phase_w - 1) / f.step_w + 1, f.rows, f.columns, 1, 1, {}};
       for (const Tap& tap : f.taps) {
         const int64_t row = phase_h - tap.row, column = phase_w - tap.column;
         if (row % f.step_h == 0 && column % f.step_w == 0) {

@@ -26,6 +26,11 @@ struct Images {
     const int64_t bytes = (b * batch + c * channel + h * row) * (type == Element::float32 ? 4 : 2);
     return {static_cast<char*>(data) + bytes, type, channel, row, column};
   }
+  // Every step_h-th row from h on, and every step_w-th column from w on.
+  Images every(int64_t step_h, int64_t h, int64_t step_w, int64_t w) const {
+    const int64_t bytes = (h * row + w * column) * (type == Element::float32 ? 4 : 2);
+    return {static_cast<char*>(data) + bytes, type, batch, channel, row * step_h, column * step_w};
+  }
 };
 
 // W0, or Phi, of (parts, Cout, Cin/groups, taps) with strides in elements. data is null where there is none.

@@ -55,7 +55,7 @@ class Runner {
     tap_ranges_ = std::clamp<int64_t>(blocks_of(threads, units * ranges_), 1, taps_);
     stride_ = blocks_of(tiles_, ranges_) * k_.tile;
     const int64_t sample_bytes = (p_.height * p_.width * k_.lanes + p_.rows * p_.columns * stride_) * 4;
-    together_ = std::clamp<int64_t>(kPixelBytes / sample_bytes, 1, std::min(k_.samples, n_.batch));
+    together_ = std::clamp<int64_t>(kPixelBytes / sample_bytes, 1, std::min(kMostTogether, n_.batch));
     const int64_t count = std::clamp<int64_t>(blocks_of(sample_bytes, kPixelBytes), 1, p_.rows);
     for (int64_t i = 0; i < count; ++i) add_rows(part_of(p_.rows, count, i));
   }

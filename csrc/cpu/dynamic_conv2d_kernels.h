@@ -57,10 +57,14 @@ struct BuildArguments {
   float* const* kernels;           // for each sample (reduction, taps, lanes)
 };
 
+// Kernels are built, and kernel gradients contracted, for up to as many samples at once: each basis vector is then
+// loaded once for all of them, and 4 * 16 coefficients still fit beside it.
+constexpr int64_t kMostTogether = 4;
+
 struct Kernels {
   const char* name;
-  int64_t lanes, tile, samples;  // of a block; `samples` is how many kernels are built, or contracted, at once
-  int64_t vector;                // floats of a register
+  int64_t lanes, tile;  // of a block
+  int64_t vector;       // floats of a register
 
   // channels x plane floats. scratch, where packed: vector * used_rows * pitch floats.
   void (*pack_planes)(const View& view, const Image& image, int64_t channels, float* scratch, float* out);
@@ -74,7 +78,7 @@ struct Kernels {
   // Back, for the taps from first_tap on.
   void (*unpack_kernel)(const float* in, const KernelStrides& from, int64_t parts, int64_t lanes_used,
       int64_t reduction, int64_t first_tap, int64_t taps, int64_t kernel_taps, const KernelStrides& to, float* out);
-  // W_b of up to `samples` samples.
+  // W_b of up to kMostTogether samples.
   void (*build)(const BuildArguments& arguments, int64_t samples);
   // out (count, lanes) (+)= sum over steps of a[a_offset[step] ..][lanes] (x) b[b_offset[step] ..][count].
   void (*multiply)(const float* a, const int32_t* a_offset, const float* b, const int32_t* b_offset, int64_t steps,
@@ -82,7 +86,7 @@ struct Kernels {
   // From (pixels, lanes) to an image's channels, plus a bias of a value for each channel, or null.
   void (*unpack)(
       const float* in, int64_t rows, int64_t columns, int64_t channels, const float* bias, const Image& image);
-  // With g (samples, count, lanes) the kernel gradient of up to `samples` samples and factor (parts, samples):
+  // With g (samples, count, lanes) the kernel gradient of up to kMostTogether samples and factor (parts, samples):
   // dparts (parts, count, lanes) += factor g; dots (parts, samples, lanes) += parts (parts, count, lanes) g.
   void (*contract_bases)(const float* g, int64_t samples, int64_t count, int64_t parts, const float* factor,
       const float* bases, float* dbases, float* dots);

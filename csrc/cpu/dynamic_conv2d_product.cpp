@@ -163,7 +163,7 @@ class Runner {
     const int64_t per_channel = (fixed_floats(1) + bases_floats(1)) * 4;
     panel_ = std::clamp<int64_t>(kPanelBytes / per_channel / chunk_ * chunk_, chunk_, reduction_);
     const int64_t sums = largest().pixels() * row_bytes();
-    together_ = std::clamp<int64_t>(kSumsBytes / std::max<int64_t>(1, sums), 1, std::min(k_.samples, n_.batch));
+    together_ = std::clamp<int64_t>(kSumsBytes / std::max<int64_t>(1, sums), 1, std::min(kMostTogether, n_.batch));
     for (int64_t j = 0; j < chunk_ * taps_; ++j) kernel_offsets_.push_back(static_cast<int32_t>(j * k_.lanes));
   }
 
@@ -293,9 +293,8 @@ class Runner {
 
   void build(int64_t group, int64_t lane, int64_t in_panel, int64_t first, int64_t channels, Range samples,
       const Scratch& scratch) const {
-    constexpr int64_t most = 8;
-    const float *mixing[most] = {}, *lane_scale[most] = {}, *step_scale[most] = {};
-    float* out[most] = {};
+    const float *mixing[kMostTogether] = {}, *lane_scale[kMostTogether] = {}, *step_scale[kMostTogether] = {};
+    float* out[kMostTogether] = {};
     const bool scaled = n_.scale && n_.fixed.data;
     for (int64_t b = samples.begin; b < samples.end; ++b) {
       const int64_t i = b - samples.begin;
