@@ -26,6 +26,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from dynconv.kernels.bank_products import SUM_BLOCK, SUM_WARPS, bank_outer, bank_product, weighted_sum
+from dynconv.kernels.bank_tiles import shipped_bank_tiles
 from dynconv.kernels.basis_shared import basis_shared
 from dynconv.kernels.dynamic_conv2d_parameters import contract
 from dynconv.kernels.implicit_gemm import implicit_gemm
@@ -61,10 +63,27 @@ VARIANTS = {
     "materialised": ("one sample", ("weight",)),
     "basis-shared": ("shared", (f"weight+scale+{MOST_MIXED['shared']} bases", f"weight+{MOST_MIXED['shared']} bases")),
 }
+# Discriminator banks: the product's epilogue, whether its weight is transposed, and the tensors that it takes; all but
+# "plain" with leaky ReLU. For each order of the weight the longest epilogue is compiled for every tile, the others for
+# the widest.
+BANK_PRODUCTS = {
+    "activate": (True, ("left", "weight", "bias", "words", "drop", "last", "out", "gated", "partial")),
+    "activate plain": (True, ("left", "weight", "out")),
+    "gate": (False, ("left", "weight", "words", "drop", "out")),
+    "gate transposed": (True, ("left", "weight", "words", "drop", "out")),
+    "scale": (False, ("left", "weight", "row_scale", "out")),
+    "norm": (False, ("left", "weight", "partial")),
+}
+LONGEST = ("activate", "gate")
+# Of a bank's tensors those that do not have its dtype.
+BANK_DTYPES = {"words": "i32", "drop": "fp32", "row_scale": "fp32", "partial": "fp32"}
 # Sizes that Triton makes constants where they are 1, and the architecture of the rare launches.
 ONES = {"reduction", "columns", "outputs", "inputs", "out_channels", "in_channels"}
+ONES |= {"rows", "left_stride", "hidden_stride"}
 ONES |= {"source_stride_w", "out_stride_w", "x_stride_w", "dy_stride_w"}
 RARE_SM = 90
+# Scalar arguments that are no integers.
+FLOATS = {"slope"}
 SCALAR_LOAD = re.compile(r"ld\.global[.\w:]*\.b16")
 POINTERS = ("source", "weight", "bias", "scale", "basis", "coefficients", "out")
 
@@ -128,6 +147,7 @@ def cases(architectures: list[int], quick: bool) -> Iterator[tuple[Case, Build]]
             yield from convolution_cases(direction, variant, sm, quick)
         yield from materialise_cases(sm)
         yield from parameter_cases(sm, quick)
+        yield from bank_cases(sm, quick)
         if sm == RARE_SM and not quick:
             yield from rare_cases(sm)
 
@@ -143,6 +163,9 @@ def rare_cases(sm: int) -> Iterator[tuple[Case, Build]]:
             tile = tiles[0 if launch == "wide offsets" else -1]
             case = Case(f"{direction} {variant}", kind, "bf16", all_parts[0], tile_name(tile, form), launch, sm)
             yield case, convolution_build(case, form, tile, bases)
+    for case, build in bank_cases(sm, quick=True):
+        if (case.kind, case.dtype) in (("ragged", "bf16"), ("elementwise", "bf16")):
+            yield replace(case, launch="one channel"), replace(build, aligned=False)
     elementwise, build = next(materialise_cases(sm))
     yield replace(elementwise, launch="one channel"), replace(build, aligned=False)
     for launch, kind in (("one channel", "ragged"), ("wide offsets", "half")):
@@ -262,6 +285,60 @@ def parameter_build(case: Case, tile: ParameterTile, bases: int) -> Build:
     return Build(contract, constants, dtypes, options, aligned="ragged" not in case.kind)
 
 
+def bank_cases(sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
+    """The products of discriminator banks, and their weighted sum."""
+    for kind, dtype in KINDS:
+        for parts, (transposed, tensors) in BANK_PRODUCTS.items():
+            if dtype == "fp16" and parts not in LONGEST:
+                continue
+            tiles = shipped_bank_tiles("product", kind, sm)
+            for tile in tiles if parts in LONGEST and dtype != "fp16" and not quick else tiles[:1]:
+                constants = {"EPILOGUE": parts.split()[0], "TRANSPOSED": transposed, "LEAKY": "plain" not in parts}
+                yield bank_case("bank_product", bank_product, kind, dtype, parts, tile, sm, constants, tensors)
+        tiles = shipped_bank_tiles("outer", kind, sm)
+        tensors = ("gates", "hidden", "direction", "out")
+        for tile in tiles if dtype != "fp16" and not quick else tiles[:1]:
+            yield bank_case("bank_outer", bank_outer, kind, dtype, "both", tile, sm, {}, tensors)
+    sizes = dict(zip(("BLOCK_T", "BLOCK_N"), SUM_BLOCK, strict=True))
+    for dtype, parts in itertools.product(("bf16", "fp32"), ("two", "one accumulated")):
+        name = "x".join(map(str, (*SUM_BLOCK, SUM_WARPS)))
+        case = Case("weighted_sum", "elementwise", dtype, parts, name, "usual", sm)
+        dtypes = {"first": dtype, "first_weight": "fp32", "out": "fp32"}
+        if parts == "two":
+            dtypes |= {"second": dtype, "second_weight": "fp32", "out": dtype}
+        absent: dict[str, object] = dict.fromkeys({"second", "second_weight"} - set(dtypes))
+        # Neighbours' weights are neighbours in memory: those of samples, or where discriminators are summed over, of
+        # results.
+        absent["weight_stride_t" if parts == "two" else "weight_stride_b"] = 1
+        summed: dict[str, object] = {"ACCUMULATE": parts != "two", **sizes, **absent}
+        yield case, Build(weighted_sum, summed, dtypes, {"num_warps": SUM_WARPS})
+
+
+def bank_case(
+    kernel: str,
+    function: triton.JITFunction,
+    kind: str,
+    dtype: str,
+    parts: str,
+    tile: Tile,
+    sm: int,
+    constants: dict[str, object],
+    tensors: tuple[str, ...],
+) -> tuple[Case, Build]:
+    """One product of a bank; of ``tensors``, those that it could take, the others are absent."""
+    blocks = {"BLOCK_M": tile.rows, "BLOCK_N": tile.columns, "BLOCK_K": tile.reduction}
+    precision = "tf32" if dtype == "fp32" and "float32" not in kind else "ieee"
+    dtypes = {name: BANK_DTYPES.get(name, dtype) for name in tensors}
+    if kernel == "bank_outer":
+        dtypes |= dict.fromkeys(("grad_logits", "grad_gains", "amplitude"), "fp32")
+    absent = dict.fromkeys({*BANK_PRODUCTS["activate"][1], "row_scale"} - set(tensors) if "weight" in tensors else ())
+    constants = constants | blocks | absent | {"PRECISION": precision, "WIDEN": False}
+    options: dict[str, object] = {"num_warps": tile.warps, "num_stages": tile.stages}
+    options |= {"maxnreg": REGISTERS, "enable_fp_fusion": True}
+    case = Case(kernel, kind, dtype, parts, tile_name(tile, "bank"), "usual", sm)
+    return case, Build(function, constants, dtypes, options, aligned="ragged" not in kind)
+
+
 def compile_case(case: Case, build: Build) -> Row:
     """Compile for the case's device and read the resources."""
     constants, signature, attributes = dict(build.constants), {}, {}
@@ -277,7 +354,7 @@ def compile_case(case: Case, build: Build) -> Row:
             continue
         pointer = name in build.dtypes
         integer = "i64" if wide and name.endswith("stride_b") else "i32"
-        signature[name] = f"*{build.dtypes[name]}" if pointer else integer
+        signature[name] = f"*{build.dtypes[name]}" if pointer else "fp32" if name in FLOATS else integer
         if pointer or (build.aligned and not parameter.do_not_specialize):
             attributes[(index,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(

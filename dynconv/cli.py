@@ -1,4 +1,4 @@
-"""The command line: dynconv train | eval | bench | info.
+"""The command line: dynconv train | eval | plot | reproduce | bench | info.
 
 Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
 diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
@@ -18,10 +18,12 @@ USAGE = """usage: dynconv COMMAND ...
 Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
 
 commands:
-  train METHOD   train a method on labelled sources and an unlabelled target; goes on with what was interrupted
-  eval RUN       measure a run's checkpoint on its own domains or on another one
-  bench [OP]     time the operators and whole training steps beside the static convolution and other ways
-  info           versions, native build, and for each backend whether it can run here or why not
+  train METHOD     train a method on labelled sources and an unlabelled target; goes on with what was interrupted
+  eval RUN         measure a run's checkpoint on its own domains or on another one
+  plot FIGURE      draw runs: what they logged over their steps
+  reproduce TABLE  train every run of a table of a paper that is not finished, and print it beside the paper's
+  bench [OP]       time the operators and whole training steps beside the static convolution and other ways
+  info             versions, native build, and for each backend whether it can run here or why not
 
 `dynconv COMMAND --help` tells each one's options. A first run that needs no files:
   dynconv train drt --protocol embedded:optical --max-steps 500 --out runs/first
@@ -36,12 +38,30 @@ methods:
 `dynconv train METHOD --help` tells a method's options.
 """
 
+PLOT_USAGE = """usage: dynconv plot FIGURE RUN [RUN ...] [--out PNG]
+
+figures:
+  training   losses, gradients of the levels, discriminators, selection and accuracies over the steps
+
+`dynconv plot FIGURE --help` tells each one's options.
+"""
+
+REPRODUCE_USAGE = """usage: dynconv reproduce TABLE [--seeds N] [--data-root DIR] [--out DIR] [options]
+
+tables:
+{tables}
+
+What was interrupted goes on with the same command. `dynconv reproduce TABLE --help` tells the options.
+"""
+
 BENCH_USAGE = """usage: dynconv bench [OP] [--device auto|cpu|cuda] [--out CSV] [--quick] [options]
 
 operations:
   dynamic_conv2d   the convolution (the default)
   coefficients     pooling, two layers, softmax and scale
+  feature_gradient_norms  norms of discriminators' feature gradients
   drt-step         a whole training step of a ResNet or LeNet
+  gsda-step        a whole training step of GSDA with gradient synchronisation, beside one without
 
 `dynconv bench OP --help` tells each one's options; the README.md of the package dynconv.bench how to read a table,
 `python -m dynconv.bench.compare` and `python -m dynconv.bench.plot` compare and draw them.
@@ -52,19 +72,21 @@ INFO_USAGE = """usage: dynconv info
 Versions, native build, and for each backend whether it can run here or why not.
 """
 
-TRAINING_PACKAGES = ("lightning", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision")
+TRAINING_PACKAGES = ("lightning", "matplotlib", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision")
 BENCHMARK_PACKAGES = ("tyro", "rich", "torchvision")
+FIGURES = ("training",)
 BENCHMARKS = {
     "dynamic_conv2d": "dynconv.bench.bench_dynamic_conv2d",
     "coefficients": "dynconv.bench.bench_coefficients",
     "drt-step": "dynconv.bench.bench_drt_step",
+    "gsda-step": "dynconv.bench.bench_gsda_step",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": _train, "eval": _eval, "bench": _bench, "info": _info}
+    commands = {"train": _train, "eval": _eval, "plot": _plot, "reproduce": _reproduce, "bench": _bench, "info": _info}
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -119,6 +141,7 @@ def _train(args: list[str]) -> int:
         config = parse_train(args[0], args[1:])
         # After the options were read: a mistyped one is answered before Lightning's seconds of import.
         from dynconv.engine.train import Diverged, Interrupted, open_folder, prepare
+        from dynconv.report.figures import save_training_figure
         from dynconv.report.table import selection_table
 
         folder = open_folder(config)
@@ -136,6 +159,11 @@ def _train(args: list[str]) -> int:
     except Diverged as error:
         return _fail(str(error), code=1)
     Console().print(selection_table(folder))
+    if run is not None:
+        try:
+            print(f"curves of the training: {save_training_figure([folder])}")
+        except ValueError as error:
+            return _fail(f"the run is finished and whole, its picture is not: {error}")
     return 0
 
 
@@ -169,6 +197,51 @@ def _eval(args: list[str]) -> int:
         print(json.dumps(metrics))
     else:
         Console().print(metric_table(metrics))
+    return 0
+
+
+def _plot(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(PLOT_USAGE, end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    if args[0] not in FIGURES:
+        return _fail(f"plot: expected a FIGURE first, one of {', '.join(FIGURES)}; got {args[0]!r}")
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from dynconv.engine.options import parse_plot
+
+    options = parse_plot(args[0], args[1:])
+    from dynconv.engine.run_folder import RunFolder
+    from dynconv.report.figures import save_training_figure
+
+    try:
+        path = save_training_figure([RunFolder(run) for run in options.runs], options.out)
+    except ValueError as error:
+        return _fail(str(error))
+    print(path)
+    return 0
+
+
+def _reproduce(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    if not args or args[0] in ("-h", "--help"):
+        from dynconv.recipes import RECIPES
+
+        lines = (f"  {name:26} {recipe.source}; needs {recipe.needs}" for name, recipe in RECIPES.items())
+        print(REPRODUCE_USAGE.format(tables="\n".join(lines)), end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    import tyro
+
+    from dynconv.report.reproduce import ReproduceOptions, reproduce
+
+    try:
+        options = tyro.cli(ReproduceOptions, prog="dynconv reproduce", args=args)
+        print(reproduce(options, line=lambda text: print(text, file=sys.stderr)))
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    except RuntimeError as error:
+        return _fail(str(error), code=1)
     return 0
 
 

@@ -3,7 +3,7 @@
 The embedded domains are stand-ins that need no download: scikit-learn's optical digits (handwriting) and digits
 rendered from fonts. The static MCD is DRT's twin: the same network, losses and settings without dynamic convolutions.
 
-The settings are those of bench/digits_table.py. They replaced joint batch statistics with weight 5, ramped over 200
+The settings are those of the recipe `drt-digits`. They replaced joint batch statistics with weight 5, ramped over 200
 steps, which on this target, this seed ended below source-only after 1,000 steps (MCD 33 %, DRT 20 %, source-only 47 %):
 a choice made with target accuracy in view, so the demo's figures show that everything runs and rank no method.
 """

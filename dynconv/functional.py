@@ -2,5 +2,6 @@
 
 from dynconv.ops.coefficients import coefficients
 from dynconv.ops.dynamic_conv2d import dynamic_conv2d
+from dynconv.ops.feature_gradient_norms import FeatureGradientNorms, feature_gradient_norms
 
-__all__ = ["coefficients", "dynamic_conv2d"]
+__all__ = ["FeatureGradientNorms", "coefficients", "dynamic_conv2d", "feature_gradient_norms"]

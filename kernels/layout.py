@@ -28,16 +28,7 @@ def reasons(
     for name, tensor in {"weight": weight, "basis": basis, "scale": scale, "coefficients": coefficients}.items():
         if tensor is not None and tensor.device != x.device:
             found.append(f"{name} is on {tensor.device}, x on {x.device}")
-    if x.device.type == "cpu" and not INTERPRETED:
-        found.append("x is on the CPU, where Triton runs only with TRITON_INTERPRET=1 set before its first import")
-    elif x.device.type not in ("cpu", "cuda"):
-        found.append(f"x is on {x.device}; the kernels run on CUDA devices")
-    elif x.device.type == "cuda" and not INTERPRETED and capability(x) < 80:
-        found.append(f"{x.device} has compute capability {capability(x) / 10}; the kernels need 8.0")
-    if x.dtype == torch.float64:
-        found.append("float64 runs on the eager path: the kernels sum in float32")
-    elif x.dtype not in DTYPES:
-        found.append(f"x has dtype {x.dtype}; the kernels take {', '.join(map(str, DTYPES))} and sum in float32")
+    found += own_reasons("x", x)
     for name, tensor in {"weight": weight, "basis": basis}.items():
         if tensor is None:
             continue
@@ -49,6 +40,26 @@ def reasons(
             found.append(f"{name} has {tensor.numel()} elements; the kernels take fewer than {LIMIT}")
     if x.shape[2] * x.shape[3] >= LIMIT:
         found.append(f"x has {x.shape[2] * x.shape[3]} pixels a sample; the kernels take fewer than {LIMIT}")
+    return found
+
+
+def own_reasons(name: str, tensor: Tensor) -> list[str]:
+    """Why the kernels cannot run on a tensor's device or in its dtype; ``name`` is what messages call it."""
+    found = []
+    if tensor.device.type == "cpu" and not INTERPRETED:
+        found.append(
+            f"{name} is on the CPU, where Triton runs only with TRITON_INTERPRET=1 set before its first import"
+        )
+    elif tensor.device.type not in ("cpu", "cuda"):
+        found.append(f"{name} is on {tensor.device}; the kernels run on CUDA devices")
+    elif tensor.device.type == "cuda" and not INTERPRETED and capability(tensor) < 80:
+        found.append(f"{tensor.device} has compute capability {capability(tensor) / 10}; the kernels need 8.0")
+    if tensor.dtype == torch.float64:
+        found.append("float64 runs on the eager path: the kernels sum in float32")
+    elif tensor.dtype not in DTYPES:
+        found.append(
+            f"{name} has dtype {tensor.dtype}; the kernels take {', '.join(map(str, DTYPES))} and sum in float32"
+        )
     return found
 
 

@@ -56,9 +56,12 @@ def test_train_writes_a_run_and_prints_its_selection(
     out = tmp_path / "run"
     assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out), "--lr", "0.5"]) == 0
     captured = capsys.readouterr()
-    for word in ("last", "source-val", "label-free", "oracle", "target-test/two"):
+    for word in ("last", "source-val", "label-free", "oracle", "target-test/two, mean over classes"):
         assert word in captured.out
+    assert "accuracy-of" not in captured.out
     assert "step 2/2" in captured.err
+    assert f"curves of the training: {out}/training.png" in captured.out
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
     config = load_config(out / "config.yaml", METHODS)
     assert (config.run.max_steps, config.options.lr) == (2, 0.5)
     # The same command again finds the run finished.
@@ -72,10 +75,13 @@ def test_eval_prints_a_table_and_json(data: list[str], tmp_path: Path, capsys: p
     row = RunFolder(Path(out)).rows()[-1]
     capsys.readouterr()
     assert cli.main(["eval", out, "--device", "cpu"]) == 0
-    assert "target-test/two/accuracy" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "target-test/two/accuracy" in table and "target-test/two/class-mean-accuracy" in table
+    assert "accuracy-of" not in table and "2 classes" in table
     assert cli.main(["eval", out, "--json", "--device", "cpu"]) == 0
     metrics = json.loads(capsys.readouterr().out)
-    assert metrics["target-test/two/accuracy"] == row["target-test/two/accuracy"]
+    for name in ("accuracy", "class-mean-accuracy", "accuracy-of-0", "accuracy-of-1"):
+        assert metrics[f"target-test/two/{name}"] == row[f"target-test/two/{name}"]
     assert cli.main(["eval", out, "--json", "--domain", data[1].replace("one=", "new="), "--device", "cpu"]) == 0
     assert "test/new/accuracy" in json.loads(capsys.readouterr().out)
 
@@ -99,8 +105,8 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "run")]
-    assert "train, eval, bench, info" in fails(capsys, "trian")
-    assert "source-only, mcd, drt" in fails(capsys, "train", "dann")
+    assert "train, eval, plot, " in fails(capsys, "trian")
+    assert ", ".join(METHODS) in fails(capsys, "train", "adda")
     assert "--lamda" in fails(capsys, "train", "drt", *data, *out, "--lamda", "3")
     assert "--batch-size" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "many")
     assert "at least 1, got 0" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "0")
@@ -116,6 +122,77 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     assert "no run folder" in fails(capsys, "eval", str(tmp_path / "run"))
     assert "--verbose" in fails(capsys, "info", "--verbose")
     assert not (tmp_path / "run").exists()
+
+
+def test_options_that_do_not_fit_the_backbone_are_refused(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "source-only", *data, *SHORT, "--out", str(tmp_path / "run")]
+    assert "--ten-crop is for images of 224 x 224" in fails(capsys, *words, "--ten-crop")
+    assert "'none' is for lenet-small" in fails(capsys, *words, "--backbone", "resnet-small", "--norm", "none")
+    assert "ImageNet weights of resnet50" in fails(capsys, *words, "--weights", "imagenet")
+    assert "there is no such file" in fails(capsys, *words, "--weights", str(tmp_path / "none.pth"))
+    assert "crop-flip" in fails(capsys, *words, "--augmentation", "mixup")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_of_weights_is_known_from_another_directory(
+    data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert parse_train("source-only", [*data, "--weights", "a/b.pth"]).options.weights == f"{tmp_path}/a/b.pth"
+    for word in ("auto", "none"):
+        assert parse_train("source-only", [*data, "--weights", word]).options.weights == word
+
+
+def test_a_small_resnet_trains_on_its_64_pixels(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    words = ["train", "source-only", *data, *SHORT, "--out", out, "--backbone", "resnet-small", "--bottleneck", "8"]
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", out, "--json", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+
+
+def test_plot_draws_runs_finished_or_not(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(tmp_path / name) for name in ("one", "two")]
+    for seed, run in enumerate(runs):
+        assert cli.main(["train", "source-only", *data, *SHORT, "--out", run, "--seed", str(seed)]) == 0
+    folder = RunFolder(Path(runs[0]))
+    folder.training_figure.unlink()
+    folder.done.unlink()
+    capsys.readouterr()
+    assert cli.main(["plot", "training", runs[0]]) == 0
+    assert capsys.readouterr().out == f"{folder.training_figure}\n"
+    assert folder.training_figure.exists()
+    both = tmp_path / "figures" / "both.svg"
+    assert cli.main(["plot", "training", *runs, "--out", str(both)]) == 0
+    assert capsys.readouterr().out == f"{both}\n"
+    assert "<svg" in both.read_text()
+    assert "--out is missing: 2 runs" in fails(capsys, "plot", "training", *runs)
+    assert "given twice" in fails(capsys, "plot", "training", runs[0], runs[0], "--out", str(both))
+    assert "no run folder" in fails(capsys, "plot", "training", str(tmp_path))
+    assert "cannot be written" in fails(capsys, "plot", "training", runs[0], "--out", "/proc/x.png")
+    assert "one of training; got 'spectra'" in fails(capsys, "plot", "spectra", runs[0])
+    assert "RUN" in fails(capsys, "plot", "training")
+    folder.training.write_text("broken\n")
+    assert "training.jsonl, line 1, is damaged" in fails(capsys, "plot", "training", runs[0])
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_hide_the_result(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    words = ["train", "source-only", *data, *SHORT, "--out", str(out)]
+    (out / "config.yaml").write_text(parse_train("source-only", words[2:]).to_yaml())
+    (out / "training.png").mkdir()
+    assert cli.main(words) == 2
+    captured = capsys.readouterr()
+    assert "target-test/two" in captured.out
+    assert "the run is finished and whole, its picture is not" in captured.err
 
 
 def test_missing_data_says_where_it_looked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +282,9 @@ def test_divergence_ends_with_code_1_and_no_traceback(
     assert "diverged" in message and "Traceback" not in message
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["train", "drt"], ["eval"], ["info"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["train", "drt"], ["eval"], ["plot"], ["plot", "training"], ["info"]]
+)
 def test_help_exits_with_0_and_reads_as_text(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = cli.main([*command, "--help"])
@@ -222,12 +301,13 @@ def test_help_names_every_contract_flag(capsys: pytest.CaptureFixture[str]) -> N
         cli.main(["train", "drt", "--help"])
     text = capsys.readouterr().out
     flags = "protocol source target backbone data-root out seed epochs max-steps config device devices precision resume"
-    for flag in [*flags.split(), "batch-size", "discrepancy-weight", "num-bases"]:
-        assert f"--{flag} " in text
+    flags += " batch-size augmentation ten-crop weights bottleneck discrepancy-weight num-bases"
+    for flag in flags.split():
+        assert f"--{flag} " in text or f"--{flag}, --no-{flag} " in text
 
 
 def test_no_command_is_wrong_use_and_lists_what_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(command in fails(capsys) for command in ("train METHOD", "eval RUN", "info"))
+    assert all(command in fails(capsys) for command in ("train METHOD", "eval RUN", "plot FIGURE", "info"))
     assert "source-only" in fails(capsys, "train")
 
 

@@ -1,26 +1,26 @@
 """Domains, protocols and the batches drawn from them."""
 
-from dynconv.data.base import (
-    DataError,
-    Domain,
-    Protocol,
-    Split,
-    evaluation_batches,
-    normalise,
-    source_validation_split,
-)
-from dynconv.data.batches import Batch, DomainBatches, SourceBatch, TargetBatch
+from dynconv.data.augment import Augmentation
+from dynconv.data.base import Domain, Protocol, Split, evaluation_batches, source_validation_split
+from dynconv.data.batches import Batch, DomainBatches, SourceBatch, TargetBatch, TargetSelection
+from dynconv.data.errors import DataError
+from dynconv.data.files import ImageFiles
+from dynconv.data.normalise import Normalisation, normalise
 from dynconv.data.protocols import known_domains, load_domain, load_protocol, parse_spec
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "DataError",
     "Domain",
     "DomainBatches",
+    "ImageFiles",
+    "Normalisation",
     "Protocol",
     "SourceBatch",
     "Split",
     "TargetBatch",
+    "TargetSelection",
     "evaluation_batches",
     "known_domains",
     "load_domain",

@@ -8,43 +8,76 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dynconv.data.augment import centre_crop, ten_crops
+from dynconv.data.errors import DataError
+from dynconv.data.files import ImageFiles
+from dynconv.data.normalise import Normalisation, normalise
+
 HOLD_OUT = 0.2
-
-
-class DataError(ValueError):
-    """Data that is missing, unreadable or contradictory. The message says where it was looked for and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and labels of one split, in memory.
+    """Images and labels of one split. Who wants pixels asks `images_at`, wherever they are.
 
     Attributes:
-        images: uint8 (N, C, H, W). Grey images replicated to three channels may be an expanded view.
+        images: uint8 (N, C, H, W) in memory (grey images replicated to three channels may be an expanded view), or
+            files that are decoded when they are asked for.
         labels: int64 (N,), indices into the domain's classes.
+        side: Height and width that a network sees, where the stored images have a margin around it to crop from;
+            None where it sees the whole image.
     """
 
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
+    side: int | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images: expected uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+        shape = self.images.shape
+        if isinstance(self.images, Tensor) and (self.images.dtype != torch.uint8 or self.images.ndim != 4):
+            raise ValueError(f"images: expected uint8 (N, C, H, W), got {self.images.dtype} {tuple(shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != shape[:1]:
             raise ValueError(
-                f"labels: expected int64 ({self.images.shape[0]},), got {self.labels.dtype} {tuple(self.labels.shape)}"
+                f"labels: expected int64 ({shape[0]},), got {self.labels.dtype} {tuple(self.labels.shape)}"
             )
+        if self.side is not None and not 0 < self.side <= min(shape[2:]):
+            raise ValueError(f"side: expected 1 to the images' {min(shape[2:])}, got {self.side}")
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what `images_at` gives."""
+        channels, height, width = self.images.shape[1:]
+        return (channels, height, width) if self.side is None else (channels, self.side, self.side)
+
+    def stored_at(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (int64 (n,)) with their margin, uint8 (n, C, H, W).
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return self.images[indices] if isinstance(self.images, Tensor) else self.images.images_at(indices)
+
+    def images_at(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (int64 (n,)) as a network sees them outside training: the centre, uint8 (n, C, S, S).
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        stored = self.stored_at(indices)
+        return stored if self.side is None else centre_crop(stored, (self.side, self.side))
+
     def subset(self, indices: Tensor) -> Split:
-        """The images and labels at `indices` (int64), in that order."""
+        """The images and labels at `indices` (int64), in that order; files stay files."""
+        if not isinstance(self.images, Tensor):
+            return replace(self, images=self.images.subset(indices), labels=self.labels[indices])
         if self.images.shape[1] > 1 and self.images.stride(1) == 0:
             # A replicated grey image stays a view: MNIST at 32 x 32 is 61 MB so, and 184 MB written out.
             grey = self.images[:, :1][indices]
-            return Split(grey.expand(-1, self.images.shape[1], -1, -1), self.labels[indices])
-        return Split(self.images[indices], self.labels[indices])
+            return replace(self, images=grey.expand(-1, self.images.shape[1], -1, -1), labels=self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +102,8 @@ class Protocol:
     sources: tuple[Domain, ...]
     target: Domain
     variant: str = "full"
+    partial: tuple[int, ...] | None = None
+    """The classes that the target is limited to (partial adaptation), as indices into `classes`; None for all."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,6 +114,11 @@ class Protocol:
     def num_classes(self) -> int:
         return len(self.target.classes)
 
+    @property
+    def target_classes(self) -> tuple[int, ...]:
+        """Indices of the classes that the target may hold: all, but for partial adaptation. For reports alone."""
+        return tuple(range(self.num_classes)) if self.partial is None else self.partial
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Images per domain and split, `{"mnist": {"train": 60000, "test": 10000}, ...}`: the target comes last."""
         return {
@@ -87,19 +127,43 @@ class Protocol:
         }
 
 
-def normalise(images: Tensor, device: torch.device | str | None = None) -> Tensor:
-    """uint8 (B, C, H, W) in [0, 255] to float32 in [-1, 1], channels_last, on `device` (default: where they are)."""
-    images = images.to(device=device, non_blocking=True)
-    return images.to(dtype=torch.float32, memory_format=torch.channels_last).div_(127.5).sub_(1.0)
-
-
 def evaluation_batches(
-    split: Split, *, batch_size: int, device: torch.device | str = "cpu"
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    normalisation: Normalisation = "half",
+    ten_crop: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of `split` once, in order: normalised images (B, C, H, W), labels (B,). The last batch is shorter."""
-    for start in range(0, len(split), batch_size):
-        stop = start + batch_size
-        yield normalise(split.images[start:stop], device), split.labels[start:stop].to(device)
+    """Every image of `split` once, in order: normalised images (B, C, S, S), labels (B,). The last batch is shorter.
+
+    Args:
+        split: What to go through.
+        batch_size: Images per batch.
+        device: Where the batches are put.
+        normalisation: As the network wants it.
+        ten_crop: Give (B, 10, C, S, S) instead: the four corners and the centre of each image and of its mirror image,
+            whose scores are to be averaged (the custom of PADA and CDAN).
+
+    Raises:
+        ValueError: `ten_crop` of images without a margin to crop from, or `batch_size` below 1.
+        DataError: a file cannot be read.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if ten_crop and split.side is None:
+        height, width = split.images.shape[2:]
+        raise ValueError(
+            f"ten_crop: the images of {height} x {width} are seen whole: there is no margin to crop from; it is for "
+            "image files at 224 x 224"
+        )
+    for indices in torch.arange(len(split)).split(batch_size):
+        labels = split.labels[indices].to(device)
+        if ten_crop and split.side is not None:
+            crops = ten_crops(split.stored_at(indices), (split.side, split.side))
+            yield normalise(crops.flatten(0, 1), device, normalisation).unflatten(0, crops.shape[:2]), labels
+        else:
+            yield normalise(split.images_at(indices), device, normalisation), labels
 
 
 def _ranked_within_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

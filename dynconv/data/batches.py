@@ -1,15 +1,22 @@
-"""The endless stream of training batches, whose whole state is one number."""
+"""The endless stream of training batches, whose whole state is one number and the selection of target images."""
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynconv.data.base import Protocol, Split, normalise
+from dynconv.data.augment import AUGMENTATIONS, CROP_SCALE, SMALL_CROP_SCALE, Augmentation, augment
+from dynconv.data.base import Protocol, Split
+from dynconv.data.normalise import NORMALISATIONS, Normalisation, normalise
+from dynconv.data.samplers import Balanced, Shuffled
+
+# The last word of the generator's key of each random draw (see `samplers`).
+_AUGMENTATION = 3
 
 
 @dataclass
@@ -17,7 +24,7 @@ class SourceBatch:
     """Labelled images of the sources.
 
     Attributes:
-        images: float32 (B, C, H, W) in [-1, 1], channels_last.
+        images: float32 (B, C, H, W), normalised, channels_last.
         labels: int64 (B,).
         domains: int64 (B,), index into `Protocol.sources`.
     """
@@ -32,7 +39,7 @@ class TargetBatch:
     """Target images: there is no field for a label.
 
     Attributes:
-        images: float32 (B, C, H, W) in [-1, 1], channels_last.
+        images: float32 (B, C, H, W), normalised, channels_last.
         indices: int64 (B,), places in `Protocol.target.train`.
     """
 
@@ -46,30 +53,38 @@ class Batch:
     target: TargetBatch
 
 
-class _Shuffled:
-    """The endless sequence of a split's indices: epoch after epoch, each in an order that (seed, stream, epoch) fixes.
+@dataclass(frozen=True, eq=False)
+class TargetSelection:
+    """Target images to train on, with the classes a network gave them.
 
-    Any part of it can be had without what came before, so a resumed run needs no generator's state.
+    Attributes:
+        indices: int64 (n,), places in `Protocol.target.train`, none twice.
+        labels: int64 (n,), their pseudo labels.
+
+    Raises:
+        ValueError: another type or shape, or an index twice.
     """
 
-    def __init__(self, size: int, seed: int, stream: int) -> None:
-        self.size = size
-        self._key = (seed, stream)
-        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+    indices: Tensor
+    labels: Tensor
 
-    def take(self, start: int, count: int) -> Tensor:
-        """Members `start` to `start + count` of the sequence, int64 (count,)."""
-        places = np.arange(start, start + count)
-        epochs, offsets = np.divmod(places, self.size)
-        needed = {int(epoch) for epoch in np.unique(epochs)}
-        self._orders = {epoch: order for epoch, order in self._orders.items() if epoch in needed}
-        indices = np.empty(count, dtype=np.int64)
-        for epoch in needed:
-            if epoch not in self._orders:
-                self._orders[epoch] = np.random.default_rng([*self._key, epoch]).permutation(self.size)
-            here = epochs == epoch
-            indices[here] = self._orders[epoch][offsets[here]]
-        return torch.from_numpy(indices)
+    def __post_init__(self) -> None:
+        for name, value in (("indices", self.indices), ("labels", self.labels)):
+            if value.dtype != torch.int64 or value.shape != (self.indices.numel(),):
+                expected = f"int64 ({self.indices.numel()},)"
+                raise ValueError(f"{name}: expected {expected}, got {value.dtype} {tuple(value.shape)}")
+        if self.indices.unique().numel() != self.indices.numel():
+            raise ValueError("indices: expected every image once at most, got some of them twice")
+
+
+class _Drawn(NamedTuple):
+    """What a batch is made of, before it goes to the device: bytes and numbers."""
+
+    source: Tensor
+    labels: Tensor
+    domains: Tensor
+    target: Tensor
+    indices: Tensor
 
 
 class DomainBatches:
@@ -77,84 +92,173 @@ class DomainBatches:
 
     The sources take turns image by image, so each is seen equally often whatever its size; every domain is reshuffled
     at the start of each of its own passes, and a batch that reaches the end of one goes on into the next: no image is
-    dropped, and a batch may be larger than a domain.
+    dropped, and a batch may be larger than a domain. Images that stay in files are read one batch ahead, in a thread.
 
     Args:
         protocol: Domains to draw from; only their training splits are read.
         batch_size: Source images per batch, and target images per batch.
-        seed: Fixes every order.
+        seed: Fixes every order, crop and mirroring.
         device: Where the batches are put.
+        class_balanced: Within each source, every class equally often, whatever its size (GSDA section 3.1).
+        augmentation: What is random about the training images (see `augment`). "crop-flip" takes 0.08 to 1 of the
+            area of images with a margin (224 x 224 from 256 x 256) and 0.7 to 1 of smaller ones.
+        normalisation: As the network wants it (see `normalise`).
 
     Raises:
-        ValueError: `batch_size` below 1, a negative `seed`, or a domain without training images.
+        ValueError: `batch_size` below 1, a negative `seed`, an unknown word, or a domain without training images.
     """
 
-    def __init__(self, protocol: Protocol, *, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        class_balanced: bool = False,
+        augmentation: Augmentation = "none",
+        normalisation: Normalisation = "half",
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {seed}")
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation: expected one of {', '.join(AUGMENTATIONS)}, got {augmentation!r}")
+        if normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation: expected one of {', '.join(NORMALISATIONS)}, got {normalisation!r}")
         domains = (*protocol.sources, protocol.target)
         if empty := [domain.name for domain in domains if len(domain.train) == 0]:
             raise ValueError(f"protocol {protocol.name}: no training images in {', '.join(empty)}")
         self._splits = [domain.train for domain in domains]
-        self._shuffled = [_Shuffled(len(domain.train), seed, stream) for stream, domain in enumerate(domains)]
+        self._num_sources = len(protocol.sources)
+        self._num_classes = protocol.num_classes
+        self._sources: list[Shuffled | Balanced] = [
+            Balanced(split.labels, seed, stream) if class_balanced else Shuffled(len(split), seed, stream)
+            for stream, split in enumerate(self._splits[: self._num_sources])
+        ]
+        self._target = Shuffled(len(self._splits[-1]), seed, self._num_sources)
         self._identity = {
             "protocol": protocol.name,
             "batch_size": batch_size,
             "seed": seed,
             "sizes": [len(split) for split in self._splits],
+            "class_balanced": class_balanced,
+            "augmentation": augmentation,
         }
-        self._num_sources = len(protocol.sources)
         self._batch_size = batch_size
+        self._seed = seed
         self._device = torch.device(device)
+        self._augmentation: Augmentation = augmentation
+        self._normalisation: Normalisation = normalisation
         self._step = 0
+        self._selection: TargetSelection | None = None
+        self._selected: Balanced | None = None
+        self._reader = (
+            ThreadPoolExecutor(1) if any(not isinstance(split.images, Tensor) for split in self._splits) else None
+        )
+        self._ahead: Future[_Drawn] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
-        """The smallest number of batches from the start after which every source image was seen."""
+        """The smallest number of batches from the start after which every source image was seen.
+
+        With `class_balanced` just as many, though the images of large classes are then not all seen.
+        """
         last = max(
             (len(split) - 1) * self._num_sources + source
             for source, split in enumerate(self._splits[: self._num_sources])
         )
         return last // self._batch_size + 1
 
+    def select_target(self, selection: TargetSelection | None) -> None:
+        """From the next batch on, draw target images from `selection` only, every pseudo class of it equally often.
+
+        Args:
+            selection: Which images, as what; None for all images, each equally often.
+
+        Raises:
+            ValueError: an empty selection, an index outside the target's training split, or a label that is no class.
+        """
+        if selection is not None:
+            self._check(selection)
+            # A copy, for the caller may go on writing to these tensors.
+            selection = TargetSelection(selection.indices.clone().cpu(), selection.labels.clone().cpu())
+        self._forget_ahead()
+        self._selection = selection
+        self._selected = None if selection is None else Balanced(selection.labels, self._seed, self._num_sources)
+
+    def _check(self, selection: TargetSelection) -> None:
+        if selection.indices.numel() == 0:
+            raise ValueError("selection: it holds no image; None selects all")
+        for name, values, size in (
+            ("indices", selection.indices, len(self._splits[-1])),
+            ("labels", selection.labels, self._num_classes),
+        ):
+            low, high = int(values.min()), int(values.max())
+            if low < 0 or high >= size:
+                raise ValueError(f"selection.{name}: expected 0 to {size - 1}, got {low if low < 0 else high}")
+
     def __iter__(self) -> DomainBatches:
         return self
 
     def __next__(self) -> Batch:
-        start = self._step * self._batch_size
-        source = self._next_source(start)
-        indices = self._shuffled[-1].take(start, self._batch_size)
-        target = TargetBatch(self._images(self._splits[-1], indices), indices.to(self._device))
+        drawn = self._draw(self._step) if self._ahead is None else self._ahead.result()
         self._step += 1
-        return Batch(source, target)
+        if self._reader is not None:
+            self._ahead = self._reader.submit(self._draw, self._step)
+        source = SourceBatch(self._give(drawn.source), drawn.labels.to(self._device), drawn.domains.to(self._device))
+        return Batch(source, TargetBatch(self._give(drawn.target), drawn.indices.to(self._device)))
 
-    def _next_source(self, start: int) -> SourceBatch:
+    def _give(self, images: Tensor) -> Tensor:
+        return normalise(images, self._device, self._normalisation)
+
+    def _forget_ahead(self) -> None:
+        if self._ahead is not None:
+            # It may be drawing, and then uses what is about to change.
+            self._ahead.exception()
+            self._ahead = None
+
+    def _draw(self, step: int) -> _Drawn:
+        start = step * self._batch_size
         domains = torch.arange(start, start + self._batch_size) % self._num_sources
-        first = self._splits[0]
-        images = torch.empty((self._batch_size, *first.images.shape[1:]), dtype=torch.uint8)
+        shape = (self._batch_size, *self._splits[0].image_shape)
+        images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
         labels = torch.empty(self._batch_size, dtype=torch.int64)
-        for source in range(self._num_sources):
+        for source, split in enumerate(self._splits[: self._num_sources]):
             slots = torch.nonzero(domains == source).flatten()
             drawn_before = (start - source + self._num_sources - 1) // self._num_sources
-            indices = self._shuffled[source].take(drawn_before, slots.numel())
-            images[slots] = self._splits[source].images[indices]
-            labels[slots] = self._splits[source].labels[indices]
-        return SourceBatch(normalise(images, self._device), labels.to(self._device), domains.to(self._device))
+            indices = self._sources[source].take(drawn_before, slots.numel())
+            images[slots] = self._images(split, indices, source, step)
+            labels[slots] = split.labels[indices]
+        if self._selection is None or self._selected is None:
+            indices = self._target.take(start, self._batch_size)
+        else:
+            places = self._selected.take(start, self._batch_size)
+            indices = self._selection.indices[places]
+        target = self._images(self._splits[-1], indices, self._num_sources, step)
+        return _Drawn(images, labels, domains, target, indices)
 
-    def _images(self, split: Split, indices: Tensor) -> Tensor:
-        return normalise(split.images[indices], self._device)
+    def _images(self, split: Split, indices: Tensor, stream: int, step: int) -> Tensor:
+        if self._augmentation == "none":
+            return split.images_at(indices)
+        generator = np.random.default_rng([self._seed, stream, step, _AUGMENTATION])
+        scale = SMALL_CROP_SCALE if split.side is None else CROP_SCALE
+        return augment(split.stored_at(indices), split.image_shape[1:], self._augmentation, generator, scale=scale)
 
     def state_dict(self) -> dict[str, Any]:
-        """Batches given so far, and what they were drawn from (plain numbers and strings)."""
-        return {"step": self._step, **self._identity}
+        """Batches given so far, what they were drawn from (plain numbers and words), and the selection (tensors, or
+        None)."""
+        selection = None
+        if self._selection is not None:
+            selection = {"indices": self._selection.indices, "labels": self._selection.labels}
+        return {"step": self._step, "selection": selection, **self._identity}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state` was taken.
 
         Raises:
-            ValueError: `state` belongs to another protocol, batch size, seed or data of another size.
+            ValueError: `state` belongs to another protocol, batch size, seed, way of drawing or data of another size.
         """
         differing = [
             f"{name}: {state.get(name)!r} in the state, {value!r} here"
@@ -163,4 +267,6 @@ class DomainBatches:
         ]
         if differing:
             raise ValueError("the sampler's state belongs to other data: " + "; ".join(differing))
+        stored = state["selection"]
+        self.select_target(None if stored is None else TargetSelection(stored["indices"], stored["labels"]))
         self._step = int(state["step"])

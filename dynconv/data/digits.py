@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dynconv.data.base import DataError, Domain
+from dynconv.data.base import Domain
 from dynconv.data.cache import Arrays, cached, stamp
+from dynconv.data.errors import DataError
 from dynconv.data.images import to_split
 
 CLASSES = tuple(str(digit) for digit in range(10))

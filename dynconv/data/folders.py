@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from dynconv.data.base import DataError, Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
-from dynconv.data.images import to_split
+from dynconv.data.base import Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
+from dynconv.data.errors import DataError
+from dynconv.data.files import Decoding, read_images
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
 
@@ -73,7 +72,7 @@ def list_images(name: str, place: Path) -> Listing:
                 f"{name}: {place} has a folder {found!r} but none called {lacking!r}: give both, or the path of the "
                 f"folder that holds the classes ({place / found})"
             )
-        rows = _read_classes(name, place)
+        return list_classes(name, place)
     else:
         raise DataError(
             f"{name}: {place} does not exist (looked from {Path.cwd()}). Expected a folder with one folder per class, "
@@ -81,6 +80,17 @@ def list_images(name: str, place: Path) -> Listing:
         )
     classes = _sorted_classes(label for _, label in rows)
     return Listing(name, place, classes, _numbered(rows, classes), None)
+
+
+def list_classes(name: str, folder: Path) -> Listing:
+    """The images of `folder`, which holds one folder per class, whatever these are called.
+
+    Raises:
+        DataError: `folder` holds no class, or a class holds no image.
+    """
+    rows = _read_classes(name, folder)
+    classes = _sorted_classes(label for _, label in rows)
+    return Listing(name, folder, classes, _numbered(rows, classes), None)
 
 
 def _published_split(name: str, place: Path, train: list[tuple[Path, str]], test: list[tuple[Path, str]]) -> Listing:
@@ -144,13 +154,19 @@ def _read_list(name: str, file: Path) -> list[tuple[Path, str]]:
 
 
 def load_listing(
-    listing: Listing, *, role: str, image_size: int, channels: int, limit: int | None = None, draw_seed: int = 0
+    listing: Listing,
+    *,
+    role: str,
+    decoding: Decoding,
+    side: int | None = None,
+    limit: int | None = None,
+    draw_seed: int = 0,
 ) -> Domain:
-    """Decode a listing's images, each squeezed to a square of `image_size` (bilinear, antialiased).
+    """A listing's images as a domain, decoded now where they fit in memory (see `Decoding`).
 
     Without a published test split, a source is divided 80/20 by a fixed seed, class by class; a target's training and
     test split both hold all images. `limit` bounds the training split: a source keeps its classes' shares, a target is
-    drawn without a look at labels.
+    drawn without a look at labels. `side` is what a network sees of each square (see `Split`).
 
     Raises:
         DataError: an image cannot be read, or too few are left for a test split.
@@ -164,16 +180,19 @@ def load_listing(
             else uniform_draw(len(train), limit, draw_seed)
         )
         train = [train[index] for index in drawn.tolist()]
-    # A file in both splits (every target without a published test split) is decoded once.
-    place = {path: index for index, path in enumerate(dict.fromkeys(path for path, _ in [*train, *test]))}
-    images = _decode(list(place), listing.name, image_size, channels)
 
     def split(rows: list[tuple[Path, int]]) -> Split:
-        labels = np.array([label for _, label in rows], dtype=np.int64)
-        return to_split(images[[place[path] for path, _ in rows]], labels, image_size=image_size, channels=channels)
+        images = read_images(listing.name, [path for path, _ in rows], decoding)
+        return Split(images, torch.tensor([label for _, label in rows], dtype=torch.int64), side)
 
-    train_split = split(train)
-    return Domain(listing.name, listing.classes, train_split, train_split if train == test else split(test))
+    whole = split(test)
+    if train == test:
+        return Domain(listing.name, listing.classes, whole, whole)
+    if set(train) <= set(test):
+        # A bounded target: its training images are among those of the test split, and decoded once.
+        place = {row: index for index, row in enumerate(test)}
+        return Domain(listing.name, listing.classes, whole.subset(torch.tensor([place[row] for row in train])), whole)
+    return Domain(listing.name, listing.classes, split(train), whole)
 
 
 def _divide(listing: Listing, role: str) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
@@ -186,22 +205,3 @@ def _divide(listing: Listing, role: str) -> tuple[list[tuple[Path, int]], list[t
     if held.numel() == 0:
         raise DataError(f"{listing.name}: {listing.place} has one image per class: none is left for a test split")
     return [rows[index] for index in kept.tolist()], [rows[index] for index in held.tolist()]
-
-
-def _decode(paths: list[Path], name: str, size: int, channels: int) -> np.ndarray[Any, Any]:
-    from PIL import Image, ImageOps
-
-    shape = (len(paths), size, size) if channels == 1 else (len(paths), size, size, 3)
-    images = np.empty(shape, dtype=np.uint8)
-    for index, path in enumerate(paths):
-        try:
-            with Image.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise DataError(f"{name}: {path} has {picture.mode} pixels: convert it to 8 bits per channel")
-                upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
-                images[index] = np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR))
-        except DataError:
-            raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{name}: the image {path} cannot be read: {error}") from error
-    return images

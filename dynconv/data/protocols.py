@@ -1,26 +1,30 @@
-"""From the words of the command line to a `Protocol` with its images in memory."""
+"""From the words of the command line to a `Protocol` with its images, decoded or ready to be."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from dynconv.data import digits, embedded, folders
-from dynconv.data.base import DataError, Domain, Protocol, stratified_draw, uniform_draw
-from dynconv.data.cache import cache_root
+import torch
 
-EMBEDDED_PREFIX = "embedded:"
+from dynconv.data import digits, embedded, folders
+from dynconv.data.base import Domain, Protocol, stratified_draw, uniform_draw
+from dynconv.data.cache import cache_root
+from dynconv.data.errors import DataError
+from dynconv.data.files import MEMORY_LIMIT, Decoding
+from dynconv.data.image_sets import IMAGE_SETS, PDA_CLASSES, list_image_set
+from dynconv.data.specs import ADDA_COUNTS, EMBEDDED, EXAMPLES, check_names, known_domains, known_name, parse_spec
+
+__all__ = ["known_domains", "load_domain", "load_protocol", "parse_spec"]
 
 # Every drawing of a subset is the same in every run: the run's seed must not change which images an experiment uses.
 DRAW_SEED = 0
 
-# ADDA (Tzeng et al., 2017) samples this many training images of the two sets, whichever of them is the source.
-ADDA_COUNTS = {"mnist": 2000, "usps": 1800}
-VARIANTS = ("full", "adda")
+# Image files for networks of 224 x 224 are kept with a margin to crop from, the custom since AlexNet: 256 x 256.
+MARGINS = {224: 256}
 
 
 def load_protocol(
@@ -34,45 +38,63 @@ def load_protocol(
     channels: int = 3,
     source_limit: int | None = None,
     target_limit: int | None = None,
+    threads: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Protocol:
     """Load a named protocol, or one made of a user's own folders.
 
     Args:
         spec: `SOURCE[+SOURCE...]-TARGET[@VARIANT]` of the known domains: `mnist-usps`, `mnist+usps-mnist_m`,
             `mnist-usps@adda` (2,000 MNIST and 1,800 USPS training images, drawn once and for all; measured on the
-            full test sets), `embedded:plain+textured-optical`, or `embedded:optical` (the other four embedded domains
-            to this one). Exclusive with `source` and `target`.
+            full test sets), `office31:amazon-webcam`, `office31:amazon-webcam@pda` (the target has ten of the 31
+            classes), `office-home:art-real-world`, `visda2017:train-validation`,
+            `embedded:plain+textured-optical`, or `embedded:optical` (the other four embedded domains to this one, as
+            in every collection). Exclusive with `source` and `target`.
         source: `NAME=DIR` entries: one folder per class, or a "path label" list (see `dynconv.data.folders`).
         target: one such entry.
         data_root: Where the publishers' files are (default: $DYNCONV_DATA).
         cache_dir: Where decoded and generated images are kept (default: $DYNCONV_CACHE or the user's cache folder).
-        image_size: Side of the square images.
+        image_size: Side of the square images that a network sees. Image files are stored as squares of that side, and
+            for 224 of 256, from which 224 x 224 are cropped.
         channels: 3, or 1 for grey.
         source_limit: At most this many training images of each source; classes keep their shares.
         target_limit: At most this many target training images, drawn without a look at their labels.
+        threads: Image files decoded at a time (default: torch's number of threads).
+        memory_limit: Splits of image files above so many decoded bytes are not held in memory.
 
     Raises:
-        DataError: unknown names, contradicting arguments, missing or unreadable files, classes that differ.
+        DataError: unknown names, contradicting arguments, missing or unreadable files, classes that differ, or another
+            number of images than published.
     """
     _check_numbers(image_size=image_size, source_limit=source_limit, target_limit=target_limit)
     if channels not in (1, 3):
         raise DataError(f"channels: expected 1 or 3, got {channels}")
-    if spec is not None:
-        if source or target:
-            raise DataError("a protocol's name and --source/--target exclude each other: give one or the other")
-        sources, goal, variant = parse_spec(spec)
-        load = partial(
-            _known_domain, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels
-        )
-        loaded = [_bounded(_variant(load(name), name, variant), source_limit, stratified=True) for name in sources]
-        aim = _bounded(_variant(load(goal), goal, variant), target_limit, stratified=False)
-        return Protocol(spec, tuple(loaded), aim, variant)
-    if not source or not target:
-        raise DataError(
-            f"no data chosen: give a protocol ({_examples()}) or both --source NAME=DIR [NAME=DIR ...] and "
-            "--target NAME=DIR"
-        )
-    return _folder_protocol(source, target, image_size, channels, source_limit, target_limit)
+    limits = (source_limit, target_limit)
+    decoding, side = _decoding(image_size, channels, threads, memory_limit)
+    if spec is None:
+        if not source or not target:
+            raise DataError(
+                f"no data chosen: give a protocol ({EXAMPLES}) or both --source NAME=DIR [NAME=DIR ...] and "
+                "--target NAME=DIR"
+            )
+        listings = _folder_listings(source, target)
+        name = f"{'+'.join(listing.name for listing in listings[:-1])}-{listings[-1].name}"
+        return _protocol(name, listings, decoding, side, limits)
+    if source or target:
+        raise DataError("a protocol's name and --source/--target exclude each other: give one or the other")
+    sources, goal, variant = parse_spec(spec)
+    collection, _, _ = goal.partition(":")
+    if collection in IMAGE_SETS:
+        domains = tuple(name.partition(":")[2] for name in (*sources, goal))
+        limited = variant == "pda"
+        listings = list_image_set(collection, domains, _root(goal, data_root), partial=limited)
+        protocol = _protocol(spec, listings, decoding, side, limits)
+        shared = tuple(map(protocol.classes.index, PDA_CLASSES)) if limited else None
+        return replace(protocol, variant=variant, partial=shared)
+    load = partial(_digits, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
+    loaded = [_bounded(_variant(load(name), name, variant), source_limit, stratified=True) for name in sources]
+    aim = _bounded(_variant(load(goal), goal, variant), target_limit, stratified=False)
+    return Protocol(spec, tuple(loaded), aim, variant)
 
 
 def load_domain(
@@ -83,22 +105,29 @@ def load_domain(
     cache_dir: Path | None = None,
     image_size: int = 32,
     channels: int = 3,
+    threads: int | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Domain:
-    """One domain to evaluate on: `NAME=DIR`, or the name of a known one (`usps`, `embedded:plain`).
+    """One domain to evaluate on: `NAME=DIR`, or the name of a known one (`usps`, `office31:webcam`, `embedded:plain`).
 
     Args:
-        spec: Which domain. A folder without a published test split is one test split of all its images.
+        spec: Which domain. Image files without a published test split are one test split of all images.
         classes: Classes of the network that will be evaluated. A folder may lack some and may have no other.
-        data_root, cache_dir, image_size, channels: as in `load_protocol`.
+        data_root, cache_dir, image_size, channels, threads, memory_limit: as in `load_protocol`.
 
     Raises:
         DataError: as `load_protocol`, or the domain has a class that `classes` lacks.
     """
+    decoding, side = _decoding(image_size, channels, threads, memory_limit)
     if "=" not in spec:
-        name = _known_name(spec, "--domain", "--domain NAME=DIR")
-        domain = _known_domain(name, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
-        if domain.classes != classes:
-            raise DataError(f"{spec} has the classes {_words(domain.classes)}; the network has {_words(classes)}")
+        name = known_name(spec, "--domain", "--domain NAME=DIR")
+        collection, _, member = name.partition(":")
+        if collection in IMAGE_SETS:
+            _check_known(spec, IMAGE_SETS[collection].classes, classes)
+            (listing,) = list_image_set(collection, (member,), _root(name, data_root))
+            return folders.load_listing(listing, role="target", decoding=decoding, side=side)
+        domain = _digits(name, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
+        _check_known(spec, domain.classes, classes)
         return domain
     listing = folders.list_images(*folders.parse_assignment(spec, "--domain"))
     if unknown := sorted(set(listing.classes) - set(classes)):
@@ -106,67 +135,46 @@ def load_domain(
             f"{listing.name}: {listing.place} has classes that the network does not know: {_words(unknown)}; "
             f"it knows {_words(classes)}"
         )
-    return folders.load_listing(listing.relabelled(classes), role="target", image_size=image_size, channels=channels)
+    return folders.load_listing(listing.relabelled(classes), role="target", decoding=decoding, side=side)
 
 
-def known_domains() -> tuple[str, ...]:
-    """Names of all domains that need no NAME=DIR."""
-    return (*digits.REAL, *(EMBEDDED_PREFIX + name for name in embedded.NAMES))
+def _check_known(spec: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    if found != expected:
+        raise DataError(f"{spec} has the classes {_words(found)}; the network has {_words(expected)}")
 
 
-def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
-    """A protocol's name to (sources, target, variant), embedded domains with their prefix.
-
-    Raises:
-        DataError: a malformed name, an unknown domain or variant (with the known ones), or a domain named twice.
-    """
-    body, at, variant = spec.partition("@")
-    variant = variant if at else "full"
-    prefix, body = (EMBEDDED_PREFIX, body[len(EMBEDDED_PREFIX) :]) if body.startswith(EMBEDDED_PREFIX) else ("", body)
-    left, dash, right = body.partition("-")
-    known = partial(_known_name, where=f"protocol {spec!r}", own="--source NAME=DIR --target NAME=DIR")
-    if prefix and not dash:
-        goal = known(prefix + body)
-        sources = tuple(prefix + name for name in embedded.NAMES if prefix + name != goal)
-    elif not dash or not left or not right:
-        raise DataError(f"protocol {spec!r}: expected SOURCE[+SOURCE...]-TARGET[@VARIANT], such as {_examples()}")
-    else:
-        sources = tuple(known(prefix + name) for name in left.split("+"))
-        goal = known(prefix + right)
-    _check_names(sources, goal, f"protocol {spec!r}")
-    if variant not in VARIANTS:
-        raise DataError(f"protocol {spec!r}: unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    if variant == "adda" and {*sources, goal} != set(ADDA_COUNTS):
-        raise DataError(f"protocol {spec!r}: the variant 'adda' is defined for mnist-usps and usps-mnist only")
-    return sources, goal, variant
+def _decoding(image_size: int, channels: int, threads: int | None, memory_limit: int) -> tuple[Decoding, int | None]:
+    stored = MARGINS.get(image_size, image_size)
+    # Asked here, for in the thread that reads ahead torch may answer with another number.
+    decoding = Decoding(stored, channels, torch.get_num_threads() if threads is None else threads, memory_limit)
+    return decoding, None if stored == image_size else image_size
 
 
-def _known_name(name: str, where: str, own: str) -> str:
-    """`name`, if it is a known domain; `where` it was given and how one's `own` images are, for the message."""
-    known = known_domains()
-    if name in known:
-        return name
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise DataError(f"{where}: unknown domain {name!r}.{hint} Known: {', '.join(known)}. Your own images: {own}")
+def _protocol(
+    name: str,
+    listings: Sequence[folders.Listing],
+    decoding: Decoding,
+    side: int | None,
+    limits: tuple[int | None, int | None],
+) -> Protocol:
+    load = partial(folders.load_listing, decoding=decoding, side=side, draw_seed=DRAW_SEED)
+    return Protocol(
+        name,
+        tuple(load(listing, role="source", limit=limits[0]) for listing in listings[:-1]),
+        load(listings[-1], role="target", limit=limits[1]),
+    )
 
 
-def _check_names(sources: Sequence[str], target: str, where: str) -> None:
-    twice = sorted({name for name in sources if list(sources).count(name) > 1})
-    if twice:
-        raise DataError(f"{where}: named twice among the sources: {', '.join(twice)}")
-    if target in sources:
-        raise DataError(f"{where}: the target {target!r} is also a source")
-
-
-def _known_domain(
-    name: str, *, data_root: Path | None, cache_dir: Path | None, image_size: int, channels: int
-) -> Domain:
+def _digits(name: str, *, data_root: Path | None, cache_dir: Path | None, image_size: int, channels: int) -> Domain:
     cache = cache_root(cache_dir)
-    if name.startswith(EMBEDDED_PREFIX):
-        return embedded.load_embedded(
-            name.removeprefix(EMBEDDED_PREFIX), cache_dir=cache, image_size=image_size, channels=channels
-        )
+    collection, _, member = name.partition(":")
+    if collection == EMBEDDED:
+        return embedded.load_embedded(member, cache_dir=cache, image_size=image_size, channels=channels)
+    root = _root(name, data_root)
+    return digits.load_digits(name, root, cache_dir=cache, image_size=image_size, channels=channels)
+
+
+def _root(name: str, data_root: Path | None) -> Path:
     root = data_root if data_root is not None else os.environ.get("DYNCONV_DATA")
     if not root:
         raise DataError(
@@ -175,7 +183,7 @@ def _known_domain(
         )
     if not Path(root).is_dir():
         raise DataError(f"{name}: the data root {root} is no folder (looked from {Path.cwd()})")
-    return digits.load_digits(name, Path(root), cache_dir=cache, image_size=image_size, channels=channels)
+    return Path(root)
 
 
 def _variant(domain: Domain, name: str, variant: str) -> Domain:
@@ -197,28 +205,13 @@ def _bounded(domain: Domain, limit: int | None, *, stratified: bool) -> Domain:
     return replace(domain, train=domain.train.subset(drawn))
 
 
-def _folder_protocol(
-    source: Sequence[str],
-    target: str,
-    image_size: int,
-    channels: int,
-    source_limit: int | None,
-    target_limit: int | None,
-) -> Protocol:
+def _folder_listings(source: Sequence[str], target: str) -> list[folders.Listing]:
     assignments = [folders.parse_assignment(text, "--source") for text in source]
     goal = folders.parse_assignment(target, "--target")
-    names = [name for name, _ in assignments]
-    _check_names(names, goal[0], "--source/--target")
+    check_names([name for name, _ in assignments], goal[0], "--source/--target")
     listings = [folders.list_images(*assignment) for assignment in (*assignments, goal)]
     _check_classes(listings)
-    load: Callable[..., Domain] = partial(
-        folders.load_listing, image_size=image_size, channels=channels, draw_seed=DRAW_SEED
-    )
-    return Protocol(
-        f"{'+'.join(names)}-{goal[0]}",
-        tuple(load(listing, role="source", limit=source_limit) for listing in listings[:-1]),
-        load(listings[-1], role="target", limit=target_limit),
-    )
+    return listings
 
 
 def _check_classes(listings: Sequence[folders.Listing]) -> None:
@@ -248,7 +241,3 @@ def _check_numbers(**values: int | None) -> None:
 def _words(names: Sequence[str], most: int = 12) -> str:
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
-
-
-def _examples() -> str:
-    return "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, embedded:optical"

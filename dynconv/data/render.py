@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.random import Generator
 
-from dynconv.data.base import DataError
+from dynconv.data.errors import DataError
 
 Array = np.ndarray[Any, Any]
 

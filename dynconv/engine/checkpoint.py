@@ -13,7 +13,7 @@ import torch
 
 # What evaluating takes of a checkpoint, and what going on with the training takes.
 WEIGHTS = ("config_hash", "classes", "step", "method")
-STATE = (*WEIGHTS, "seconds", "best_source_val", "optimisers", "precision", "batches", "random")
+STATE = (*WEIGHTS, "seconds", "best_source_val", "optimisers", "precision", "batches", "meter", "random")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

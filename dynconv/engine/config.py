@@ -16,6 +16,9 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from dynconv.methods import METHODS
+from dynconv.models import NetworkInput, input_of
+
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 DEFAULT_EPOCHS = 10
@@ -60,8 +63,13 @@ class RunOptions:
     """Length of the run. An epoch is the fewest steps after which every source image was seen."""
     max_steps: Annotated[int | None, _words("N")] = None
     """Length of the run in steps, instead of --epochs."""
-    batch_size: int = 64
+    batch_size: Annotated[int | None, _words("N", "default: the method's")] = None
     """Images per step from the sources together, and as many from the target."""
+    augmentation: Literal["auto", "none", "flip", "crop-flip"] = "auto"
+    """Of the training images: mirrored ("flip"), or cut out at random, resized and mirrored ("crop-flip"); auto is
+    none for 32 x 32 images and crop-flip for larger ones."""
+    ten_crop: bool = False
+    """Judge labelled images by their four corners, the centre and the mirror images of these (224 x 224 only)."""
     source_limit: Annotated[int | None, _words("N", "default: all")] = None
     """At most this many training images per source; classes keep their shares, every seed uses the same ones."""
     target_limit: Annotated[int | None, _words("N", "default: all")] = None
@@ -71,7 +79,7 @@ class RunOptions:
     checkpoint_every: Annotated[int | None, _words("N", "default: at every evaluation")] = None
     """Steps between checkpoints."""
     log_every: int = 50
-    """Steps between the losses that are shown and written for TensorBoard."""
+    """Steps between the rows of training.jsonl: means of the losses and of all else that the method logs."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where it is available."""
     devices: int = 1
@@ -142,6 +150,31 @@ class TrainConfig:
     method: str
     run: RunOptions
     options: Any
+
+    def __post_init__(self) -> None:
+        if self.run.batch_size is None:
+            # A number from here on: a default that changes must not change what a configuration means.
+            object.__setattr__(self, "run", dataclasses.replace(self.run, batch_size=self.batch_size))
+        size = self.network_input.image_size
+        if self.run.ten_crop and size != 224:
+            raise ValueError(f"--ten-crop is for images of 224 x 224; {self.options.backbone} takes {size} x {size}")
+
+    @property
+    def batch_size(self) -> int:
+        """--batch-size, or the method's default."""
+        return self.run.batch_size or METHODS[self.method].default_batch_size
+
+    @property
+    def network_input(self) -> NetworkInput:
+        """Size and normalisation of the images of the method's backbone."""
+        return input_of(self.options.backbone, self.options.weights)
+
+    @property
+    def augmentation(self) -> Literal["none", "flip", "crop-flip"]:
+        """--augmentation, with "auto" made one of the others by the size of the images."""
+        if self.run.augmentation != "auto":
+            return self.run.augmentation
+        return "none" if self.network_input.image_size <= 32 else "crop-flip"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.yaml: shared options on top, the method's own under its name."""

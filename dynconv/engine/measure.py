@@ -9,9 +9,9 @@ from typing import Any, Literal
 from dynconv.data import load_domain, source_validation_split
 from dynconv.engine.checkpoint import WEIGHTS, load_checkpoint
 from dynconv.engine.config import Precision, load_config
-from dynconv.engine.evaluation import Evaluation, evaluating, split_accuracy
+from dynconv.engine.evaluation import Evaluation, Scoring, evaluating, split_metrics
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.train import IMAGE_SIZE, load_domains, make_fabric
+from dynconv.engine.train import load_domains, make_fabric
 from dynconv.methods import METHODS
 
 
@@ -28,8 +28,8 @@ def measure_run(
 
     Args:
         path: The run folder; it is not written to.
-        domain: `NAME=DIR` or the name of a known domain: gives `test/NAME/accuracy` alone, and the run's own data are
-            not needed. None: all that an evaluation during training measures.
+        domain: `NAME=DIR` or the name of a known domain: gives the accuracies `test/NAME/...` alone, and the run's own
+            data are not needed. None: all that an evaluation during training measures.
         checkpoint: "last" or "source-val".
         data_root: Folder of the real data sets; None for the one of training.
         device, precision: Where and how to compute; None for the run's own precision.
@@ -54,16 +54,20 @@ def measure_run(
             "the two was edited or is of another run; put the run's own back"
         )
     classes = tuple(state["classes"])
-    method = METHODS[config.method](config.options, len(classes))
+    # The weights the training began with are in no need of being there: the checkpoint's take their place.
+    method = METHODS[config.method](dataclasses.replace(config.options, weights="none"), len(classes))
     method.load_state_dict(state["method"])
     fabric.to_device(method)
     head = {"run": str(path), "checkpoint": checkpoint, "step": state["step"], "config_hash": state["config_hash"]}
+    scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     if domain is None:
-        training, held_out = source_validation_split(load_domains(run), run.seed)
-        return head | Evaluation(training, held_out, fabric.device, fabric.autocast).measure(method)
-    other = load_domain(domain, classes=classes, data_root=root, image_size=IMAGE_SIZE)
+        training, held_out = source_validation_split(load_domains(dataclasses.replace(config, run=run)), run.seed)
+        return head | Evaluation(training, held_out, scoring, run.ten_crop).measure(method)
+    other = load_domain(domain, classes=classes, data_root=root, image_size=config.network_input.image_size)
     if other.test is None or len(other.test) == 0:
         raise ValueError(f"--domain {domain}: there is no image to measure on")
     with evaluating(method):
-        value = split_accuracy(method, other.test, len(classes), fabric.device, fabric.autocast)
-    return head | {f"test/{other.name}/accuracy": value}
+        found = split_metrics(
+            method, f"test/{other.name}", other.test, classes, scoring, by_class=True, ten_crop=run.ten_crop
+        )
+    return head | found

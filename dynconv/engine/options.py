@@ -1,4 +1,4 @@
-"""From the words of `dynconv train` and `dynconv eval` to typed options."""
+"""From the words of `dynconv train`, `dynconv eval` and `dynconv plot` to typed options."""
 
 from __future__ import annotations
 
@@ -45,6 +45,20 @@ class EvalOptions:
     """Numeric precision. Default: the run's own."""
 
 
+@dataclass(frozen=True)
+class PlotOptions:
+    """Draw what runs logged, finished or not; several are drawn beside each other."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """The run folders."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
+    """Image file to write; its suffix chooses the format. Default: RUN/training.png, of a single RUN."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("RUN: expected at least one run folder, got none")
+
+
 def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
     """The configuration that the words after `dynconv train METHOD` describe.
 
@@ -66,12 +80,17 @@ def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
         default=TrainOptions(run, own),
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return TrainConfig(method, absolute_paths(options.run), options.method)
+    return TrainConfig(method, absolute_paths(options.run), _absolute_weights(options.method))
 
 
 def parse_eval(args: Sequence[str]) -> EvalOptions:
     """The options that the words after `dynconv eval` describe. SystemExit as in `parse_train`."""
     return tyro.cli(EvalOptions, prog="dynconv eval", args=args)
+
+
+def parse_plot(figure: str, args: Sequence[str]) -> PlotOptions:
+    """The options that the words after `dynconv plot FIGURE` describe. SystemExit as in `parse_train`."""
+    return tyro.cli(PlotOptions, prog=f"dynconv plot {figure}", args=args)
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
@@ -81,6 +100,13 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
         if name.replace("_", "-") == flag:
             return value if equals else next(iter(args[index + 1 :]), "")
     return None
+
+
+def _absolute_weights(own: Any) -> Any:
+    """The method's options with a file of weights made absolute, as `absolute_paths`."""
+    if own.weights in ("auto", "none", "imagenet"):
+        return own
+    return dataclasses.replace(own, weights=str(Path(own.weights).expanduser().absolute()))
 
 
 def _without_overridden(run: RunOptions, args: Sequence[str]) -> RunOptions:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,7 +17,7 @@ from dynconv.engine.selection import Row, mean_of
 
 
 class Meter:
-    """Means of logged scalars since the last `take`, summed where they are so that a GPU is not waited for."""
+    """Means of logged scalars since the last `clear`, summed where they are so that a GPU is not waited for."""
 
     def __init__(self) -> None:
         self._sums: dict[str, float | Tensor] = {}
@@ -28,11 +29,19 @@ class Meter:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
 
-    def take(self) -> dict[str, float]:
-        means = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+    def means(self) -> dict[str, float]:
+        return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+
+    def clear(self) -> None:
         self._sums.clear()
         self._counts.clear()
-        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on summing with."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
 
 
 class ProgressDisplay:
@@ -61,10 +70,11 @@ class ProgressDisplay:
             self._bar.stop()
 
     def losses(self, step: int, epoch: float, means: Mapping[str, float]) -> None:
-        """Show the mean losses of the last steps."""
+        """Show the mean losses of the last steps (NAME, loss/NAME); measures such as gradient/NAME are for the log."""
         rate = (step - self._start) / max(time.monotonic() - self._began, 1e-9)
         remaining = timedelta(seconds=round((self._max_steps - step) / rate))
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
+        losses = {name.removeprefix("loss/"): value for name, value in means.items()}
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items() if "/" not in name)
         status = f"epoch {epoch:.2f}  {shown}  {rate:.1f} steps/s  ETA {remaining}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=status)

@@ -1,4 +1,4 @@
-"""The files of one run: config.yaml, env.json, results.jsonl, checkpoints/, tensorboard/ and done."""
+"""The files of one run: config.yaml, env.json, results.jsonl, training.jsonl, checkpoints/, tensorboard/ and done."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.environment = path / "env.json"
         self.results = path / "results.jsonl"
+        self.training = path / "training.jsonl"
+        self.training_figure = path / "training.png"
         self.tensorboard = path / "tensorboard"
         self.done = path / "done"
         self.checkpoints = path / "checkpoints"
@@ -101,38 +103,25 @@ class RunFolder:
         Raises:
             ValueError: Any other line is no row.
         """
-        if not self.results.exists():
-            return []
-        try:
-            text = self.results.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(_damaged(self.results, error, _START_OVER)) from error
-        whole = text[: text.rfind("\n") + 1]
-        rows = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    _damaged(f"{self.results}, line {number},", f"not JSON ({error})", _DROP_LINE)
-                ) from error
-            if not _is_row(row):
-                raise ValueError(_damaged(f"{self.results}, line {number},", "no row with a step", _DROP_LINE))
-            rows.append(row)
-        return rows
+        return _read_rows(self.results)
 
-    def drop_rows_after(self, step: int) -> list[Row]:
-        """Keep the rows up to `step`, the checkpoint's; returns them."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        write_atomically(self.results, "".join(json.dumps(row) + "\n" for row in kept))
-        return kept
+    def training_rows(self) -> list[Row]:
+        """Every row of training.jsonl, as `rows`."""
+        return _read_rows(self.training)
+
+    def drop_rows_after(self, step: int) -> None:
+        """Keep the rows of both files up to `step`, the checkpoint's."""
+        for path in (self.results, self.training):
+            kept = [row for row in _read_rows(path) if row["step"] <= step]
+            write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: Row) -> None:
         """Add one row to results.jsonl and wait until it is on the disk."""
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append_row(self.results, row)
+
+    def append_training(self, row: Row) -> None:
+        """Add one row to training.jsonl and wait until it is on the disk."""
+        _append_row(self.training, row)
 
     def finish(self, config_hash: str) -> dict[str, Any]:
         """Write `done` with the selected rows; returns its contents."""
@@ -169,6 +158,33 @@ def _read_json(path: Path, remedy: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(_damaged(path, error, remedy)) from error
+
+
+def _read_rows(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(_damaged(path, error, _START_OVER)) from error
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(_damaged(f"{path}, line {number},", f"not JSON ({error})", _DROP_LINE)) from error
+        if not _is_row(row):
+            raise ValueError(_damaged(f"{path}, line {number},", "no row with a step", _DROP_LINE))
+        rows.append(row)
+    return rows
+
+
+def _append_row(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _is_row(value: Any) -> bool:

@@ -9,12 +9,19 @@ from typing import Any
 Row = dict[str, Any]
 
 VALIDATOR = "information-maximisation"
+CLASS_MEAN = "class-mean-accuracy"
+OF_CLASS = "/accuracy-of-"
 
 
 def mean_of(row: Row, split: str, metric: str = "accuracy") -> float | None:
     """Mean of `SPLIT/*/METRIC` over the domains of a row, or None where the row has none."""
     values = [value for name, value in row.items() if name.startswith(f"{split}/") and name.endswith(f"/{metric}")]
     return fmean(values) if values else None
+
+
+def of_class(where: str, label: str) -> str:
+    """Name of the accuracy on the images of the class `label` of `where`, SPLIT/DOMAIN."""
+    return f"{where}{OF_CLASS}{label}"
 
 
 def select(rows: Sequence[Row]) -> dict[str, Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dynconv.losses.discrepancy import probabilities
@@ -19,6 +20,27 @@ def class_balance(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
     Raises:
         ValueError: Where the scores are no matrix.
     """
+    _check(scores)
+    return -(probabilities(scores).mean(dim=0) + eps).log().mean()
+
+
+def conditional_entropy(scores: Tensor) -> Tensor:
+    """-sum_c p_bc log p_bc of p = softmax(scores), for each sample (GSDA eq. 4; Grandvalet and Bengio, 2005).
+
+    Args:
+        scores: (B, C).
+
+    Returns:
+        (B,) from 0 to log C, in float32, or float64 for float64 scores.
+
+    Raises:
+        ValueError: Where the scores are no matrix.
+    """
+    _check(scores)
+    logs = scores.log_softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return -(logs.exp() * logs).sum(dim=1)
+
+
+def _check(scores: Tensor) -> None:
     if scores.dim() != 2:
         raise ValueError(f"scores: expected (B, C), got {tuple(scores.shape)}")
-    return -(probabilities(scores).mean(dim=0) + eps).log().mean()

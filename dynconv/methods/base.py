@@ -16,7 +16,7 @@ from dynconv.methods.checks import check_range, check_types, check_unused
 from dynconv.models import DynamicSpec, build
 
 if TYPE_CHECKING:
-    from dynconv.data import Batch
+    from dynconv.data import Batch, TargetSelection
 
 
 @dataclass
@@ -35,30 +35,60 @@ class Update:
     """Detached scalars by name."""
 
 
+@dataclass
+class Refresh:
+    """What a method found when it looked at its scores of all unlabelled target images."""
+
+    changed: bool = False
+    """Whether `selection` replaces the one before."""
+    selection: TargetSelection | None = None
+    """The target images to train on from now on, with their pseudo labels; None for all of them."""
+    logs: Mapping[str, float] = field(default_factory=dict)
+    """Scalars by name."""
+    message: str | None = None
+    """A line for whoever watches the run."""
+
+
 @dataclass(frozen=True)
 class MethodConfig:
     """The fields that every method has."""
 
-    backbone: Literal["lenet-small", "lenet-m3sda"] = "lenet-small"
-    """The network: `lenet-small` for quick runs, `lenet-m3sda` for Digit-Five as in M3SDA and DRT."""
+    backbone: Literal["lenet-small", "lenet-m3sda", "resnet-small", "resnet50", "resnet101"] = "lenet-small"
+    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT,
+    `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101` for 224 x 224."""
+    weights: str = "auto"
+    """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
+    for resnet50 and resnet101, none for the others."""
     norm: Literal["batch", "none"] = "batch"
-    """Whether the network has batch normalisation."""
+    """Whether the network has batch normalisation (the ResNets always have)."""
+    bottleneck: int = 0
+    """Width of a linear layer between the network and the classifiers (256 in DANN, CDAN and what follows them); 0 for
+    none."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """MCD trains its digits with Adam, DRT with SGD (section 4.1)."""
     lr: float = 2e-4
     """Learning rate (MCD digits: 2e-4)."""
     momentum: float = 0.9
     """Of SGD; Adam has no use for it."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum (SGD only)."""
     weight_decay: float = 5e-4
     """L2 penalty on every parameter (5e-4 in the released code of MCD and DRT)."""
     head_lr_factor: float = 1.0
     """The classifiers' learning rate is this many times `lr` (released DRT on DomainNet: 10)."""
-    lr_schedule: Literal["constant", "step"] = "constant"
-    """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones`."""
+    pretrained_lr_factor: float = 1.0
+    """Parameters that came with `weights` learn with this many times `lr` (0.1 in DANN, CDAN and what follows them)."""
+    lr_schedule: Literal["constant", "step", "inverse"] = "constant"
+    """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones`; "inverse" by
+    (1 + `lr_gamma` * step) ** -`lr_power`."""
     lr_milestones: tuple[float, ...] = (1 / 3, 2 / 3)
     """Fractions of the run at which "step" decays (DRT section 4.1: epochs 100 and 200 of 300)."""
     lr_decay: float = 0.1
     """The factor of "step" (DRT section 4.1)."""
+    lr_gamma: float = 1e-3
+    """How fast "inverse" falls, per step (released CDAN: 0.001)."""
+    lr_power: float = 0.75
+    """The exponent of "inverse" (DANN, CDAN: 0.75)."""
     label_smoothing: float = 0.0
     """Probability moved from the label to the other classes together; 0 in the papers, 0.01 in released DRT."""
 
@@ -68,7 +98,8 @@ class MethodConfig:
             object.__setattr__(self, "lr_milestones", tuple(self.lr_milestones))
         check_types(self)
         check_range(self, ("lr", "head_lr_factor", "lr_decay"), above=0)
-        check_range(self, ("momentum", "weight_decay", "label_smoothing"), least=0)
+        nonnegative = ("momentum", "weight_decay", "label_smoothing", "pretrained_lr_factor", "lr_gamma", "lr_power")
+        check_range(self, (*nonnegative, "bottleneck"), least=0)
         if self.momentum >= 1:
             raise ValueError(f"momentum: expected less than 1, got {self.momentum}")
         if self.label_smoothing >= 0.5:
@@ -79,10 +110,15 @@ class MethodConfig:
                 f"lr_milestones: expected growing fractions of the run between 0 and 1, got {self.lr_milestones}"
             )
         if self.optimiser == "adam":
-            check_unused(self, ("momentum",), "optimiser 'adam', which has no use for it", "choose optimiser 'sgd'")
-        if self.lr_schedule == "constant":
-            unused = ("lr_milestones", "lr_decay")
-            check_unused(self, unused, "lr_schedule 'constant', which never decays", "choose lr_schedule 'step'")
+            unused = ("momentum", "nesterov")
+            check_unused(self, unused, "optimiser 'adam', which has no use for it", "choose optimiser 'sgd'")
+        elif self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: it is a form of momentum, and momentum is 0")
+        schedules = {"step": ("lr_milestones", "lr_decay"), "inverse": ("lr_gamma", "lr_power")}
+        for schedule, names in schedules.items():
+            if self.lr_schedule != schedule:
+                choice = f"lr_schedule {self.lr_schedule!r}, which has no use for it"
+                check_unused(self, names, choice, f"choose lr_schedule {schedule!r}")
 
 
 class Method(nn.Module, abc.ABC):
@@ -94,10 +130,13 @@ class Method(nn.Module, abc.ABC):
         num_heads: Classifiers on the features, each with its own random start.
         dynamic: Makes every convolution dynamic; None for a static network.
 
-    A subclass implements `updates`. The engine's order within a step is `begin_step`, then `updates`, in training mode.
+    A subclass implements `updates`. The engine's order within a step is `refresh` where it is due, `begin_step`, then
+    `updates`, in training mode.
     """
 
     config_class: ClassVar[type[MethodConfig]]
+    default_batch_size: ClassVar[int] = 64
+    """Images per step from the sources, and as many from the target, where the user says nothing."""
     step: Tensor
 
     def __init__(
@@ -106,10 +145,20 @@ class Method(nn.Module, abc.ABC):
         super().__init__()
         if not isinstance(config, self.config_class):
             raise TypeError(f"config: expected a {self.config_class.__name__}, got a {type(config).__name__}")
-        network = build(config.backbone, num_classes=num_classes, dynamic=dynamic, norm=config.norm)
+        network = build(
+            config.backbone,
+            num_classes=num_classes,
+            dynamic=dynamic,
+            norm=config.norm,
+            bottleneck=config.bottleneck,
+            weights=config.weights,
+        )
         self.config = config
         self.num_classes = num_classes
+        self.image_size = network.image_size
+        self.normalisation = network.normalisation
         self.features = network.features
+        self._pretrained = {id(parameter) for parameter in network.pretrained}
         self.heads = nn.ModuleList(network.make_head() for _ in range(num_heads))
         # What the schedules depend on, so that a checkpoint of the method holds it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -119,8 +168,22 @@ class Method(nn.Module, abc.ABC):
     def updates(self, batch: Batch) -> Iterator[Update]:
         """The algorithm: the updates of one training step, each computed when it is asked for."""
 
+    @property
+    def class_balanced(self) -> bool:
+        """Whether every class of a source is drawn equally often, whatever its size."""
+        return False
+
+    def refresh_interval(self, steps_per_epoch: int) -> int:
+        """Steps between two calls of `refresh`, the first one before step 0; 0 for none."""
+        return 0
+
+    def refresh(self, scores: Tensor) -> Refresh:
+        """Look at the class scores (N, num_classes) of all N target training images, in their order, in evaluation
+        mode. What is kept for later steps must be in a buffer, so that a checkpoint holds it."""
+        return Refresh()
+
     def predict(self, images: Tensor) -> Tensor:
-        """Class scores (B, num_classes) of images (B, 3, 32, 32): the sum of the heads' scores."""
+        """Class scores (B, num_classes) of images (B, 3, S, S) with S = image_size: the sum of the heads' scores."""
         features = self.features(images)
         return torch.stack([head(features) for head in self.heads]).sum(dim=0)
 
@@ -138,7 +201,10 @@ class Method(nn.Module, abc.ABC):
 
     def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         """The parameters of the features, each group with its factor on the learning rate."""
-        return [(list(self.features.parameters()), 1.0)]
+        parameters = list(self.features.parameters())
+        new = [parameter for parameter in parameters if id(parameter) not in self._pretrained]
+        pretrained = [parameter for parameter in parameters if id(parameter) in self._pretrained]
+        return [(new, 1.0), (pretrained, self.config.pretrained_lr_factor)]
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Set every schedule for `step`, counted from 0, of `max_steps`."""
@@ -170,11 +236,19 @@ class Method(nn.Module, abc.ABC):
         ]
         if config.optimiser == "adam":
             return torch.optim.Adam(described, weight_decay=config.weight_decay)
-        return torch.optim.SGD(described, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            described,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+        )
 
 
 def learning_rate_factor(config: MethodConfig, step: int, max_steps: int) -> float:
     """What the learning rate of `step` is multiplied by under the schedule of `config`."""
     if config.lr_schedule == "constant":
         return 1.0
+    if config.lr_schedule == "inverse":
+        return (1 + config.lr_gamma * step) ** -config.lr_power
     return config.lr_decay ** sum(step >= milestone * max_steps for milestone in config.lr_milestones)

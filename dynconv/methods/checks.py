@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 
 def check_types(config: Any) -> None:
-    """Hold every field of a dataclass against its annotation: a Literal (or None beside it), float, int or tuple of
-    floats. Values come from files as well as from a typed command line.
+    """Hold every field of a dataclass against its annotation: a Literal (or None beside it), bool, str, int (or None
+    beside it), float, or a tuple of ints or floats. Values come from files as well as from a typed command line.
 
     Raises:
         ValueError: For a value that is none of a Literal's, or a number that is not finite.
@@ -25,14 +25,22 @@ def check_types(config: Any) -> None:
             if not any(value == choice and type(value) is type(choice) for choice in choices):
                 wanted = ", ".join(map(repr, choices))
                 raise ValueError(f"{field.name}: expected one of {wanted}, got {value!r}")
-        elif hint is int:
-            _require(field.name, value, int, "an integer")
+        elif hint is bool:
+            if not isinstance(value, bool):
+                raise TypeError(f"{field.name}: expected true or false, got {value!r}")
         elif hint is float:
             _require_finite(field.name, value)
-        else:
+        elif hint == tuple[float, ...]:
             _require(field.name, value, tuple, "a tuple of numbers")
             for element in value:
                 _require_finite(field.name, element)
+        elif hint == tuple[int, ...]:
+            _require(field.name, value, tuple, "a tuple of integers")
+            for element in value:
+                _require(field.name, element, int, "integers")
+        elif not (value is None and type(None) in typing.get_args(hint)):
+            kind = str if str in (hint, *typing.get_args(hint)) else int
+            _require(field.name, value, kind, "a text" if kind is str else "an integer")
 
 
 def check_range(config: Any, names: tuple[str, ...], *, least: float = -math.inf, above: float = -math.inf) -> None:
@@ -58,7 +66,8 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return tuple(choice for part in typing.get_args(hint) for choice in _choices(part)) + (None,)
+        choices = tuple(choice for part in typing.get_args(hint) for choice in _choices(part))
+        return (*choices, None) if choices else ()
     return ()
 
 

@@ -90,5 +90,8 @@ class DRT(MCD):
     def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         residual = dynamic_parameters(self.features)
         ids = {id(parameter) for parameter in residual}
-        static = [parameter for parameter in self.features.parameters() if id(parameter) not in ids]
-        return [(static, 1.0), (residual, self.config.residual_lr_factor)]
+        static = [
+            ([parameter for parameter in group if id(parameter) not in ids], factor)
+            for group, factor in super().feature_groups()
+        ]
+        return [*static, (residual, self.config.residual_lr_factor)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class MCD(Method):
     `dynamic` and `num_heads` are for the methods that run this algorithm on another network.
     """
 
-    config_class = MCDConfig
+    config_class: ClassVar[type[MCDConfig]] = MCDConfig
     config: MCDConfig
 
     def __init__(

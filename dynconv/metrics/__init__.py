@@ -1,6 +1,6 @@
-"""Measures of a classifier: with labels (accuracy) and without (validators)."""
+"""Measures of a classifier: with labels (accuracy, over all and by class) and without (validators)."""
 
-from dynconv.metrics.classification import accuracy
+from dynconv.metrics.classification import Classification, classification
 from dynconv.metrics.validators import Prediction, prediction_statistics
 
-__all__ = ["Prediction", "accuracy", "prediction_statistics"]
+__all__ = ["Classification", "Prediction", "classification", "prediction_statistics"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynconv.models.features import Features, channels_last
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -29,7 +31,7 @@ def static_convolution(in_channels: int, out_channels: int, kernel_size: int, pa
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
 
 
-class LeNet(nn.Module):
+class LeNet(Features):
     """Features of 32 x 32 colour images.
 
     Args:
@@ -39,8 +41,7 @@ class LeNet(nn.Module):
         norm: Whether every layer is batch-normalised.
         convolution: Makes each convolution, so that the same net comes static or dynamic.
 
-    `forward(images)` takes (B, 3, 32, 32) and gives (B, out_features). The weights are kept, and the images brought,
-    in channels_last: the step of `lenet-small` on one CPU core took 94 ms with it and 137 ms without.
+    `forward(images)` takes (B, 3, 32, 32) and gives (B, out_features).
     """
 
     image_size = 32
@@ -93,4 +94,4 @@ class LeNet(nn.Module):
                 f"images: expected (B, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}; "
                 f"a LeNet is fixed to its input size, so resize the images"
             )
-        return self.linear(self.convolutions(images.contiguous(memory_format=torch.channels_last)))
+        return self.linear(self.convolutions(channels_last(images)))

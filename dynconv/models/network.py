@@ -1,71 +1,48 @@
-"""Which backbones there are, and how one is built static or dynamic."""
+"""Which backbones there are, and how one is built: static or dynamic, from scratch or from weights."""
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from torch import nn
 
+from dynconv.models.dynamic import DynamicSpec
+from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
-from dynconv.nn import DynamicConv2d
+from dynconv.models.resnet import ResNet, SmallResNet
+from dynconv.models.weights import imagenet_state, load_state, read_state
+from dynconv.nn import to_dynamic
 
-Residual = Literal["subspace", "channel", "combined"]
-ScaleActivation = Literal["sigmoid", "hard"]
 Norm = Literal["batch", "none"]
-
-
-@dataclass(frozen=True)
-class DynamicSpec:
-    """How the convolutions of a backbone become dynamic (DRT, section 3.3)."""
-
-    residual: Residual = "subspace"
-    """Subspace routing (eq. 4), channel attention (eq. 3) or both combined (eq. 5)."""
-    num_bases: int = 4
-    """K, the number of bases of the subspace (eq. 4)."""
-    basis_kernel_size: Literal[1] | None = 1
-    """1 for 1x1 bases at the kernel's centre, None for bases as large as the kernel."""
-    reduction: int = 16
-    """The branch's hidden width is max(in_channels // reduction, 4)."""
-    temperature: float = 1.0
-    """Of the softmax over the bases."""
-    scale_activation: ScaleActivation = "sigmoid"
-    """Scale of channel attention: 1 + sigmoid(z) (eq. 3), or "hard", relu6(z + 3) / 3."""
-
-    def __post_init__(self) -> None:
-        if self.num_bases < 1:
-            raise ValueError(f"num_bases: expected at least 1, got {self.num_bases}")
-        if self.reduction < 1:
-            raise ValueError(f"reduction: expected at least 1, got {self.reduction}")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature: expected a positive number, got {self.temperature}")
-
-    def convolution(self, in_channels: int, out_channels: int, kernel_size: int, padding: int) -> nn.Module:
-        """A `DynamicConv2d` of this description, as a `ConvFactory`."""
-        return DynamicConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=padding,
-            residual=self.residual,
-            num_bases=self.num_bases,
-            basis_kernel_size=self.basis_kernel_size,
-            reduction=self.reduction,
-            temperature=self.temperature,
-            scale_activation=self.scale_activation,
-        )
+Normalisation = Literal["half", "imagenet"]
 
 
 class Network(NamedTuple):
     """A backbone and the recipe of its classifiers."""
 
-    features: LeNet
-    """Images (B, 3, 32, 32) to features (B, features.out_features)."""
+    features: Features
+    """Images (B, 3, image_size, image_size) to features (B, features.out_features)."""
     make_head: Callable[[], nn.Module]
     """A new classifier, features to scores (B, num_classes), with its own random start."""
+    image_size: int
+    """Side of the images."""
+    normalisation: Normalisation
+    """What the images must be normalised by: "half" ([-1, 1]) or "imagenet" (its mean and deviation per channel)."""
+    pretrained: list[nn.Parameter]
+    """The parameters of the features that came with the weights; none from scratch."""
+
+
+class NetworkInput(NamedTuple):
+    """What a backbone wants to be fed, known before it is built."""
+
+    image_size: int
+    """Side of the square images."""
+    normalisation: Normalisation
+    """As in `Network`."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +52,33 @@ class _Layout:
     dropout: float = 0.0
 
 
-_LAYOUTS = {
-    # 265 k parameters, 53 MMAC per image forward: 0.09 s for a training step of 128 images on one CPU core.
+_LENETS = {
+    # 264 k parameters, 5.2 MMAC per image forward: 0.09 s for a training step of 128 images on one CPU core.
     "lenet-small": _Layout((Stage(24, 5, 0, (2, 2, 0)), Stage(48, 5, 0, (2, 2, 0)), Stage(64, 3, 1)), (128,)),
     # The digits network of M3SDA (Peng et al., ICCV 2019), which DRT calls LeNet.
     "lenet-m3sda": _Layout(
         (Stage(64, 5, 2, (3, 2, 1)), Stage(64, 5, 2, (3, 2, 1)), Stage(128, 5, 2)), (3072, 2048), dropout=0.5
     ),
 }
-NAMES = tuple(_LAYOUTS)
+# torchvision's networks by their depth.
+_DEPTHS: dict[str, Literal[50, 101]] = {"resnet50": 50, "resnet101": 101}
+NAMES = (*_LENETS, "resnet-small", *_DEPTHS)
+
+
+def input_of(name: str, weights: str = "auto") -> NetworkInput:
+    """Size and normalisation of the images that `build(name, weights=weights)` gives a network for.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"backbone: expected one of {', '.join(NAMES)}, got {name!r}")
+    if name in _LENETS:
+        return NetworkInput(LeNet.image_size, "half")
+    if name == "resnet-small":
+        return NetworkInput(SmallResNet.image_size, "half")
+    # A file for one of torchvision's networks is taken for what nearly all such files are: trained on ImageNet.
+    return NetworkInput(ResNet.image_size, "half" if weights == "none" else "imagenet")
 
 
 def build(
@@ -92,41 +87,71 @@ def build(
     num_classes: int,
     dynamic: DynamicSpec | None = None,
     norm: Norm = "batch",
+    bottleneck: int = 0,
+    weights: str = "auto",
 ) -> Network:
-    """A backbone from scratch.
+    """A backbone and the recipe of its classifiers.
 
     Args:
-        name: `lenet-small` or `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear).
+        name: `lenet-small` or `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear) for 32 x 32 images,
+            `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224.
         num_classes: Width of each head.
-        dynamic: Makes every convolution a `DynamicConv2d` of this description; None for the static network.
-        norm: "none" leaves out every batch normalisation.
+        dynamic: Makes the convolutions `DynamicConv2d` of this description: all of a LeNet's; of a ResNet the 3x3 in
+            its blocks, starting exactly at the static weights where there are any. None for the static network.
+        norm: "none" leaves out every batch normalisation of a LeNet.
+        bottleneck: Width of a linear layer after the backbone (CDAN: 256); 0 for none.
+        weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
+            with a state_dict (torchvision's names for those two, with or without `fc.*`), or "auto": ImageNet where
+            there is such a set of weights, none elsewhere.
 
     Raises:
-        ValueError: For an unknown name or norm, or fewer than two classes.
+        ValueError: For an unknown name or norm, fewer than two classes, a negative bottleneck, weights that are not
+            there, cannot be read or do not fit, or a description that cannot start at given weights (channel attention
+            whose scale is a sigmoid).
     """
-    if name not in _LAYOUTS:
-        raise ValueError(f"backbone: expected one of {', '.join(NAMES)}, got {name!r}")
+    image_size, normalisation = input_of(name, weights)
+    features: Features
     if norm not in ("batch", "none"):
         raise ValueError(f"norm: expected 'batch' or 'none', got {norm!r}")
+    if norm == "none" and name not in _LENETS:
+        raise ValueError(f"norm: 'none' is for {', '.join(_LENETS)}; {name} is made for batch normalisation")
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
-    layout = _LAYOUTS[name]
-    features = LeNet(
+    if bottleneck < 0:
+        raise ValueError(f"bottleneck: expected the width of a layer, or 0 for none, got {bottleneck}")
+    file = _weights_file(name, weights)
+    from_scratch = file == "none"
+    if name in _LENETS:
+        features = _lenet(name, norm, dynamic if from_scratch else None)
+    else:
+        features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
+    if not from_scratch:
+        module = features.trunk if isinstance(features, ResNet) else features
+        load_state(module, imagenet_state(name) if file == "imagenet" else read_state(Path(file)), f"--weights {file}")
+    pretrained = [] if from_scratch else list(features.parameters())
+    if dynamic is not None and not (name in _LENETS and from_scratch):
+        to_dynamic(features, start="random" if from_scratch else "static", **dynamic.options())
+    if bottleneck:
+        features = WithBottleneck(features, bottleneck)
+    head = functools.partial(nn.Linear, features.out_features, num_classes)
+    return Network(features, head, image_size, normalisation, pretrained)
+
+
+def _weights_file(name: str, weights: str) -> str:
+    """ "none", "imagenet" or the path of a file: what `weights` means for the backbone `name`."""
+    if weights == "auto":
+        return "imagenet" if name in _DEPTHS else "none"
+    if weights == "imagenet" and name not in _DEPTHS:
+        raise ValueError(f"weights: there are ImageNet weights of {' and '.join(_DEPTHS)}, not of {name}; use 'none'")
+    return weights
+
+
+def _lenet(name: str, norm: Norm, dynamic: DynamicSpec | None) -> LeNet:
+    layout = _LENETS[name]
+    return LeNet(
         layout.stages,
         layout.linear,
         dropout=layout.dropout,
         norm=norm == "batch",
         convolution=static_convolution if dynamic is None else dynamic.convolution,
     )
-    return Network(features, functools.partial(nn.Linear, features.out_features, num_classes))
-
-
-def dynamic_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that dynamic convolutions add to their static twins: bases and branches, in module order."""
-    return [
-        parameter
-        for convolution in module.modules()
-        if isinstance(convolution, DynamicConv2d)
-        for name, parameter in convolution.named_parameters()
-        if name not in ("weight", "bias")
-    ]

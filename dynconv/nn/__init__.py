@@ -1,14 +1,17 @@
-"""Modules: dynamic convolution, its coefficient branch, conversion of static models, gradient reversal."""
+"""Modules: dynamic convolution, its coefficient branch, conversion of static models, discriminators and gradient
+reversal."""
 
 from dynconv.nn.coefficient_branch import CoefficientBranch
 from dynconv.nn.collect import CollectedCoefficients, collect_coefficients
 from dynconv.nn.convert import to_dynamic
+from dynconv.nn.discriminator_bank import DiscriminatorBank
 from dynconv.nn.dynamic_conv2d import DynamicConv2d
 from dynconv.nn.gradient_reversal import GradientReversal, gradient_reversal
 
 __all__ = [
     "CoefficientBranch",
     "CollectedCoefficients",
+    "DiscriminatorBank",
     "DynamicConv2d",
     "GradientReversal",
     "collect_coefficients",

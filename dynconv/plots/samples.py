@@ -44,7 +44,8 @@ def save_samples(domains: Sequence[Domain], path: Path | str, *, columns: int = 
         for axis, index in zip(line, _one_per_class(split, len(classes), columns, seed), strict=True):
             axis.set_axis_off()
             if index is not None:
-                axis.imshow(split.images[index].permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
+                (image,) = split.images_at(torch.tensor([index]))
+                axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
                 axis.set_title(classes[int(split.labels[index])], fontsize=6, pad=1)
         line[0].text(-0.15, 0.5, title, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     path = Path(path)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.selection import Row, mean_of
+from dynconv.engine.selection import CLASS_MEAN, OF_CLASS, Row, mean_of
 
 RULES = ("last", "source-val", "label-free", "oracle")
 
@@ -29,17 +29,23 @@ def selection_table(folder: RunFolder) -> Table:
     table.add_row("step", *(str(selected[rule]["step"]) for rule in rules), end_section=True)
     for name in accuracies(selected["last"]):
         table.add_row(name.removesuffix("/accuracy"), *(percent(selected[rule][name]) for rule in rules))
+    for name in selected["last"]:
+        if name.endswith(f"/{CLASS_MEAN}"):
+            label = name.removesuffix(f"/{CLASS_MEAN}")
+            table.add_row(f"{label}, mean over classes", *(percent(selected[rule][name]) for rule in rules))
     return table
 
 
 def metric_table(metrics: Mapping[str, Any]) -> Table:
-    """The metrics of `dynconv eval`, one per line."""
-    table = Table(title=f"{metrics['run']}, checkpoint {metrics['checkpoint']} (step {metrics['step']})")
+    """The metrics of `dynconv eval`, one per line; of the classes their mean alone."""
+    title = f"{metrics['run']}, checkpoint {metrics['checkpoint']} (step {metrics['step']})"
+    classes = sum(OF_CLASS in name for name in metrics)
+    table = Table(title=title, caption=f"--json has the accuracy of each of {classes} classes" if classes else None)
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
-        if "/" in name and name != "run":
-            table.add_row(name, f"{percent(value)} %" if name.endswith("/accuracy") else f"{value:.3f}")
+        if "/" in name and OF_CLASS not in name:
+            table.add_row(name, f"{percent(value)} %" if name.endswith("accuracy") else f"{value:.3f}")
     return table
 
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
 
-from dynconv.data import Batch, Domain, DomainBatches, Protocol, Split, normalise
+from dynconv.data import Augmentation, Batch, Domain, DomainBatches, Protocol, Split, TargetSelection, normalise
 
 
 def make_domain(name: str, size: int, offset: int) -> Domain:
@@ -148,3 +149,164 @@ def test_bad_arguments_are_refused_by_name() -> None:
         DomainBatches(make_protocol(30), batch_size=1, seed=-1, device="cpu")
     with pytest.raises(ValueError, match="no training images in t"):
         DomainBatches(make_protocol(30, target=0), batch_size=1, seed=0, device="cpu")
+
+
+def lopsided(*sizes: int) -> Domain:
+    """A domain whose class n has sizes[n] images; image i is filled with the value i."""
+    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
+    values = torch.arange(len(labels), dtype=torch.uint8)
+    split = Split(values.view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous(), labels)
+    return Domain("s", tuple(map(str, range(len(sizes)))), split, None)
+
+
+def test_balanced_sources_show_every_class_of_each_equally_often() -> None:
+    sources = (lopsided(40, 4, 1, 15), lopsided(2, 2, 60, 6))
+    protocol = Protocol("p", sources, lopsided(30, 1, 1, 1))
+    batches = DomainBatches(protocol, batch_size=16, seed=0, class_balanced=True)
+    plain = DomainBatches(protocol, batch_size=16, seed=0)
+    assert batches.steps_per_epoch == plain.steps_per_epoch
+    drawn = take(batches, 20)
+    labels, domains = (torch.cat([getattr(batch.source, name) for batch in drawn]) for name in ("labels", "domains"))
+    for source in (0, 1):
+        assert torch.bincount(labels[domains == source]).tolist() == [40, 40, 40, 40]
+    images = torch.cat([identities(batch.source.images) for batch in drawn])
+    assert torch.equal(sources[0].train.labels[images[domains == 0]], labels[domains == 0])
+    assert images[(domains == 0) & (labels == 0)].unique().numel() == 40, "no image twice before all came once"
+    assert all(torch.equal(a.target.indices, b.target.indices) for a, b in zip(drawn, take(plain, 20), strict=True))
+
+
+def selection(*pairs: tuple[int, int]) -> TargetSelection:
+    return TargetSelection(torch.tensor([place for place, _ in pairs]), torch.tensor([label for _, label in pairs]))
+
+
+CHOSEN = selection((3, 7), (4, 7), (11, 7), (19, 2), (0, 5), (2, 5))
+
+
+def test_a_selection_limits_the_target_from_the_next_batch_with_pseudo_classes_balanced() -> None:
+    batches, plain = (DomainBatches(make_protocol(30), batch_size=6, seed=0) for _ in range(2))
+    take(batches, 2)
+    take(plain, 2)
+    batches.select_target(CHOSEN)
+    drawn = take(batches, 4)
+    indices = torch.cat([batch.target.indices for batch in drawn])
+    assert torch.bincount(indices, minlength=20)[[3, 4, 11]].sum() == 8
+    assert torch.bincount(indices, minlength=20)[19] == 8
+    assert torch.bincount(indices, minlength=20)[[0, 2]].tolist() == [4, 4]
+    assert torch.equal(identities(drawn[0].target.images), 200 + drawn[0].target.indices)
+    for ours, other in zip(drawn, take(plain, 4), strict=True):
+        assert torch.equal(ours.source.images, other.source.images), "the sources go on as they were"
+    batches.select_target(None)
+    assert torch.equal(next(batches).target.indices, next(plain).target.indices)
+
+
+def test_a_new_selection_of_the_same_images_brings_a_new_order() -> None:
+    batches = DomainBatches(make_protocol(30), batch_size=60, seed=0)
+    orders = []
+    for _ in range(2):
+        batches.select_target(CHOSEN)
+        orders.append(next(batches).target.indices)
+    assert not torch.equal(*orders)
+
+
+@pytest.mark.parametrize("chosen", [CHOSEN, None])
+def test_a_restored_iterator_goes_on_with_its_selection(chosen: TargetSelection | None, tmp_path: Path) -> None:
+    options = {"batch_size": 7, "seed": 3, "class_balanced": True, "augmentation": "crop-flip"}
+    protocol = make_protocol(12, 50)
+    whole = DomainBatches(protocol, **options)
+    take(whole, 2)
+    whole.select_target(CHOSEN)
+    take(whole, 3)
+    whole.select_target(chosen)
+    take(whole, 1)
+    torch.save(whole.state_dict(), tmp_path / "state.pt")
+    expected = take(whole, 12)
+    resumed = DomainBatches(protocol, **options)
+    resumed.select_target(selection((1, 1)))
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    for before, after in zip(expected, take(resumed, 12), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(fields(before), fields(after), strict=True))
+
+
+def test_a_selection_is_kept_as_it_was_given() -> None:
+    given = selection((1, 0), (2, 1))
+    batches = DomainBatches(make_protocol(30), batch_size=8, seed=0)
+    batches.select_target(given)
+    given.indices.fill_(9)
+    assert set(next(batches).target.indices.tolist()) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (TargetSelection(*torch.zeros(2, 0, dtype=torch.int64)), "holds no image"),
+        (selection((20, 0)), r"selection\.indices: expected 0 to 19, got 20"),
+        (selection((-1, 0)), r"selection\.indices: expected 0 to 19, got -1"),
+        (selection((0, 10)), r"selection\.labels: expected 0 to 9, got 10"),
+    ],
+)
+def test_a_selection_that_does_not_fit_is_refused_and_changes_nothing(chosen: TargetSelection, message: str) -> None:
+    batches, plain = (DomainBatches(make_protocol(30), batch_size=8, seed=0) for _ in range(2))
+    with pytest.raises(ValueError, match=message):
+        batches.select_target(chosen)
+    assert torch.equal(next(batches).target.indices, next(plain).target.indices)
+
+
+def test_a_malformed_selection_cannot_be_made() -> None:
+    two = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="labels: expected int64"):
+        TargetSelection(two, two[:1])
+    with pytest.raises(ValueError, match="indices: expected int64"):
+        TargetSelection(two.float(), two)
+    with pytest.raises(ValueError, match="some of them twice"):
+        TargetSelection(two * 0, two)
+
+
+def noise(name: str, size: int, seed: int) -> Domain:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (size, 3, 12, 12), dtype=torch.uint8, generator=random)
+    return Domain(name, ("0", "1"), Split(images, torch.arange(size) % 2), None)
+
+
+def test_augmentation_changes_pixels_by_seed_and_step_and_nothing_else() -> None:
+    protocol = Protocol("p", (noise("a", 6, 0), noise("b", 6, 1)), noise("t", 6, 2))
+
+    def drawn(seed: int = 0, augmentation: Augmentation = "crop-flip") -> list[Batch]:
+        return take(DomainBatches(protocol, batch_size=12, seed=seed, augmentation=augmentation), 3)
+
+    first, again, plain = drawn(), drawn(), drawn(augmentation="none")
+    for one, two, bare in zip(first, again, plain, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(fields(one), fields(two), strict=True))
+        assert torch.equal(one.source.labels, bare.source.labels)
+        assert torch.equal(one.target.indices, bare.target.indices)
+        assert not torch.equal(one.source.images, bare.source.images)
+    # Every image comes twice in each batch here: nowhere twice with the same crop.
+    every = torch.cat([batch.target.images for batch in first]).flatten(1)
+    assert every.unique(dim=0).shape[0] == every.shape[0]
+
+
+def test_source_and_target_are_cropped_each_in_its_own_way() -> None:
+    plain = Split(torch.arange(144, dtype=torch.uint8).view(1, 1, 12, 12).expand(1, 3, 12, 12), torch.tensor([0]))
+    one = Domain("one", ("0", "1"), plain, None)
+    batch = next(DomainBatches(Protocol("p", (one,), one), batch_size=4, seed=0, augmentation="crop-flip"))
+    assert not torch.equal(batch.source.images, batch.target.images)
+
+
+def test_what_the_images_go_through_is_part_of_the_state() -> None:
+    state = DomainBatches(make_protocol(30), batch_size=8, seed=0).state_dict()
+    for options in ({"augmentation": "flip"}, {"class_balanced": True}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            DomainBatches(make_protocol(30), batch_size=8, seed=0, **options).load_state_dict(state)
+
+
+def test_batches_are_normalised_as_asked() -> None:
+    protocol = make_protocol(30)
+    batch = next(DomainBatches(protocol, batch_size=4, seed=0, normalisation="imagenet"))
+    plain = next(DomainBatches(protocol, batch_size=4, seed=0))
+    images = (255 * (plain.source.images + 1) / 2).round().to(torch.uint8)
+    assert torch.equal(batch.source.images, normalise(images, normalisation="imagenet"))
+
+
+def test_unknown_words_are_refused() -> None:
+    for name, value in (("augmentation", "crop"), ("normalisation", "none")):
+        with pytest.raises(ValueError, match=f"{name}: expected one of .*got '{value}'"):
+            DomainBatches(make_protocol(30), batch_size=1, seed=0, **{name: value})

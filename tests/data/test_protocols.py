@@ -17,6 +17,22 @@ def test_a_name_gives_sources_target_and_variant() -> None:
         "embedded:optical",
         "full",
     )
+    both = ("office31:amazon", "office31:dslr")
+    assert parse_spec("office31:amazon+dslr-webcam") == (both, "office31:webcam", "full")
+    assert parse_spec("office31:amazon-webcam@pda") == (("office31:amazon",), "office31:webcam", "pda")
+    assert parse_spec("visda2017:train-validation") == (("visda2017:train",), "visda2017:validation", "full")
+
+
+def test_names_with_dashes_of_their_own_are_told_from_the_dash_between() -> None:
+    real, art, product = (f"office-home:{name}" for name in ("real-world", "art", "product"))
+    assert parse_spec("office-home:art-real-world") == ((art,), real, "full")
+    assert parse_spec("office-home:real-world-art") == ((real,), art, "full")
+    assert parse_spec("office-home:product+real-world-art") == ((product, real), art, "full")
+    assert parse_spec("office-home:real-world")[:2] == ((art, "office-home:clipart", product), real)
+
+
+def test_a_target_alone_takes_the_rest_of_its_collection() -> None:
+    assert parse_spec("office31:dslr") == (("office31:amazon", "office31:webcam"), "office31:dslr", "full")
 
 
 def test_an_embedded_target_alone_takes_the_other_four_as_sources() -> None:
@@ -37,7 +53,15 @@ def test_an_embedded_target_alone_takes_the_other_four_as_sources() -> None:
         ("plain-optical", "unknown domain 'plain'"),
         ("mnist+mnist-usps", "named twice among the sources: mnist"),
         ("mnist-mnist", "target 'mnist' is also a source"),
-        ("mnist-usps@adad", "unknown variant 'adad'; known: full, adda"),
+        ("mnist-usps@adad", "unknown variant 'adad'; known: full, adda, pda"),
+        ("mnist-usps@pda", "'pda' is defined for the domains of office31 only"),
+        ("office31:amazon-webcam@adda", "mnist-usps and usps-mnist only"),
+        ("office31:amazon-webcma", "unknown domain 'office31:webcma'.*Did you mean 'office31:webcam'"),
+        ("office-home:real-world-arts", "unknown domain 'office-home:arts'.*Did you mean 'office-home:art'"),
+        ("office-home:art-art", "target 'office-home:art' is also a source"),
+        ("amazon-webcam", "unknown domain 'amazon'"),
+        ("office32:amazon-webcam", "unknown domain 'office32:amazon'.*Did you mean 'office31:amazon'"),
+        ("office31:", "unknown domain 'office31:'"),
         ("mnist-usps@", "unknown variant ''"),
         ("mnist-mnist_m@adda", "mnist-usps and usps-mnist only"),
         ("embedded:optical@adda", "mnist-usps and usps-mnist only"),

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torchvision.transforms.v2 import Compose, Normalize, ToDtype
 
 from dynconv.data import DataError, Domain, Protocol, Split, evaluation_batches, normalise, source_validation_split
 from dynconv.data.base import stratified_draw, stratified_hold_out, uniform_draw
+from dynconv.data.normalise import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5 + [3] * 2 + [4])
 
@@ -87,6 +89,26 @@ def test_normalise_maps_bytes_to_minus_one_to_one_in_channels_last() -> None:
     assert values.dtype == torch.float32
     assert values.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(values[:, 1, 1, 1], torch.tensor([-1.0, 1.0, -0.6]))
+
+
+def test_imagenet_normalisation_is_torchvisions() -> None:
+    images = torch.arange(2 * 3 * 8 * 8, dtype=torch.int64).remainder(256).to(torch.uint8).view(2, 3, 8, 8)
+    transform = Compose([ToDtype(torch.float32, scale=True), Normalize(IMAGENET_MEAN, IMAGENET_DEVIATION)])
+    values = normalise(images, normalisation="imagenet")
+    torch.testing.assert_close(values, transform(images))
+    assert values.is_contiguous(memory_format=torch.channels_last)
+    (batch, _), *_ = evaluation_batches(
+        Split(images, torch.zeros(2, dtype=torch.int64)), batch_size=2, normalisation="imagenet"
+    )
+    assert torch.equal(batch, values)
+
+
+def test_an_unknown_normalisation_and_grey_images_for_imagenet_are_refused() -> None:
+    images = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="normalisation: expected one of half, imagenet, got 'none'"):
+        normalise(images, normalisation="none")
+    with pytest.raises(ValueError, match="'imagenet' is for three channels"):
+        normalise(images, normalisation="imagenet")
 
 
 def test_evaluation_batches_give_every_image_once_and_in_order() -> None:

@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from dynconv.data import Batch
+from dynconv.data import Batch, TargetSelection
 from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.methods import METHODS, Update
+from dynconv.methods import METHODS, Refresh, Update
 
 CLASSES = 3
 
@@ -45,6 +45,12 @@ class TinyConfig:
     """Learning rate."""
     fail_at: int = 0
     """Step whose loss is not a number; 0 for none."""
+    refresh_every: int = 0
+    """Steps between selections of target images; 0 for none."""
+    backbone: str = "lenet-small"
+    """Decides the size of the images alone."""
+    weights: str = "auto"
+    """Without effect."""
 
 
 class Tiny(nn.Module):
@@ -52,6 +58,8 @@ class Tiny(nn.Module):
     (the buffers count) and two updates per step, the second of the head alone."""
 
     config_class = TinyConfig
+    default_batch_size = 12
+    class_balanced = False
 
     def __init__(self, config: TinyConfig, num_classes: int) -> None:
         super().__init__()
@@ -63,12 +71,24 @@ class Tiny(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.steps: list[tuple[int, int]] = []
         self.on_step: Callable[[int], None] = lambda step: None
+        self.refreshed: list[tuple[int, Tensor]] = []
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         return {
             "features": torch.optim.Adam(self.features.parameters(), lr=self.config.lr),
             "heads": torch.optim.SGD(self.head.parameters(), lr=self.config.lr, momentum=0.9),
         }
+
+    def refresh_interval(self, steps_per_epoch: int) -> int:
+        return self.config.refresh_every
+
+    def refresh(self, scores: Tensor) -> Refresh:
+        """Takes the surer half of the target: from then on the weights depend on the selection."""
+        assert not self.training and not torch.is_grad_enabled()
+        self.refreshed.append((len(self.steps), scores))
+        sure, labels = scores.softmax(dim=1).max(dim=1)
+        chosen = sure.argsort(descending=True, stable=True)[: len(scores) // 2].sort().values
+        return Refresh(True, TargetSelection(chosen, labels[chosen]), {"selected/share": 0.5}, "half of the target")
 
     def begin_step(self, step: int, max_steps: int) -> None:
         self.step.fill_(step)

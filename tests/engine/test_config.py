@@ -63,8 +63,9 @@ def test_own_domains_survive_the_yaml_and_a_change_of_folder(tmp_path: Path, mon
     assert run.target == f"c={tmp_path}/z"
     assert run.data_root == tmp_path / "data"
     path = tmp_path / "config.yaml"
-    path.write_text(TrainConfig("mcd", run, METHODS["mcd"].config_class()).to_yaml())
-    assert load_config(path, METHODS).run == run
+    written = TrainConfig("mcd", run, METHODS["mcd"].config_class())
+    path.write_text(written.to_yaml())
+    assert load_config(path, METHODS).run == written.run
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,14 @@ def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
 
 def test_the_hash_follows_what_decides_the_results_and_nothing_else() -> None:
     same = [{"device": "cpu"}, {"log_every": 1}, {"checkpoint_every": 1}, {"out": Path("x")}, {"data_root": Path("y")}]
-    other = [{"seed": 1}, {"batch_size": 2}, {"max_steps": 3}, {"eval_every": 4}, {"precision": "bf16-mixed"}]
+    other = [
+        {"augmentation": "flip"},
+        {"seed": 1},
+        {"batch_size": 2},
+        {"max_steps": 3},
+        {"eval_every": 4},
+        {"precision": "bf16-mixed"},
+    ]
     assert {config(**change).hash for change in same} == {config().hash}
     hashes = {config(**change).hash for change in other} | {config("mcd").hash, config().hash}
     own = dataclasses.replace(METHODS["drt"].config_class(), lr=0.125)
@@ -127,9 +135,51 @@ def test_the_hash_follows_what_decides_the_results_and_nothing_else() -> None:
     assert len(hashes) == len(other) + 3
 
 
+def test_the_method_gives_the_batch_size_and_the_configuration_holds_the_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(METHODS["mcd"], "default_batch_size", 48)
+    default = config("mcd")
+    assert (default.run.batch_size, default.batch_size, default.to_dict()["batch_size"]) == (48, 48, 48)
+    assert default.hash == config("mcd", batch_size=48).hash != config("mcd", batch_size=64).hash
+    path = tmp_path / "config.yaml"
+    path.write_text(default.to_yaml())
+    # What a configuration means does not change with the default.
+    monkeypatch.setattr(METHODS["mcd"], "default_batch_size", 50)
+    assert load_config(path, METHODS).batch_size == 48
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights", "augmentation", "expected"),
+    [
+        ("lenet-small", "auto", "auto", (32, "half", "none")),
+        ("lenet-m3sda", "auto", "flip", (32, "half", "flip")),
+        ("resnet-small", "auto", "auto", (64, "half", "crop-flip")),
+        ("resnet50", "auto", "auto", (224, "imagenet", "crop-flip")),
+        ("resnet101", "some.pth", "none", (224, "imagenet", "none")),
+        ("resnet50", "none", "auto", (224, "half", "crop-flip")),
+    ],
+)
+def test_the_backbone_decides_size_normalisation_and_augmentation(
+    backbone: str, weights: str, augmentation: str, expected: tuple[object, ...]
+) -> None:
+    own = METHODS["source-only"].config_class(backbone=backbone, weights=weights)
+    made = TrainConfig("source-only", RunOptions(protocol="a-b", augmentation=augmentation), own)
+    assert (*made.network_input, made.augmentation) == expected
+
+
+def test_ten_crops_are_for_images_that_have_a_margin() -> None:
+    with pytest.raises(ValueError, match="--ten-crop is for images of 224 x 224; lenet-small takes 32 x 32"):
+        config("source-only", ten_crop=True)
+    own = METHODS["source-only"].config_class(backbone="resnet50")
+    assert TrainConfig("source-only", RunOptions(protocol="a-b", ten_crop=True), own).run.ten_crop
+
+
 def test_the_default_folder_is_named_after_task_method_and_seed() -> None:
     assert config(seed=3).out == Path("runs/embedded-optical_drt_seed3")
     assert config(out=Path("x")).out == Path("x")
+    name = config(protocol="office31:amazon+dslr-webcam@pda").out.name
+    assert name == "office31-amazon+dslr-webcam@pda_drt_seed0"
 
 
 def test_differences_name_each_field_once() -> None:

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 
 from dynconv.data import Domain, Protocol, Split
 from dynconv.engine import evaluation
-from dynconv.engine.evaluation import Evaluation, evaluating, split_accuracy
+from dynconv.engine.evaluation import Evaluation, Scoring, evaluating, split_metrics
+from dynconv.engine.selection import mean_of
 from dynconv.methods import Method
+from dynconv.models import NetworkInput
 
-CPU = torch.device("cpu")
+CPU = Scoring(torch.device("cpu"))
+THREE = ("0", "1", "2")
 
 
 class ByBrightness(nn.Module):
@@ -56,7 +59,69 @@ def test_each_split_is_measured_under_its_own_name(protocol: Protocol) -> None:
         "source-val/two/accuracy": 0.5,
         "source-test/one/accuracy": 0.75,
         "target-test/goal/accuracy": 0.0,
+        "target-test/goal/class-mean-accuracy": 0.0,
     }
+
+
+def test_the_target_has_figures_by_class_and_the_mean_is_over_those_it_has() -> None:
+    classes = ("a", "lacking", "b/c")
+    part = split([0, 200, 0, 0, 0], [0, 2, 2, 0, 2])
+    row = split_metrics(method().eval(), "target-test/goal", part, classes, CPU, by_class=True)
+    assert row == {
+        "target-test/goal/accuracy": 3 / 5,
+        "target-test/goal/class-mean-accuracy": pytest.approx((1 + 1 / 3) / 2),
+        "target-test/goal/accuracy-of-a": 1.0,
+        "target-test/goal/accuracy-of-b/c": 1 / 3,
+    }
+    # What chooses a model sees the accuracy over all images alone.
+    assert mean_of(row, "target-test") == 3 / 5
+
+
+def test_target_scores_are_of_every_training_image_in_order(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    model = method().train()
+    scores = Evaluation(protocol, (split([0], [0]),) * 2, CPU).target_scores(model)
+    assert scores.argmax(dim=1).tolist() == [0, 1, 2, 2]
+    assert scores.dtype == torch.float32 and not scores.requires_grad
+    assert model.seen == [(False, 3), (False, 1)] and model.training
+
+
+def test_large_images_come_in_smaller_chunks_and_normalised_for_the_network() -> None:
+    model = method().eval()
+    seen: list[Tensor] = []
+
+    def predict(images: Tensor) -> Tensor:
+        seen.append(images)
+        return torch.zeros(len(images), 3)
+
+    model.predict = predict
+    scoring = Scoring(CPU.device, network_input=NetworkInput(224, "imagenet"))
+    list(scoring.batches(model, split([255] * 50, [0] * 50)))
+    assert [len(images) for images in seen] == [40, 10]
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
+
+
+def test_ten_crops_of_images_without_a_margin_are_refused_before_anything_is_measured(protocol: Protocol) -> None:
+    with pytest.raises(ValueError, match="--ten-crop: the images of source-test/one, target-test/goal are seen whole"):
+        Evaluation(replace(protocol, sources=protocol.sources[:1]), (replace(split([0], [0]), side=4),), CPU, True)
+
+
+def test_ten_crops_give_the_logarithm_of_the_mean_probability() -> None:
+    images = torch.full((2, 3, 6, 6), 0, dtype=torch.uint8)
+    images[1, :, :4, :4] = 255
+    part = Split(images, torch.tensor([0, 2]), side=4)
+    (scores, labels), *rest = CPU.batches(method().eval(), part, ten_crop=True)
+    assert not rest and labels.tolist() == [0, 2]
+    torch.testing.assert_close(scores.exp().sum(dim=1), torch.ones(2))
+    assert scores[0].argmax() == 0
+    # The mirror images are as bright, so that each of the five places counts twice.
+    sides = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    levels = [images[1, 0, top : top + 4, left : left + 4].float().mean().round().long() // 100 for top, left in sides]
+    single = torch.stack([nn.functional.one_hot(level, 3).float() * 9 for level in levels]).softmax(dim=1)
+    torch.testing.assert_close(scores[1].exp(), single.mean(dim=0))
 
 
 def test_the_label_free_measure_reads_no_label(protocol: Protocol) -> None:
@@ -79,7 +144,7 @@ def test_evaluation_is_in_chunks_without_gradients_and_in_evaluation_mode(
     model.train()
     many = split([0] * 7, [0] * 7)
     with evaluating(model):
-        assert split_accuracy(model, many, 3, CPU) == 1.0
+        assert split_metrics(model, "test/x", many, THREE, CPU, by_class=False) == {"test/x/accuracy": 1.0}
     assert model.seen == [(False, 3), (False, 3), (False, 1)]
     assert model.training
     model.eval()
@@ -104,5 +169,5 @@ def test_autocast_surrounds_the_prediction_alone() -> None:
         yield
         log.append("out")
 
-    split_accuracy(method().eval(), split([0], [0]), 3, CPU, autocast)
+    list(Scoring(CPU.device, autocast).batches(method().eval(), split([0], [0])))
     assert log == ["in", "out"]

@@ -11,6 +11,8 @@ from rich.console import Console
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.measure import measure_run
 from dynconv.engine.train import train
+from dynconv.methods import METHODS
+from dynconv.models import build
 
 Make = Callable[..., TrainConfig]
 
@@ -49,10 +51,23 @@ def test_another_domain_is_measured_without_the_runs_own_data(
     # first.
     monkeypatch.setattr(tiny, "predict", lambda self, images: torch.tensor([[0.0, 0.0, 1.0]]).expand(len(images), 3))
     metrics = measure_run(folder.path, domain=f"new={tmp_path / 'one'}", device="cpu")
-    assert set(metrics) == {"run", "checkpoint", "step", "config_hash", "test/new/accuracy"}
-    assert metrics["test/new/accuracy"] == 1.0
+    head = {"run", "checkpoint", "step", "config_hash"}
+    names = ("accuracy", "class-mean-accuracy", "accuracy-of-class2")
+    assert set(metrics) == head | {f"test/new/{name}" for name in names}
+    assert all(metrics[f"test/new/{name}"] == 1.0 for name in names)
     whole = measure_run(folder.path, domain=f"new={domains / 'one'}", device="cpu")
     assert whole["test/new/accuracy"] == pytest.approx(1 / 3)
+
+
+def test_the_weights_the_training_began_with_need_not_be_there(
+    tmp_path: Path, make_config: Make, quiet: Console
+) -> None:
+    weights = tmp_path / "lenet.pth"
+    torch.save(build("lenet-small", num_classes=3).features.state_dict(), weights)
+    own = METHODS["source-only"].config_class(weights=str(weights))
+    folder = train(make_config(tmp_path / "run", "source-only", own, max_steps=1), console=quiet)
+    weights.unlink()
+    assert measure_run(folder.path, device="cpu")["step"] == 1
 
 
 def test_what_is_no_run_or_lacks_the_checkpoint_is_refused(

@@ -55,8 +55,8 @@ def test_sigterm_stops_a_training_as_ctrl_c_does(tmp_path: Path, tiny: type, mak
     assert stopped.value.step == load_checkpoint(config.out / "checkpoints" / "last.pt")["step"] == 3
 
 
-def rows_without_seconds(folder: RunFolder) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in folder.rows()]
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
@@ -67,9 +67,11 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-def assert_same_run(one: RunFolder, other: RunFolder) -> None:
+def assert_same_run(one: RunFolder, other: RunFolder, *, logs: bool = True) -> None:
     """Every tensor and number of both checkpoints, every row and the selection, bit for bit; `seconds` aside."""
-    assert rows_without_seconds(one) == rows_without_seconds(other)
+    assert without_seconds(one.rows()) == without_seconds(other.rows())
+    if logs:
+        assert without_seconds(one.training_rows()) == without_seconds(other.training_rows())
     for name in ("last", "source-val"):
         left, right = (flat(load_checkpoint(folder.checkpoint(name))) for folder in (one, other))
         assert left.keys() == right.keys()
@@ -112,6 +114,31 @@ def test_a_killed_run_loses_the_rows_younger_than_its_checkpoint_and_ends_bit_id
     run.fit(quiet)
     assert [row["step"] for row in folder.rows()] == [2, 4, 6, 8, 10, 12]
     assert_same_run(whole, folder)
+
+
+# A refresh is due after 5 finished steps, where the first checkpoint lies; the others lie between two refreshes.
+@pytest.mark.parametrize("checkpoint_every", [5, 7, 8])
+@pytest.mark.parametrize("stop", [kill, interrupt])
+def test_a_run_that_selects_target_images_ends_bit_identical_wherever_it_stops(
+    stop: Callable[[], None], checkpoint_every: int, tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    own = tiny.config_class(refresh_every=5)
+
+    def config(name: str) -> TrainConfig:
+        return make_config(tmp_path / name, options=own, checkpoint_every=checkpoint_every, max_steps=14)
+
+    whole = train(config("whole"), console=quiet)
+    with pytest.raises(RuntimeError if stop is kill else Interrupted):
+        at_step(config("broken"), 9, stop, quiet)
+    run = prepare(config("broken"), open_folder(config("broken")))
+    assert run.step == (checkpoint_every if stop is kill else 10)
+    run.fit(quiet)
+    # A selection that was lost would have been made good at the next refresh, too late.
+    due = [step for step in (5, 10) if step >= run.max_steps - len(run.method.steps)]
+    assert [run.method.steps[place][0] for place, _ in run.method.refreshed] == due
+    assert_same_run(whole, RunFolder(tmp_path / "broken"))
+    unselective = train(make_config(tmp_path / "all", max_steps=14), console=quiet)
+    assert without_seconds(whole.rows())[-1] != without_seconds(unselective.rows())[-1]
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_over(
@@ -208,7 +235,7 @@ def test_options_that_do_not_decide_the_result_may_change_at_a_resume(
     with pytest.raises(Interrupted):
         at_step(make_config(tmp_path / "broken"), 6, interrupt, quiet)
     resumed = train(make_config(tmp_path / "broken", log_every=1, checkpoint_every=2), console=quiet)
-    assert_same_run(whole, resumed)
+    assert_same_run(whole, resumed, logs=False)
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:

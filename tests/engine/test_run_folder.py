@@ -22,7 +22,7 @@ def test_a_line_cut_off_by_a_kill_is_dropped_and_the_next_row_stands_alone(tmp_p
     with folder.results.open("a") as file:
         file.write('{"step": 2, "val')
     assert folder.rows() == [{"step": 1}]
-    assert folder.drop_rows_after(1) == [{"step": 1}]
+    folder.drop_rows_after(1)
     folder.append({"step": 2})
     assert folder.rows() == [{"step": 1}, {"step": 2}]
 
@@ -38,8 +38,13 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for step in (1, 2, 3):
         folder.append({"step": step})
+        folder.append_training({"step": step, "loss": 0.5})
     folder.drop_rows_after(2)
     assert folder.rows() == [{"step": 1}, {"step": 2}]
+    assert folder.training_rows() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.5}]
+    folder.training.write_text("broken\n")
+    with pytest.raises(ValueError, match="training.jsonl, line 1"):
+        folder.drop_rows_after(2)
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import torch
 import yaml
 from rich.console import Console
 
+from dynconv.data import DomainBatches, Protocol
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.progress import Diverged, Meter
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import Run, open_folder, prepare, train
-from dynconv.methods import METHODS, Update
+from dynconv.methods import METHODS, Refresh, Update
 
 Make = Callable[..., TrainConfig]
 
@@ -78,7 +79,9 @@ def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
     config = make_config(tmp_path / "run")
     folder = train(config, console=quiet)
     names = {path.name for path in folder.path.iterdir()}
-    assert names == {"config.yaml", "env.json", "results.jsonl", "checkpoints", "tensorboard", "done"}
+    assert names == {
+        "config.yaml", "env.json", "results.jsonl", "training.jsonl", "checkpoints", "tensorboard", "done",
+    }  # fmt: skip
     assert {path.name for path in folder.checkpoints.iterdir()} == {"last.pt", "source-val.pt"}
     rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 12]
@@ -93,6 +96,10 @@ def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
         "source-test/one/accuracy",
         "source-test/two/accuracy",
         "target-test/three/accuracy",
+        "target-test/three/class-mean-accuracy",
+        "target-test/three/accuracy-of-class0",
+        "target-test/three/accuracy-of-class1",
+        "target-test/three/accuracy-of-class2",
         "target-train/three/entropy",
         "target-train/three/information-maximisation",
     ]
@@ -103,6 +110,111 @@ def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
     assert yaml.safe_load(folder.config.read_text())["method"] == "tiny"
     assert set(json.loads(folder.environment.read_text())[0]) >= {"versions", "git", "hardware", "command"}
     assert list(folder.tensorboard.glob("events.*"))
+
+
+def test_the_training_log_has_the_means_of_everything_between_two_rows(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    run = prepared(make_config(tmp_path / "run", log_every=5, eval_every=4, checkpoint_every=3))
+    losses: list[float] = []
+
+    def updates(batch: Any) -> Iterator[Update]:
+        loss = run.method.predict(batch.source.images).square().mean()
+        losses.append(loss.item())
+        yield Update(loss, of=("features", "heads"), logs={"gradient/level-0": losses[-1], "steps": len(losses)})
+
+    run.method.updates = updates
+    run.fit(quiet)
+    rows = run.folder.training_rows()
+    assert [list(row) for row in rows] == [["step", "epoch", "seconds", "loss", "gradient/level-0", "steps"]] * 3
+    # Evaluations and checkpoints in between cut nothing off.
+    assert [row["step"] for row in rows] == [5, 10, 12]
+    assert [row["steps"] for row in rows] == [3, 8, 11.5]
+    for row, part in zip(rows, (losses[:5], losses[5:10], losses[10:]), strict=True):
+        assert row["gradient/level-0"] == pytest.approx(sum(part) / len(part))
+        assert row["loss"] == pytest.approx(row["gradient/level-0"])
+
+
+def test_a_method_sees_its_scores_of_the_target_and_draws_from_what_it_selects(
+    tmp_path: Path, tiny: type, make_config: Make
+) -> None:
+    text = io.StringIO()
+    run = prepared(make_config(tmp_path / "run", options=tiny.config_class(refresh_every=5), log_every=4))
+    drawn: list[set[int]] = []
+    updates = run.method.updates
+
+    def watched(batch: Any) -> Iterator[Update]:
+        drawn.append(set(batch.target.indices.tolist()))
+        return updates(batch)
+
+    run.method.updates = watched
+    run.fit(Console(file=text))
+    assert [step for step, _ in run.method.refreshed] == [0, 5, 10]
+    scores = [scores for _, scores in run.method.refreshed]
+    assert all(part.shape == (60, 3) for part in scores) and not torch.equal(scores[0], scores[1])
+    for step, images in enumerate(drawn):
+        chosen = scores[step // 5].softmax(dim=1).max(dim=1).values.argsort(descending=True, stable=True)[:30]
+        assert images <= set(chosen.tolist()), step
+    assert ["selected/share" in row for row in run.folder.training_rows()] == [True, True, True]
+    assert text.getvalue().splitlines().count("half of the target") == 3
+    assert run.method.training
+
+
+def test_without_an_interval_no_method_is_asked(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    run = prepared(make_config(tmp_path / "run"))
+    run.fit(quiet)
+    assert run.method.refreshed == []
+    assert all("selected/share" not in row for row in run.folder.training_rows())
+
+
+def test_a_refresh_that_changes_nothing_keeps_the_selection(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = prepared(make_config(tmp_path / "run", options=tiny.config_class(refresh_every=5)))
+    selected: list[Any] = []
+    monkeypatch.setattr(run.batches, "select_target", selected.append)
+    found = iter([Refresh(True, None), Refresh(), Refresh(logs={"x": 1.0})])
+    run.method.refresh = lambda scores: next(found)
+    run.fit(quiet)
+    assert selected == [None]
+    assert [row.get("x") for row in run.folder.training_rows()] == [None, None, None, 1.0]
+
+
+def test_the_backbone_decides_what_the_batches_look_like(tmp_path: Path, tiny: type, make_config: Make) -> None:
+    small = prepared(make_config(tmp_path / "small"))
+    assert next(small.batches).source.images.shape == (8, 3, 32, 32)
+    large = prepared(make_config(tmp_path / "large", options=tiny.config_class(backbone="resnet-small")))
+    assert next(large.batches).target.images.shape == (8, 3, 64, 64)
+    assert large.evaluation.scoring.network_input == (64, "half")
+    huge = prepared(make_config(tmp_path / "huge", options=tiny.config_class(backbone="resnet50")))
+    images = next(huge.batches).source.images
+    assert images.shape == (8, 3, 224, 224)
+    # Black, and the brightest red and blue there are, by ImageNet's mean and deviation.
+    assert -2.12 < images.min() < -1 and 1 < images.max() < 2.65
+
+
+def test_the_method_and_the_options_reach_the_sampler(
+    tmp_path: Path, tiny: type, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    class Recorded(DomainBatches):
+        def __init__(self, protocol: Protocol, **options: Any) -> None:
+            given.update(options)
+            super().__init__(protocol, **options)
+
+    monkeypatch.setattr("dynconv.engine.train.DomainBatches", Recorded)
+    monkeypatch.setattr(tiny, "class_balanced", True)
+    prepared(make_config(tmp_path / "run", seed=4, augmentation="flip"))
+    del given["device"]
+    assert given == {
+        "batch_size": 8, "seed": 4, "class_balanced": True, "augmentation": "flip", "normalisation": "half",
+    }  # fmt: skip
+
+
+def test_the_method_decides_the_batch_size_where_nobody_does(tmp_path: Path, tiny: type, make_config: Make) -> None:
+    run = prepared(make_config(tmp_path / "run", batch_size=None))
+    assert len(next(run.batches).source.images) == 12
 
 
 def test_the_source_val_checkpoint_holds_the_weights_of_the_selected_row(

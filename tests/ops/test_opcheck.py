@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from ops.cases import Case, tensors
+from ops.discriminator_cases import Case as BankCase
+from ops.discriminator_cases import make
 from torch import Tensor
 
 import dynconv.functional  # noqa: F401  defines the operators and loads the native ones
@@ -28,6 +30,30 @@ def convolution(learned: bool = False) -> dict[str, Tensor]:
     # Dense: opcheck copies what an operator mutates by its strides.
     given = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors(CASE).items()}
     return {name: t.float().requires_grad_(learned) for name, t in given.items()}
+
+
+def bank(learned: bool = False) -> tuple:
+    """Features, weights, biases, masks and the active pairs of discriminators; the second layer has no bias."""
+    # No void pairs: their rows of what is kept for the backward are never written, and opcheck compares them.
+    given = make(BankCase(dropout=True), torch.float32).to(torch.float32)
+    empty = torch.empty(0)
+    biases = [given.biases[0], empty, given.biases[2]]
+    tensors = (given.features, given.weights, biases, given.masks)
+    if not learned:
+        tensors = tuple(t.detach() if isinstance(t, Tensor) else [item.detach() for item in t] for t in tensors)
+    return *tensors, (given.sample_weights != 0).t()
+
+
+def feature_gradient_norms() -> tuple:
+    # A workspace that keeps the first two discriminators' results and computes the others' again.
+    return *bank(learned=True), 0.1, "all", True, 8000, "eager"
+
+
+def feature_gradient_norms_backward() -> tuple:
+    given, options = bank(), (0.1, "all", True, 8000, "eager")
+    logits, gains, kept = torch.ops.dynconv.feature_gradient_norms(*given, *options)
+    needs = (True, [True, False, True], [True, True, False])
+    return torch.ones_like(logits), torch.ones_like(gains), gains, kept, *given, *options, *needs
 
 
 def gradient() -> Tensor:
@@ -73,6 +99,8 @@ ARGUMENTS: dict[str, Callable[[], tuple]] = {
         dynamic_conv2d_backward,
         dynamic_conv2d_native_forward,
         dynamic_conv2d_native_backward,
+        feature_gradient_norms,
+        feature_gradient_norms_backward,
     )
 }
 

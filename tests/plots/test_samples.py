@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dynconv.data import Domain, Split
+from dynconv.data import Domain, ImageFiles, Split
+from dynconv.data.files import Decoding
 from dynconv.plots.samples import _one_per_class, save_samples
 
 
@@ -45,3 +46,12 @@ def test_an_empty_request_is_refused(tmp_path: Path) -> None:
         save_samples([], tmp_path / "x.png")
     with pytest.raises(ValueError, match="columns"):
         save_samples([make_domain("x", (0, 0, 0))], tmp_path / "x.png", columns=0)
+
+
+def test_images_are_read_from_their_files(tmp_path: Path) -> None:
+    for index in range(3):
+        Image.new("RGB", (8, 8), (250, 0, 0)).save(tmp_path / f"{index}.png")
+    files = ImageFiles("red", [tmp_path / f"{index}.png" for index in range(3)], Decoding(8))
+    save_samples([Domain("red", ("a", "b", "c"), Split(files, torch.arange(3), 4), None)], tmp_path / "out.png")
+    picture = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+    assert (np.abs(picture - (250, 0, 0)) < 12).all(axis=2).sum() > 1000

@@ -1,0 +1,102 @@
+"""Random crops and mirrored images for training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Augmentation = Literal["none", "flip", "crop-flip"]
+AUGMENTATIONS: tuple[Augmentation, ...] = get_args(Augmentation)
+
+# Shares of the image's area. 0.08 to 1 is the usual range for networks trained on ImageNet (torchvision's, CDAN's); of
+# 64 x 64 pixels 0.08 would be 18 x 18. A small ResNet trained on Webcam and on DSLR from scratch (500 steps of 36
+# images, one seed) reached 84 and 68 % on held-out images without crops, 76 and 85 from 0.08, 87 and 83 from 0.4, 89
+# and 82 from 0.7.
+CROP_SCALE = (0.08, 1.0)
+SMALL_CROP_SCALE = (0.7, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+def centre_crop(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle (height, width) = `size` of images (N, C, H, W), rounded as torchvision's CenterCrop; a view."""
+    top, left = (round((extent - wanted) / 2) for extent, wanted in zip(images.shape[2:], size, strict=True))
+    return images[:, :, top : top + size[0], left : left + size[1]]
+
+
+def ten_crops(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) to (N, 10, C, *size): the four corners and the centre, and the same of the mirrored image."""
+    from torchvision.transforms.v2.functional import ten_crop
+
+    return torch.stack(ten_crop(images, list(size)), dim=1)
+
+
+def augment(
+    images: Tensor,
+    size: tuple[int, int],
+    augmentation: Augmentation,
+    generator: np.random.Generator,
+    *,
+    scale: tuple[float, float],
+) -> Tensor:
+    """Training images of the network's size, uint8 (N, C, *size), from stored ones, uint8 (N, C, H, W).
+
+    Args:
+        images: Stored images, at least as high and wide as `size`.
+        size: Height and width of the result.
+        augmentation: "none" takes the centre; "flip" mirrors it for a random half of the images; "crop-flip" takes a
+            random part, resized (antialiased), and mirrors half.
+        generator: The only source of randomness.
+        scale: Least and greatest area of a random part, as shares of the image.
+    """
+    if augmentation == "none":
+        return centre_crop(images, size)
+    if augmentation == "flip":
+        cut = centre_crop(images, size).clone(memory_format=torch.channels_last)
+    else:
+        cut = _random_parts(images, size, generator, scale)
+    mirrored = torch.from_numpy(generator.random(len(images)) < 0.5)
+    cut[mirrored] = cut[mirrored].flip(3)
+    return cut
+
+
+def _random_parts(
+    images: Tensor, size: tuple[int, int], generator: np.random.Generator, scale: tuple[float, float]
+) -> Tensor:
+    count, channels, height, width = images.shape
+    result = torch.empty((count, channels, *size), dtype=images.dtype, memory_format=torch.channels_last)
+    boxes = random_boxes(count, height, width, generator, scale)
+    # 64 images of 64 x 64 take 2.8 ms on one core so, 4.6 by torchvision's resized_crop (which ends here), 7 by one
+    # affine grid for all (which has no antialiasing). Stored channels first, 72 of 224 x 224 take 41 ms instead of 12.
+    for index, (top, left, tall, wide) in enumerate(boxes.tolist()):
+        part = images[index : index + 1, :, top : top + tall, left : left + wide]
+        result[index] = F.interpolate(part, size, mode="bilinear", antialias=True)[0]
+    return result
+
+
+def random_boxes(
+    count: int, height: int, width: int, generator: np.random.Generator, scale: tuple[float, float]
+) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Rows (top, left, height, width), int64 (count, 4), drawn as torchvision's RandomResizedCrop draws them.
+
+    The area is uniform within `scale`, the logarithm of the ratio of the sides within `CROP_RATIO`; of ten draws the
+    first that fits counts, and where none does, the largest centred box of an allowed ratio.
+    """
+    area = height * width * generator.uniform(*scale, (count, _ATTEMPTS))
+    ratio = np.exp(generator.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1]), (count, _ATTEMPTS)))
+    place = generator.random((count, 2))
+    wides, talls = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
+    fits = (wides >= 1) & (wides <= width) & (talls >= 1) & (talls <= height)
+    rows, first = np.arange(count), fits.argmax(axis=1)
+    found = fits.any(axis=1)
+    limited = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+    wide = np.where(found, wides[rows, first], round(min(width, height * limited)))
+    tall = np.where(found, talls[rows, first], round(min(height, width / limited)))
+    top = np.where(found, np.floor(place[:, 0] * (height - tall + 1)), (height - tall) // 2)
+    left = np.where(found, np.floor(place[:, 1] * (width - wide + 1)), (width - wide) // 2)
+    return np.stack([top, left, tall, wide], axis=1).astype(np.int64)

@@ -1,0 +1,99 @@
+"""The names of domains and protocols: which there are, and what the words of the command line mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from functools import partial
+
+from dynconv.data import digits, embedded
+from dynconv.data.errors import DataError
+from dynconv.data.image_sets import IMAGE_SETS
+
+EMBEDDED = "embedded"
+# Domains whose names are PREFIX:NAME.
+COLLECTIONS: dict[str, tuple[str, ...]] = {
+    EMBEDDED: embedded.NAMES,
+    **{prefix: tuple(known.folders) for prefix, known in IMAGE_SETS.items()},
+}
+
+# ADDA (Tzeng et al., 2017) samples this many training images of the two sets, whichever of them is the source.
+ADDA_COUNTS = {"mnist": 2000, "usps": 1800}
+VARIANTS = ("full", "adda", "pda")
+
+
+def known_domains() -> tuple[str, ...]:
+    """Names of all domains that need no NAME=DIR."""
+    return (*digits.REAL, *(f"{prefix}:{name}" for prefix, names in COLLECTIONS.items() for name in names))
+
+
+def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
+    """A protocol's name to (sources, target, variant), domains of a collection with their prefix.
+
+    Raises:
+        DataError: a malformed name, an unknown domain or variant (with the known ones), or a domain named twice.
+    """
+    body, at, variant = spec.partition("@")
+    variant = variant if at else "full"
+    prefix, colon, rest = body.partition(":")
+    prefix, body = (f"{prefix}:", rest) if colon and prefix in COLLECTIONS else ("", body)
+    members = COLLECTIONS.get(prefix.removesuffix(":"), ())
+    left, right = _divided(body, prefix)
+    known = partial(known_name, where=f"protocol {spec!r}", own="--source NAME=DIR --target NAME=DIR")
+    if prefix and (body in members or "-" not in body):
+        goal = known(prefix + body)
+        sources = tuple(prefix + name for name in members if prefix + name != goal)
+    elif not left or not right:
+        raise DataError(f"protocol {spec!r}: expected SOURCE[+SOURCE...]-TARGET[@VARIANT], such as {EXAMPLES}")
+    else:
+        sources = tuple(known(prefix + name) for name in left.split("+"))
+        goal = known(prefix + right)
+    check_names(sources, goal, f"protocol {spec!r}")
+    _check_variant(variant, sources, goal, f"protocol {spec!r}")
+    return sources, goal, variant
+
+
+def _divided(body: str, prefix: str) -> tuple[str, str]:
+    """`body` before and after the dash that divides sources from target: names may hold dashes of their own, so of
+    several the one with the most known names beside it."""
+    known = known_domains()
+    places = [place for place, letter in enumerate(body) if letter == "-"]
+    if not places:
+        return body, ""
+
+    def known_beside(place: int) -> int:
+        return sum(prefix + name in known for name in (*body[:place].split("+"), body[place + 1 :]))
+
+    best = max(places, key=known_beside)
+    return body[:best], body[best + 1 :]
+
+
+def _check_variant(variant: str, sources: Sequence[str], goal: str, where: str) -> None:
+    if variant not in VARIANTS:
+        raise DataError(f"{where}: unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+    if variant == "adda" and {*sources, goal} != set(ADDA_COUNTS):
+        raise DataError(f"{where}: the variant 'adda' is defined for mnist-usps and usps-mnist only")
+    if variant == "pda" and not goal.startswith("office31:"):
+        raise DataError(f"{where}: the variant 'pda' is defined for the domains of office31 only")
+
+
+def known_name(name: str, where: str, own: str) -> str:
+    """`name`, if it is a known domain; `where` it was given and how one's `own` images are, for the message."""
+    known = known_domains()
+    if name in known:
+        return name
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise DataError(f"{where}: unknown domain {name!r}.{hint} Known: {', '.join(known)}. Your own images: {own}")
+
+
+def check_names(sources: Sequence[str], target: str, where: str) -> None:
+    """Raise a DataError where a source is named twice, or the target is one of them."""
+    twice = sorted({name for name in sources if list(sources).count(name) > 1})
+    if twice:
+        raise DataError(f"{where}: named twice among the sources: {', '.join(twice)}")
+    if target in sources:
+        raise DataError(f"{where}: the target {target!r} is also a source")
+
+
+EXAMPLES = "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, office31:amazon-webcam, embedded:optical"

@@ -1,0 +1,46 @@
+"""Which target images have a pseudo label to be trusted."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from dynconv.data import TargetSelection
+from dynconv.methods.base import Refresh
+
+
+def select_confident(scores: Tensor, confidence: float, share: float) -> Refresh:
+    """The images whose most probable class has at least `confidence` (GSDA section 3.1, which states no threshold).
+
+    A predicted class that no image passes for gives the most confident `share` of its images instead, at least one, so
+    that no class the network sees in the target is lost from the training.
+
+    Args:
+        scores: (N, C), of all target training images.
+        confidence: Least probability of the predicted class.
+        share: Of a class without confident images, 0 < share <= 1.
+
+    Returns:
+        The selection with its pseudo labels, and what to log of it.
+    """
+    probability, label = scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32)).max(dim=1)
+    taken = probability >= confidence
+    filled = []
+    for index in torch.unique(label).tolist():
+        members = torch.nonzero(label == index).flatten()
+        if not taken[members].any():
+            best = probability[members].argsort(descending=True, stable=True)
+            taken[members[best[: math.ceil(share * len(members))]]] = True
+            filled.append(index)
+    chosen = torch.nonzero(taken).flatten()
+    classes = len(torch.unique(label[chosen]))
+    logs = {"selected/share": len(chosen) / max(1, len(scores)), "selected/classes": float(classes)}
+    message = None
+    if filled:
+        message = (
+            f"pseudo labels: {len(chosen)} of {len(scores)} target images; {len(filled)} of {classes} predicted "
+            f"classes have none of at least {confidence:g}, and give their {100 * share:g} % most confident images"
+        )
+    return Refresh(True, TargetSelection(chosen.cpu(), label[chosen].cpu()), logs, message)

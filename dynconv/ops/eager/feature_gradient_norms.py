@@ -1,0 +1,404 @@
+"""The closed form of the norms ||dz/df|| of ReLU perceptrons in batched matrix products, forward and backward.
+
+With h_0 = f and h_{l+1} = m_{l+1} (W_l h_l + b_l), where the mask m is the activation's derivative times dropout, and
+v_L = 1::
+
+    v_l = m_l W_l^T v_{l+1},  v_0 = dz/df,  g = ||v_0||
+
+For upstream gradients dz and dg let t_0 = dg v_0 / g (0 where g is 0) and t_{l+1} = m_{l+1} W_l t_l. Then::
+
+    df = sum_m dz v_0,  dW_l = sum_i v_{l+1} (dz h_l + t_l)^T,  db_l = sum_i dz v_{l+1}
+
+so the products of the backward are as many as those of the forward, and the features' gradient needs none.
+
+There is no C++ form. This one is bound by the matrix products it leaves to the vendor's library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynconv.ops.discriminators import Discriminators
+
+# Gathering pays where it leaves out more than a tenth of the rows, for it copies those that stay.
+GATHER_BELOW = 0.9
+# Weights per group of discriminators that go through one batched product on a CPU. Larger groups push their weights out
+# of the cache between the forward's two uses of them; smaller ones show Python's overhead.
+GROUP_WEIGHTS = 2**20
+
+
+class Plan(NamedTuple):
+    """How a workspace is used."""
+
+    group: int
+    """Discriminators at a time."""
+    kept: int
+    """Discriminators, the first ones, whose intermediate results the backward finds; the others' are computed again."""
+
+
+def plan(problem: Discriminators, keep: str, workspace: int) -> Plan:
+    """The largest plan within ``workspace`` bytes; ValueError where it does not hold one discriminator."""
+    size = torch.finfo(problem.accumulation_dtype).bits // 8
+    hidden, features = sum(problem.widths[1:]), problem.widths[0]
+    # In flight, forward or backward: h, v, t, two copies of gathered rows; v_0 and t_0, their scaled copies.
+    working = problem.batch * size * (5 * hidden + 4 * features)
+    if workspace < working:
+        raise ValueError(
+            f"workspace_bytes must hold one discriminator, {working} bytes for {problem.batch} samples; "
+            f"got {workspace}."
+        )
+    saved = sum(width for _, width in _kept_widths(problem, keep)) * problem.batch * problem.features.element_size()
+    kept = min(problem.num, (workspace - working) // saved) if saved else 0
+    group = min(problem.num, (workspace - kept * saved) // working) if working else problem.num
+    if problem.features.device.type == "cpu":
+        weights = sum(weight.shape[1] * weight.shape[2] for weight in problem.weights)
+        group = min(group, -(-GROUP_WEIGHTS // weights))
+    return Plan(group, kept)
+
+
+def _kept_widths(problem: Discriminators, keep: str) -> list[tuple[str, int]]:
+    """What is kept of each discriminator, by name and width: v_0, h of the layers that are not shared, v_1 and on up to
+    the last hidden layer's, which is cheap."""
+    widths = problem.widths
+    if keep == "nothing" or problem.depth == 1:
+        return []
+    names = [("v", widths[0])]
+    if keep == "all":
+        names += [("h", width) for width in widths[problem.num_shared + 1 :]]
+        names += [("v", width) for width in widths[1:-1]]
+    return names
+
+
+def kept_like(problem: Discriminators, keep: str, workspace: int) -> list[Tensor]:
+    """Empty tensors (kept, N, width) for what the forward leaves to the backward."""
+    count = plan(problem, keep, workspace).kept
+    return [problem.features.new_empty(count, problem.batch, width) for _, width in _kept_widths(problem, keep)]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Discriminators ``low`` to ``high``, on some rows of the batch each: (high - low, n), or all of them for None."""
+
+    problem: Discriminators
+    low: int
+    high: int
+    rows: Tensor | None
+
+    @property
+    def count(self) -> int:
+        return self.problem.batch if self.rows is None else self.rows.shape[1]
+
+    def of(self, stacked: Tensor) -> Tensor:
+        """This group's part of what is stacked over discriminators, or of dimension 1 and shared."""
+        return stacked if stacked.shape[0] == 1 else stacked[self.low : self.high]
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The group's rows of a tensor (1 or high - low, N, ...)."""
+        if self.rows is None:
+            return tensor
+        shape = (*self.rows.shape, *tensor.shape[2:])
+        if tensor.shape[0] == 1:
+            return tensor[0].index_select(0, self.rows.flatten()).view(shape)
+        first = torch.arange(0, tensor.shape[0] * tensor.shape[1], tensor.shape[1], device=tensor.device)
+        return tensor.flatten(0, 1).index_select(0, (self.rows + first[:, None]).flatten()).view(shape)
+
+    def put(self, into: Tensor, values: Tensor) -> None:
+        """Write the group's values (high - low, n) to their rows of ``into`` (M, N)."""
+        if self.rows is None:
+            into[self.low : self.high] = values
+        else:
+            into[self.low : self.high].scatter_(1, self.rows, values)
+
+    def masks(self) -> list[Tensor | None]:
+        return [None if mask is None else self.take(self.of(mask)) for mask in self.problem.masks]
+
+    def everywhere(self) -> _Group:
+        return _Group(self.problem, self.low, self.high, None)
+
+
+def _groups(problem: Discriminators, plan: Plan, active: Tensor | None) -> Iterator[_Group]:
+    """The groups of a plan, none of which is kept only in part."""
+    counts = order = None
+    if active is not None:
+        counts = active.sum(dim=1).tolist()
+        order = active.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    bounds = [*range(0, plan.kept, plan.group), *range(plan.kept, problem.num, plan.group), problem.num]
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        rows = None
+        if counts is not None and order is not None:
+            most = max(counts[low:high])
+            # Rows beyond a discriminator's own are rows like others, whose results no one asks for.
+            rows = order[low:high, :most] if most < GATHER_BELOW * problem.batch else None
+        yield _Group(problem, low, high, rows)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a (1 or c, n, K) times b (1 or c, K, J); one of the two is copied for no one."""
+    if b.shape[0] == 1:
+        return (a.flatten(0, 1) @ b[0]).unflatten(0, a.shape[:2])
+    return torch.bmm(a.expand(b.shape[0], -1, -1), b)
+
+
+def _affine(problem: Discriminators, layer: int, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if layer == problem.depth - 1:
+        # The logit is one number, whose rounding to half precision would be the loss's.
+        h, weight = h.to(problem.accumulation_dtype), weight.to(problem.accumulation_dtype)
+    a = _product(h, weight.mT)
+    return a if bias is None else a.add_(bias[:, None])
+
+
+def _ascend(group: _Group, h: Tensor, first: int, end: int, masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """h_{first + 1} to h_end from h = h_first; the last layer's is the logit."""
+    problem, results = group.problem, []
+    for layer in range(first, end):
+        bias = problem.biases[layer]
+        h = _affine(problem, layer, h, group.of(problem.weights[layer]), None if bias is None else group.of(bias))
+        if layer < problem.depth - 1:
+            h = torch.nn.functional.leaky_relu_(h, problem.negative_slope)
+            mask = masks[layer]
+            h = h if mask is None else h.mul_(mask)
+        results.append(h)
+    return results
+
+
+def _masked(problem: Discriminators, v: Tensor, h: Tensor, mask: Tensor | None) -> Tensor:
+    """v times the activation's derivative and dropout, told from the layer's result h: a dropped unit is exactly 0, and
+    so is its mask."""
+    if problem.negative_slope == 0:
+        v = torch.ops.aten.threshold_backward(v, h, 0)
+    else:
+        v = torch.ops.aten.leaky_relu_backward(v, h, problem.negative_slope, True)
+    return v if mask is None else v.mul_(mask)
+
+
+def _top(group: _Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+    """v of the last hidden layer; of the features, which have no mask, where there is none."""
+    last = group.of(group.problem.weights[-1])
+    v = last.expand(group.high - group.low, group.count, -1)
+    return _masked(group.problem, v, hidden[-1], masks[-1]) if hidden else v
+
+
+def _descend(group: _Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """v_0 to v_{L-1}, from h_1 to h_{L-1} at the group's rows."""
+    problem = group.problem
+    v = _top(group, hidden, masks)
+    results = [v]
+    for layer in range(problem.depth - 2, -1, -1):
+        v = _product(v, group.of(problem.weights[layer]))
+        if layer > 0:
+            v = _masked(problem, v, hidden[layer - 1], masks[layer - 1])
+        results.insert(0, v)
+    return results
+
+
+def _shared(problem: Discriminators) -> list[Tensor]:
+    """h_0 to the last h that all discriminators have in common, (1, N, H_l) each."""
+    features = problem.features[None]
+    everywhere = _Group(problem, 0, 1, None)
+    return [features, *_ascend(everywhere, features, 0, problem.num_shared, problem.masks)]
+
+
+def forward(
+    problem: Discriminators, active: Tensor | None, keep: str, logits_everywhere: bool, workspace: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Logits (M, N), gains ||dz/df|| (M, N) and what is kept for the backward.
+
+    ``active`` (M, N) tells which gains are wanted; logits are given there alone unless ``logits_everywhere``.
+    """
+    logits = torch.zeros((problem.num, problem.batch), dtype=problem.accumulation_dtype, device=problem.features.device)
+    gains = torch.zeros_like(logits)
+    kept = kept_like(problem, keep, workspace)
+    if problem.batch == 0:
+        return logits, gains, kept
+    chosen = plan(problem, keep, workspace)
+    shared = _shared(problem)
+    for group in _groups(problem, chosen, active):
+        if group.count == 0 and not logits_everywhere:
+            continue
+        hidden, masks = _hidden(group, shared, logits, everywhere=logits_everywhere)
+        v = _descend(group, hidden, masks)
+        group.put(gains, torch.linalg.vector_norm(v[0], dim=2, dtype=gains.dtype))
+        if group.high <= chosen.kept:
+            found = {"v": [v[0], *v[1:-1]], "h": hidden[problem.num_shared :]}
+            for (name, _), into in zip(_kept_widths(problem, keep), kept, strict=True):
+                into[group.low : group.high, : group.count] = found[name].pop(0)
+    return logits, gains, kept
+
+
+def _hidden(
+    group: _Group, shared: Sequence[Tensor], logits: Tensor | None, *, everywhere: bool
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """h_1 to h_{L-1} and the dropout masks at the group's rows; the logits of these rows, or ``everywhere``, go to
+    ``logits``."""
+    problem, first = group.problem, group.problem.num_shared
+    masks = group.masks()
+    below = [group.take(h) for h in shared[1:]]
+    if everywhere and group.rows is not None:
+        whole = group.everywhere()
+        *own, z = _ascend(whole, shared[-1], first, problem.depth, whole.masks())
+        own = [group.take(h) for h in own]
+    else:
+        whole = group
+        base = below[-1] if below else group.take(shared[0])
+        *own, z = _ascend(group, base, first, problem.depth, masks)
+    if logits is not None:
+        whole.put(logits, z[..., 0])
+    return [*below, *own], masks
+
+
+class Gradients(NamedTuple):
+    """Of the features and of each layer's weight and bias, None where not asked for."""
+
+    features: Tensor | None
+    weights: list[Tensor | None]
+    biases: list[Tensor | None]
+
+
+def backward(
+    problem: Discriminators,
+    active: Tensor | None,
+    kept: Sequence[Tensor],
+    gains: Tensor,
+    grad_logits: Tensor | None,
+    grad_gains: Tensor | None,
+    *,
+    keep: str,
+    workspace: int,
+    needs_features: bool,
+    needs_weights: Sequence[bool],
+    needs_biases: Sequence[bool],
+) -> Gradients:
+    """The gradients for upstream gradients (M, N) of the forward's first two results; None is a zero one."""
+    dtype = problem.accumulation_dtype
+    wanted = Gradients(
+        torch.zeros_like(problem.features, dtype=dtype) if needs_features else None,
+        [_buffer(problem, w) if needed else None for w, needed in zip(problem.weights, needs_weights, strict=True)],
+        [
+            None if b is None or not needed else _buffer(problem, b)
+            for b, needed in zip(problem.biases, needs_biases, strict=True)
+        ],
+    )
+    if problem.batch == 0:
+        for gradient in (*wanted.weights, *wanted.biases):
+            if gradient is not None:
+                gradient.zero_()
+        return wanted
+    chosen = plan(problem, keep, workspace)
+    if active is not None and grad_logits is not None and bool((grad_logits * ~active).any()):
+        # Someone asked for the gradient of a logit whose norm is void: all rows, from the beginning.
+        active, chosen = None, Plan(chosen.group, 0)
+    has_parameters = any(needs_weights) or any(needs_biases)
+    shared = _shared(problem) if has_parameters or chosen.kept < problem.num else []
+    for group in _groups(problem, chosen, active):
+        v, hidden, masks = _recalled(group, shared, kept if group.high <= chosen.kept else (), keep)
+        dz = None if grad_logits is None else group.take(group.of(grad_logits)[..., None])
+        if wanted.features is not None and dz is not None:
+            _add_features(wanted.features, group, dz, v[0])
+        if has_parameters:
+            t = None
+            if grad_gains is not None:
+                gain = group.take(group.of(gains)[..., None])
+                scale = torch.where(gain > 0, group.take(group.of(grad_gains)[..., None]) / gain, 0.0)
+                t = (v[0] * scale).to(v[0].dtype)
+            _add_parameters(wanted, group, dz, t, v, [group.take(shared[0]), *hidden], masks)
+    return wanted
+
+
+def _buffer(problem: Discriminators, parameter: Tensor) -> Tensor:
+    """Where a parameter's gradient goes: summed up in the accumulation dtype if shared, else written once."""
+    if parameter.shape[0] < problem.num:
+        return torch.zeros_like(parameter, dtype=problem.accumulation_dtype)
+    return torch.empty_like(parameter, memory_format=torch.contiguous_format)
+
+
+def _recalled(
+    group: _Group, shared: Sequence[Tensor], kept: Sequence[Tensor], keep: str
+) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
+    """v_0 to v_{L-1}, h_1 to h_{L-1} and the masks of a group, as far as the backward needs them."""
+    problem = group.problem
+    if not kept:
+        hidden, masks = _hidden(group, shared, None, everywhere=False)
+        return _descend(group, hidden, masks), hidden, masks
+    found: dict[str, list[Tensor]] = {"v": [], "h": []}
+    for (name, _), tensor in zip(_kept_widths(problem, keep), kept, strict=True):
+        found[name].append(tensor[group.low : group.high, : group.count])
+    if keep == "features":
+        return found["v"], [], []
+    masks = group.masks()
+    hidden = [*(group.take(h) for h in shared[1:]), *found["h"]]
+    return [*found["v"], _top(group, hidden, masks)], hidden, masks
+
+
+def _add_features(gradient: Tensor, group: _Group, dz: Tensor, v: Tensor) -> None:
+    if group.rows is not None:
+        gradient.index_add_(0, group.rows.flatten(), (v * dz).flatten(0, 1))
+    elif len(v) == 1:
+        gradient.addcmul_(v[0], dz[0])
+    else:
+        gradient.add_((v * dz).sum(dim=0))
+
+
+def _add_parameters(
+    wanted: Gradients,
+    group: _Group,
+    dz: Tensor | None,
+    t: Tensor | None,
+    v: Sequence[Tensor],
+    h: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+) -> None:
+    """dW_l and db_l of a group, from dz (c, n, 1), t_0, v_0 to v_{L-1} and h_0 to h_{L-1}."""
+    problem = group.problem
+    dz = None if dz is None else dz.to(problem.features.dtype)
+    for layer in range(problem.depth):
+        is_last = layer == problem.depth - 1
+        following = None
+        if t is not None and any(weight is not None for weight in wanted.weights[layer + 1 :]):
+            following = _product(t, group.of(problem.weights[layer]).mT)
+            following = _masked(problem, following, h[layer + 1], masks[layer])
+        weight, bias = wanted.weights[layer], wanted.biases[layer]
+        if weight is not None:
+            below = _combined(dz, h[layer], t)
+            if is_last:
+                _put(group, weight, None if below is None else below.sum(dim=1, keepdim=True, dtype=weight.dtype))
+            else:
+                _put_product(group, weight, v[layer + 1], below)
+        if bias is not None:
+            if is_last or dz is None:
+                _put(group, bias, None if dz is None else dz.sum(dim=1, dtype=bias.dtype))
+            else:
+                _put(group, bias, torch.bmm(dz.mT, v[layer + 1])[:, 0])
+        t = following
+
+
+def _combined(dz: Tensor | None, h: Tensor, t: Tensor | None) -> Tensor | None:
+    """dz h + t; None is a zero term. t is overwritten."""
+    if dz is None:
+        return t
+    return dz * h if t is None else t.addcmul_(dz, h)
+
+
+def _put(group: _Group, gradient: Tensor, value: Tensor | None) -> None:
+    """A group's part of a parameter's gradient, or its contribution to a shared one's; None is zero."""
+    if gradient.shape[0] < group.problem.num:
+        if value is not None:
+            gradient += value.sum(dim=0, keepdim=True, dtype=gradient.dtype)
+    elif value is None:
+        gradient[group.low : group.high] = 0
+    else:
+        gradient[group.low : group.high] = value
+
+
+def _put_product(group: _Group, gradient: Tensor, above: Tensor, below: Tensor | None) -> None:
+    """As :func:`_put` of sum_i above_i below_i^T, for above (c, n, J) and below (c, n, K)."""
+    if below is None:
+        _put(group, gradient, None)
+    elif gradient.shape[0] < group.problem.num:
+        gradient[0] += above.flatten(0, 1).mT @ below.flatten(0, 1)
+    else:
+        torch.bmm(above.mT, below, out=gradient[group.low : group.high])

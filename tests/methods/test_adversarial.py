@@ -1,0 +1,199 @@
+"""The game of discriminators and features: who is moved by what, in turns and by reversal."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynconv.data import Batch
+from dynconv.losses import conditional_entropy
+from dynconv.methods import CDAN, DANN, METHODS, PADA
+from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, adversarial_weight
+from dynconv.methods.selection import select_confident
+
+NAMES = sorted(name for name, kind in METHODS.items() if issubclass(kind, AdversarialMethod))
+SMALL: dict[str, Any] = {"hidden_features": 16, "bottleneck": 8, "dropout": 0.0}
+
+
+def make(name: str, **fields: Any) -> AdversarialMethod:
+    torch.manual_seed(0)
+    kind = METHODS[name]
+    if name == "gsda":
+        fields = {"num_groups": (2,)} | fields
+    made = kind(kind.config_class(**SMALL | fields), num_classes=3).double().train()
+    assert isinstance(made, AdversarialMethod)
+    made.optimisers()
+    return made
+
+
+def gradients(loss: Tensor, module: torch.nn.Module) -> Tensor:
+    grads = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.flatten()
+            for g, p in zip(grads, module.parameters(), strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_by_reversal_both_sides_get_the_gradients_of_taking_turns(name: str, batch: Batch) -> None:
+    turns, reversal = make(name, form="alternating"), make(name, form="reversal")
+    for each in (turns, reversal):
+        each.begin_step(6, 10)
+    updates = turns.updates(batch)
+    first = next(updates)
+    assert first.of == ("discriminators",)
+    of_discriminators = gradients(first.loss, turns.discriminators)
+    assert gradients(first.loss, turns.features).abs().sum() == 0
+    # No step is taken between them here, so both turns are at the same parameters.
+    second = next(updates)
+    assert second.of == ("features", "heads")
+    assert gradients(second.loss, turns.discriminators).abs().sum() == 0
+    (both,) = reversal.updates(batch)
+    assert both.of == ("features", "heads", "discriminators")
+    torch.testing.assert_close(gradients(both.loss, reversal.discriminators), of_discriminators)
+    torch.testing.assert_close(gradients(both.loss, reversal.features), gradients(second.loss, turns.features))
+    torch.testing.assert_close(gradients(both.loss, reversal.heads), gradients(second.loss, turns.heads))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_features_raise_what_the_discriminators_lower(name: str, batch: Batch) -> None:
+    fields = {"synchronisation": False} if name == "gsda" else {}
+    weighted = make(name, adversarial_weight=2.0, ramp="none", **fields)
+    without = make(name, adversarial_weight=0.0, ramp="none", **fields)
+    (loss,), (base,) = ([u.loss for u in m.updates(batch) if "features" in u.of] for m in (weighted, without))
+    encoded = weighted.encode(batch)
+    opposed = weighted.alignment(encoded, None).opposed
+    wanted = gradients(base, without.features) - 2 * gradients(opposed, weighted.features)
+    torch.testing.assert_close(gradients(loss, weighted.features), wanted)
+
+
+def test_the_weight_rises_as_in_dann() -> None:
+    config = AdversarialConfig(adversarial_weight=3.0)
+    assert adversarial_weight(config, 0.0) == 0
+    assert adversarial_weight(config, 0.1) == pytest.approx(3 * 0.46211715726)
+    assert adversarial_weight(config, 1.0) == 3
+    half = dataclasses.replace(config, ramp_end=0.5)
+    assert adversarial_weight(half, 0.05) == pytest.approx(3 * 0.46211715726)
+    assert adversarial_weight(half, 0.5) == 3
+    assert adversarial_weight(dataclasses.replace(config, ramp="none"), 0.0) == 3
+
+
+def test_dann_is_the_mean_cross_entropy_of_one_discriminator(batch: Batch) -> None:
+    method = make("dann")
+    assert isinstance(method, DANN)
+    encoded = method.encode(batch)
+    logits = method.discriminators(encoded.features)[:, 0]
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0] * 4 + [0.0] * 6).double())
+    torch.testing.assert_close(method.alignment(encoded, None).opposed, wanted)
+
+
+def test_madas_discriminators_see_the_features_by_the_probability_of_their_class(batch: Batch) -> None:
+    method = make("mada", class_weight=0.5)
+    encoded = method.encode(batch)
+    p = encoded.scores.softmax(dim=1)
+    losses = []
+    for k in range(3):
+        logits = method.discriminators.discriminator(k)(p[:, k : k + 1].detach() * encoded.features)[:, 0]
+        losses.append(torch.nn.functional.binary_cross_entropy_with_logits(logits, encoded.domains))
+    game = method.alignment(encoded, None)
+    torch.testing.assert_close(game.opposed, 0.5 * torch.stack(losses).sum())
+
+
+def test_cdan_sees_the_product_of_features_and_predictions(batch: Batch) -> None:
+    method = make("cdan")
+    encoded = method.encode(batch)
+    product = torch.einsum("nc,nf->ncf", encoded.scores.softmax(dim=1), encoded.features).flatten(1)
+    logits = method.discriminators(product)[:, 0]
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, encoded.domains)
+    torch.testing.assert_close(method.alignment(encoded, None).opposed, wanted)
+
+
+def test_cdan_e_weighs_samples_by_their_certainty_within_each_domain(batch: Batch) -> None:
+    method = make("cdan", entropy_conditioning=True)
+    assert isinstance(method, CDAN)
+    encoded = method.encode(batch)
+    weights = 1 + torch.exp(-conditional_entropy(encoded.scores))
+    product = method.product(encoded.features, encoded.scores.softmax(dim=1))
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        method.discriminators(product)[:, 0], encoded.domains, reduction="none"
+    )
+    halves = [(weights[part] * losses[part]).sum() / weights[part].sum() for part in (slice(4), slice(4, None))]
+    torch.testing.assert_close(method.alignment(encoded, None).opposed, torch.stack(halves).mean())
+
+
+def test_a_random_projection_keeps_the_inner_products_of_cdan() -> None:
+    method = make("cdan", random_features=4096)
+    assert isinstance(method, CDAN)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(5, 8, generator=generator, dtype=torch.float64)
+    predictions = torch.randn(5, 3, generator=generator, dtype=torch.float64).softmax(dim=1)
+    projected = method.product(features, predictions)
+    exact = torch.einsum("nc,nf->ncf", predictions, features).flatten(1)
+    # Equal in expectation; 4096 products leave a relative spread of some per cent.
+    torch.testing.assert_close(projected @ projected.t(), exact @ exact.t(), rtol=0.15, atol=0.15)
+
+
+def test_padas_weights_are_the_targets_mean_prediction_and_reach_both_losses(batch: Batch) -> None:
+    method = make("pada")
+    assert isinstance(method, PADA)
+    scores = torch.tensor([[4.0, 0.0, -9.0]] * 10, dtype=torch.float64)
+    method.refresh(scores)
+    assert method.class_weights.tolist() == [1, 1, 1]
+    method.begin_step(499, 1000)
+    assert method.refresh_interval(7) == 500
+    method.refresh(scores)
+    mean = scores.softmax(dim=1).mean(dim=0)
+    torch.testing.assert_close(method.class_weights, mean / mean.mean())
+    encoded = method.encode(batch)
+    source = encoded.scores[:4]
+    of_label = method.class_weights[encoded.labels]
+    losses = torch.nn.functional.cross_entropy(source, encoded.labels, reduction="none")
+    torch.testing.assert_close(
+        method.classification_loss(source, encoded.labels), (of_label * losses).sum() / of_label.sum()
+    )
+    weights = method.sample_weights(encoded)[:, 0]
+    torch.testing.assert_close(weights[:4], of_label / method.class_weights.max())
+    assert weights[4:].tolist() == [1] * 6
+    assert torch.equal(method.state_dict()["class_weights"], method.class_weights)
+
+
+def test_confident_images_are_chosen_with_their_predicted_class() -> None:
+    p = torch.tensor([[0.9, 0.1, 0.0], [0.6, 0.4, 0.0], [0.1, 0.85, 0.05], [0.2, 0.2, 0.6], [0.3, 0.3, 0.4]])
+    found = select_confident(p.clamp(min=1e-9).log(), 0.8, 0.5)
+    assert found.changed and found.selection is not None
+    # Class 2 has no image of 0.8, and gives the better half of its two.
+    assert found.selection.indices.tolist() == [0, 2, 3]
+    assert found.selection.labels.tolist() == [0, 1, 2]
+    assert found.logs == {"selected/share": 0.6, "selected/classes": 3.0}
+    assert found.message is not None and "1 of 3 predicted classes" in found.message
+    assert select_confident(p.clamp(min=1e-9).log(), 0.3, 0.5).message is None
+
+
+def test_of_a_class_without_confident_images_at_least_one_is_taken() -> None:
+    found = select_confident(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]), 0.99, 0.1)
+    assert found.selection is not None
+    assert found.selection.indices.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"ramp_end": 0.0}, "ramp_end: expected more than 0"),
+        ({"ramp_end": 1.5}, "ramp_end: expected at most 1, got 1.5"),
+        ({"ramp": "none", "ramp_end": 0.5}, "ramp_end: 0.5 contradicts ramp 'none'"),
+        ({"dropout": 1.0}, "dropout: expected 0 to less than 1, got 1.0"),
+        ({"target_sampling": "confident", "confidence": 1.0}, "confidence: expected 0 to less than 1"),
+        ({"confidence": 0.9}, "confidence: 0.9 contradicts target_sampling 'all'"),
+        ({"num_layers": 0}, "num_layers: expected at least 1"),
+        ({"hidden_features": 0}, "hidden_features: expected at least 1"),
+    ],
+)
+def test_bad_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdversarialConfig(**fields)
