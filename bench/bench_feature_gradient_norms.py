@@ -43,8 +43,12 @@ MODES = ("forward", "forward+backward")
 WEIGHTS = ("gsda", "dense")
 # Discriminators: the domain, groups and classes of Office-31, Office-Home and DomainNet.
 GROUPS = {38: 6, 79: 13, 415: 69}
-# Discriminators that are held against the reference.
-CHECKED = 3
+# Discriminators, by the kind of weights, and samples that are held against the reference: six have a group and four
+# classes, so that some pairs are void. Of 72 samples one has a hidden unit so near to 0 that
+# float32 and float64 see it on two sides, and each then has its own derivative there.
+CHECKED, CHECKED_BATCH = {"gsda": 6, "dense": 3}, 8
+# In bf16 a unit in 200 is on the other side.
+ALLOWED = {"fp32": None, "bf16": 0.1}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,7 @@ class Options(CommonOptions):
     """Rate, while timed."""
     weights: tuple[str, ...] = ()
     """gsda (a source sample counts for its class, its group and the domain), dense (no pair has weight 0). Default:
-    both;
-    gsda with --quick."""
+    both; gsda with --quick."""
     dtype: tuple[str, ...] = ()
     """fp32, bf16 (autocast). Default: fp32 on a CPU, both on a GPU."""
     mode: tuple[str, ...] = ()
@@ -217,11 +220,9 @@ def _vmap(given: Given) -> Results:
         value = F.binary_cross_entropy_with_logits(z, given.targets, p, reduction="sum")
         return value, (z, value)
 
-    batched = torch.func.vmap(
-        torch.func.grad(loss, has_aux=True), in_dims=(None, 1, 0, 0), out_dims=(0, (1, 0)), randomness="different"
-    )
+    batched = torch.func.vmap(torch.func.grad(loss, has_aux=True), in_dims=(None, 1, 0, 0), randomness="different")
     gradients, (logits, losses) = batched(given.features, given.weights, given.bank.weights, given.bank.biases)
-    return torch.linalg.vector_norm(gradients, dim=2).t(), logits, losses
+    return torch.linalg.vector_norm(gradients, dim=2).t(), logits.t(), losses
 
 
 PROVIDERS: dict[str, Callable[[Given], Results]] = {
@@ -258,14 +259,14 @@ def timed(spec: Spec, given: Given, provider: str) -> Callable[[], Any]:
 def distance(spec: Spec, provider: str) -> tuple[float, str]:
     """The largest relative error of a result or gradient against the reference in float64, and whose it is: of the
     problem's first discriminators, in evaluation mode."""
-    small = replace(spec, num=CHECKED, weights="dense")
+    small = replace(spec, num=CHECKED[spec.weights], batch=min(spec.batch, CHECKED_BATCH))
     given = tensors(small)
     given.bank.eval()
     for module in given.modules:
         module.eval()
     results, found = timed(small, given, provider)()
     if provider == LOOP and found:
-        found = (found[0], *_stacked(found[1:], CHECKED))
+        found = (found[0], *_stacked(found[1:], small.num))
     exact = [t.detach().double().requires_grad_() for t in given.leaves]
     weights, biases = exact[1 : 1 + spec.layers], exact[1 + spec.layers :]
     wanted = reference.feature_gradient_norms(exact[0], weights, biases, given.targets.double(), given.weights.double())
@@ -284,7 +285,7 @@ def distance(spec: Spec, provider: str) -> tuple[float, str]:
 def _stacked(gradients: Sequence[Tensor], num: int) -> list[Tensor]:
     """The gradients of modules, one after the other, in the order of a bank's: weights, then biases."""
     each = len(gradients) // num
-    return [torch.stack(gradients[place::each]) for place in (*range(0, each, 2), *range(1, each, 2))]
+    return [torch.stack(list(gradients[place::each])) for place in (*range(0, each, 2), *range(1, each, 2))]
 
 
 def prepare(spec: Mapping[str, Any], provider: str) -> Callable[[], Any]:
@@ -355,11 +356,11 @@ def grid(options: Options, device: torch.device) -> list[Spec]:
     ]
 
 
-def measure(names: Sequence[str], options: Options, spec: Spec, session: Session) -> None:
-    """Check, time and record every provider on one problem."""
+def timed_rows(names: Sequence[str], options: Options, spec: Spec, session: Session) -> list[Row]:
+    """Check and time every provider on one problem, whose tensors are gone when memory is measured in another process:
+    the largest bank and its gradients take half of a machine of 24 GB."""
     given = tensors(spec)
-    active = int((given.weights != 0).sum())
-    inputs = megabytes(given.leaves)
+    active, inputs = int((given.weights != 0).sum()), megabytes(given.leaves)
     entries: list[Entry] = []
 
     def build(name: str) -> Callable[[], Any]:
@@ -373,21 +374,33 @@ def measure(names: Sequence[str], options: Options, spec: Spec, session: Session
 
     for name in (STATIC, *names):
         row = spec.columns() | {"provider": name}
-        is_ours = name.startswith(OURS)
         entries += attempt(
-            row, functools.partial(build, name), functools.partial(check, name), session.device, is_ours=is_ours
+            row,
+            functools.partial(build, name),
+            functools.partial(check, name),
+            session.device,
+            is_ours=name.startswith(OURS),
+            allowed=ALLOWED[spec.dtype],
         )
     time_entries(entries, session.device, options)
     for entry in entries:
         if entry.run is not None:
-            name = entry.row["provider"]
+            row, name = entry.row, entry.row["provider"]
             work = floor(spec, name, active, session.rates)
-            entry.row |= roofline_columns(*work, entry.row["p50_ms"], session.rates, spec.dtype)
-            if session.meter is not None:
-                arguments = {"spec": asdict(spec), "provider": name}
-                function = "dynconv.bench.bench_feature_gradient_norms:prepare"
-                entry.row |= memory_columns(session.meter, function, arguments, inputs)
-        session.recorder.add(entry.row)
+            row |= roofline_columns(*work, row["p50_ms"], session.rates, spec.dtype)
+            row["peak_mb"] = inputs
+    return [entry.row for entry in entries]
+
+
+def measure(names: Sequence[str], options: Options, spec: Spec, session: Session) -> None:
+    """Check, time and record every provider on one problem."""
+    for row in timed_rows(names, options, spec, session):
+        inputs = row.pop("peak_mb", 0.0)
+        if row["status"] == "ok" and session.meter is not None:
+            arguments = {"spec": asdict(spec), "provider": row["provider"]}
+            function = "dynconv.bench.bench_feature_gradient_norms:prepare"
+            row |= memory_columns(session.meter, function, arguments, inputs)
+        session.recorder.add(row)
 
 
 def plan(options: Options, device: torch.device) -> Plan[Spec]:

@@ -1,8 +1,9 @@
 """A whole training step of GSDA with gradient synchronisation, beside the same step without it.
 
-`static` is the step without synchronisation (the row "+ group" of GSDA's Table 1), `dynconv` adds it through
-`feature_gradient_norms`, and `loop` adds it as one would write it down: `autograd.grad(create_graph=True)` for one
-discriminator after another. Before a step is timed, its losses and the gradients of its features, classifier and
+`static` is the step without synchronisation (the row "+ group" of GSDA's Table 1) as `dynconv train` takes it, `plain`
+the same with the discriminators' logits and their cross entropy by autograd alone. `dynconv` adds the synchronisation
+through `feature_gradient_norms`, and `loop` adds it as one would write it down: `autograd.grad(create_graph=True)` for
+one discriminator after another. Before a step is timed, its losses and the gradients of its features, classifier and
 discriminators are held against the loop's in float64. bench/README.md explains the rows.
 """
 
@@ -33,9 +34,10 @@ from dynconv.bench.session import Plan, Session, run
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.losses import domain_losses
 from dynconv.methods import GSDA, GSDAConfig
+from dynconv.methods.adversarial import Alignment, Encoded
 from dynconv.nn import DiscriminatorBank
 
-STATIC, OURS, LOOP = "static", "dynconv", "loop"
+STATIC, PLAIN, OURS, LOOP = "static", "plain", "dynconv", "loop"
 # Classes and groups: digits; Office-31 and Office-Home as in the paper (section 3.1).
 TASKS = {"digits": (10, 3), "office-31": (31, 6), "office-home": (65, 13)}
 MODELS = ("lenet-small", "resnet-small", "resnet50")
@@ -57,7 +59,7 @@ class Options(CommonOptions):
     bottleneck: int = 256
     """Width of what the discriminators see."""
     providers: tuple[str, ...] = ()
-    """static (always), dynconv, loop. Default: all."""
+    """static (always), plain, dynconv, loop. Default: all."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,12 @@ class LoopGSDA(GSDA):
         bank = cast(DiscriminatorBank, super().make_discriminators())
         return Separate(bank.discriminator(index) for index in range(bank.num))
 
-    def judge(self, features: Tensor, domains: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def alignment(self, encoded: Encoded, reverse: float | None) -> Alignment:
+        return self.losses(encoded.features, encoded)
+
+    def judge(
+        self, features: Tensor, domains: Tensor, weights: Tensor, masks: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if not features.requires_grad:
             features = features.detach().requires_grad_()
         norms, logits, losses = [], [], []
@@ -112,7 +119,17 @@ class LoopGSDA(GSDA):
         return torch.stack(norms, dim=1), torch.cat(logits, dim=1), torch.stack(losses)
 
 
-_CLASSES = {STATIC: GSDA, OURS: GSDA, LOOP: LoopGSDA}
+class PlainGSDA(GSDA):
+    """GSDA without synchronisation and without norms: the bank's logits and their cross entropy, by autograd."""
+
+    def losses(self, features: Tensor, encoded: Encoded, masks: list[Tensor] | None = None) -> Alignment:
+        weights = encoded.probabilities @ self.membership.t()
+        opposed = domain_losses(self.discriminators(features), encoded.domains, weights).sum() / len(features)
+        return Alignment(opposed, None, {"domain_loss": opposed.detach()})
+
+
+_CLASSES = {STATIC: GSDA, PLAIN: PlainGSDA, OURS: GSDA, LOOP: LoopGSDA}
+_WITHOUT = (STATIC, PLAIN)
 
 
 @dataclass
@@ -164,10 +181,9 @@ def training(step: Step, provider: str, *, dtype: torch.dtype = torch.float32) -
         hidden_features=step.hidden,
         num_groups=(groups,),
         group_seed=0,
-        # The twins must agree, and no number of steps on random labels may diverge.
-        dropout=0.0,
+        # No number of steps on random labels may diverge.
         lr=1e-5,
-        synchronisation=provider != STATIC,
+        synchronisation=provider not in _WITHOUT,
     )
     method = _CLASSES[provider](config, classes).to(step.device, dtype).to(memory_format=torch.channels_last).train()
     generator = torch.Generator().manual_seed(1)
@@ -195,6 +211,7 @@ def distance(step: Step, provider: str) -> tuple[float, str]:
     results = []
     for name, dtype in ((provider, torch.float32), (LOOP, torch.float64)):
         own = training(small, name, dtype=dtype)
+        # Without dropout, whose masks the twins would draw in different orders, and with the running statistics.
         own.method.eval()
         losses, gradients = own.updates(steps=False)
         results.append({"losses": torch.stack(losses)} | _joined(gradients, own.method.discriminators))
@@ -243,7 +260,7 @@ def measure(names: Sequence[str], options: Options, step: Step, session: Session
 
     for name in (STATIC, *names):
         row = step.columns() | {"provider": name}
-        is_checked = None if name == STATIC else functools.partial(check, name)
+        is_checked = None if name in _WITHOUT else functools.partial(check, name)
         # The network's own rounding is in it: 2e-4 for resnet-small.
         entries += attempt(
             row, functools.partial(build, name), is_checked, session.device, is_ours=name != LOOP, allowed=1e-2
@@ -262,8 +279,9 @@ def measure(names: Sequence[str], options: Options, step: Step, session: Session
 def plan(options: Options, device: torch.device) -> Plan[Step]:
     """What the options describe; ValueError for an unknown word or a size out of range."""
     found = steps(options, device)
-    names = chosen("--providers", options.providers, [OURS, LOOP], [STATIC, OURS, LOOP])
-    selected = [name for name in (OURS, LOOP) if name in names]
+    others = [PLAIN, OURS, LOOP]
+    names = chosen("--providers", options.providers, others, [STATIC, *others])
+    selected = [name for name in others if name in names]
     return Plan(
         found,
         ["fp32"],

@@ -311,7 +311,7 @@ def bank_cases(sm: int, quick: bool) -> Iterator[tuple[Case, Build]]:
         # results.
         absent["weight_stride_t" if parts == "two" else "weight_stride_b"] = 1
         summed: dict[str, object] = {"ACCUMULATE": parts != "two", **sizes, **absent}
-        yield case, Build(weighted_sum, summed, dtypes, {"num_warps": SUM_WARPS})
+        yield case, Build(weighted_sum, summed, dtypes, {"num_warps": SUM_WARPS, "enable_fp_fusion": True})
 
 
 def bank_case(

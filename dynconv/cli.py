@@ -78,6 +78,7 @@ FIGURES = ("training",)
 BENCHMARKS = {
     "dynamic_conv2d": "dynconv.bench.bench_dynamic_conv2d",
     "coefficients": "dynconv.bench.bench_coefficients",
+    "feature_gradient_norms": "dynconv.bench.bench_feature_gradient_norms",
     "drt-step": "dynconv.bench.bench_drt_step",
     "gsda-step": "dynconv.bench.bench_gsda_step",
 }
@@ -140,6 +141,7 @@ def _train(args: list[str]) -> int:
     try:
         config = parse_train(args[0], args[1:])
         # After the options were read: a mistyped one is answered before Lightning's seconds of import.
+        from dynconv.data import DataError
         from dynconv.engine.train import Diverged, Interrupted, open_folder, prepare
         from dynconv.report.figures import save_training_figure
         from dynconv.report.table import selection_table
@@ -156,6 +158,9 @@ def _train(args: list[str]) -> int:
     except Interrupted as stopped:
         print(f"dynconv: {stopped}", file=sys.stderr)
         return 130
+    except DataError as error:
+        # An image that is read only when its turn comes.
+        return _fail(str(error))
     except Diverged as error:
         return _fail(str(error), code=1)
     Console().print(selection_table(folder))

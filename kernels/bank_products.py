@@ -296,7 +296,8 @@ def sum_weighted(
     with torch.cuda.device_of(first):
         weighted_sum[grid](
             first, second, first_weight, second_weight, out, terms, columns, *strides,
-            ACCUMULATE=accumulate, BLOCK_T=SUM_BLOCK[0], BLOCK_N=SUM_BLOCK[1], num_warps=SUM_WARPS,
+            ACCUMULATE=accumulate, BLOCK_T=SUM_BLOCK[0], BLOCK_N=SUM_BLOCK[1],
+            num_warps=SUM_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
 
 

@@ -171,6 +171,11 @@ class DomainBatches:
         )
         return last // self._batch_size + 1
 
+    @property
+    def steps_per_pass(self) -> int:
+        """The smallest number of batches from the start after which every image, the target's too, was seen."""
+        return max(self.steps_per_epoch, -(-len(self._splits[-1]) // self._batch_size))
+
     def select_target(self, selection: TargetSelection | None) -> None:
         """From the next batch on, draw target images from `selection` only, every pseudo class of it equally often.
 

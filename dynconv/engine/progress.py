@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynconv.engine.selection import Row, mean_of
 
@@ -92,14 +92,24 @@ class ProgressDisplay:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
+_CURES = (
+    "The last checkpoint is from before; a lower --lr or, where the method has one, a lower weight or a ramp of its "
+    "second loss are the usual cures."
+)
+
+
 def check_finite(means: Mapping[str, float], step: int) -> None:
     """Raise Diverged where a mean loss is not finite."""
     bad = [f"{name} = {value}" for name, value in means.items() if not torch.tensor(value).isfinite()]
     if bad:
-        raise Diverged(
-            f"training diverged before step {step}: {', '.join(bad)}. The last checkpoint is from before; a lower --lr "
-            "or, where the method has one, a lower weight or a ramp of its second loss are the usual cures."
-        )
+        raise Diverged(f"training diverged before step {step}: {', '.join(bad)}. {_CURES}")
+
+
+def check_parameters(module: nn.Module, step: int, error: Exception) -> None:
+    """Raise Diverged, from `error`, where a parameter is not finite."""
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            raise Diverged(f"training diverged before step {step}: {name} is not finite. {_CURES}") from error
 
 
 class Diverged(RuntimeError):  # noqa: N818 - reads as what happened

@@ -20,7 +20,7 @@ from dynconv.engine.checkpoint import random_state, save_checkpoint, set_random_
 from dynconv.engine.config import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN, TrainConfig
 from dynconv.engine.evaluation import Evaluation, evaluating
 from dynconv.engine.interrupt import Interrupted, InterruptGuard
-from dynconv.engine.progress import Meter, ProgressDisplay, check_finite
+from dynconv.engine.progress import Meter, ProgressDisplay, check_finite, check_parameters
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import OF_CLASS, mean_of
 from dynconv.methods import Method
@@ -50,7 +50,7 @@ class Run:
         self.max_steps = run.max_steps or (run.epochs or DEFAULT_EPOCHS) * self.steps_per_epoch
         self.eval_every = run.eval_every or math.ceil(self.max_steps / EVALUATIONS_PER_RUN)
         self.checkpoint_every = run.checkpoint_every or self.eval_every
-        self.refresh_every = self.method.refresh_interval(self.steps_per_epoch)
+        self.refresh_every = self.method.refresh_interval(self.batches.steps_per_pass)
         self.meter = Meter()
         self.step = 0
         self.seconds = 0.0
@@ -117,7 +117,12 @@ class Run:
         while self.step < self.max_steps:
             if self.refresh_every and self.step % self.refresh_every == 0:
                 self.refresh(progress)
-            self.advance(next(self.batches), self.meter)
+            try:
+                self.advance(next(self.batches), self.meter)
+            except ValueError as error:
+                # An operator may refuse what a diverged network gives it before its loss is looked at.
+                check_parameters(self.method, self.step, error)
+                raise
             self.step += 1
             self.seconds = time.monotonic() - began
             last = self.step == self.max_steps
@@ -155,7 +160,9 @@ class Run:
         A run resumed at a step where this is due asks again: the scores, and with them the selection, are the same.
         """
         with evaluating(self.method), torch.no_grad():
-            found = self.method.refresh(self.evaluation.target_scores(self.method))
+            scores = self.evaluation.target_scores(self.method)
+            check_finite({"target scores": float(scores.sum())}, self.step)
+            found = self.method.refresh(scores)
         if found.changed:
             self.batches.select_target(found.selection)
         self.meter.add(found.logs)
@@ -186,7 +193,9 @@ class Run:
                 self.scaler.update()
             for optimiser in chosen:
                 optimiser.zero_grad(set_to_none=True)
-            meter.add({"loss": update.loss, **update.logs})
+            # Losses of different groups are different things, and their mean is none.
+            name = "loss" if len(update.of) == len(self.optimisers) else f"loss_{'_'.join(update.of)}"
+            meter.add({name: update.loss, **update.logs})
 
     @property
     def epoch(self) -> float:

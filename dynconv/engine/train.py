@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
+from torch import nn
 
 from dynconv.data import DomainBatches, Protocol, load_protocol, source_validation_split
 from dynconv.engine.checkpoint import STATE, load_checkpoint
@@ -64,6 +65,8 @@ def prepare(config: TrainConfig, folder: RunFolder) -> Run:
     fabric.to_device(method)
     # The batches are NHWC; weights of the same layout spare the convolutions a copy.
     method.to(memory_format=torch.channels_last)
+    if config.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
+        raise ValueError("--batch-size 1: batch normalisation needs at least 2 images of each domain")
     batches = DomainBatches(
         training,
         batch_size=config.batch_size,

@@ -23,7 +23,7 @@ class Hierarchy:
         membership: (M, C) float32, the part of a sample of each class that counts for each node: p_node = sum over
             classes of membership * p_class (eq. 8; 1 or 0 where no groups overlap).
         edges: (M, M) float32, edges[m, c] is the share of child c that node m holds; 0 where c is no child of m.
-        levels: Depth of each node: 0 for the domain.
+        levels: Depth of each node: 0 for the domain. All classes are on the last level, whatever holds them.
     """
 
     membership: Tensor
@@ -74,6 +74,7 @@ class Hierarchy:
         if missing := [index for index, holders in classes.items() if not holders]:
             raise ValueError(f"groups: no group holds the classes {', '.join(map(str, missing))}")
         inner = len(levels)
+        levels += [max(levels) + 1] * num_classes
         total = inner + num_classes
         weights = torch.zeros(total, total)
         for parent, child in edges:
@@ -81,7 +82,6 @@ class Hierarchy:
         for index, holders in classes.items():
             for holder in holders:
                 weights[holder, inner + index] = 1 / len(holders)
-            levels.append(1 + max(levels[holder] for holder in holders))
         membership = torch.zeros(total, num_classes)
         membership[inner:] = torch.eye(num_classes)
         # Children were numbered after their parents.
@@ -105,9 +105,11 @@ class Hierarchy:
         """
         numbers = list(num_groups)
         if any(b <= a for a, b in zip([1, *numbers], [*numbers, num_classes], strict=True)):
+            most = num_classes - 1
+            wanted = f"growing numbers from 2 to {most}" if most > 1 else "none"
             raise ValueError(
-                f"num_groups: expected growing numbers from 2 to fewer than the {num_classes} classes, got "
-                f"{tuple(numbers)}"
+                f"num_groups: expected {wanted} for {num_classes} classes, got {tuple(numbers)}; give other numbers of "
+                "groups, or none (levels 'class')"
             )
         order = torch.randperm(num_classes, generator=generator).tolist()
         tree: list[Tree] = list(order)

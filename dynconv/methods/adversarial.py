@@ -47,6 +47,9 @@ class AdversarialConfig(MethodConfig):
     """Linear layers of a discriminator (released CDAN and MADA: 3)."""
     dropout: float = 0.5
     """Dropout within the discriminators."""
+    shared_layers: int = 0
+    """The first layers of the discriminators that all of them have in common: with 415 of them (DomainNet), their own
+    first layers alone have 109 million parameters at 256 features."""
     discriminator_lr_factor: float = 1.0
     """The discriminators' learning rate is this many times `lr`."""
     source_sampling: Literal["uniform", "class-balanced"] = "uniform"
@@ -59,7 +62,8 @@ class AdversarialConfig(MethodConfig):
     confident_share: float = 0.2
     """Of a predicted class that nobody passes for, this share of its images, the most confident ones, is taken."""
     selection_every: int = 0
-    """Steps between two selections of target images; 0 for every epoch."""
+    """Steps between two selections of target images; 0 for the fewest after which every source and every target image
+    was seen."""
 
     bottleneck: int = 256
     """Width of the layer whose output the discriminators see (released CDAN: 256); 0 for none."""
@@ -76,13 +80,18 @@ class AdversarialConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        nonnegative = ("adversarial_weight", "entropy_weight", "dropout", "selection_every")
+        nonnegative = ("adversarial_weight", "entropy_weight", "dropout", "selection_every", "shared_layers")
         check_range(self, nonnegative, least=0)
         check_range(self, ("ramp_end", "discriminator_lr_factor", "confident_share"), above=0)
         check_range(self, ("hidden_features", "num_layers"), least=1)
         for name, below in (("dropout", 1.0), ("confidence", 1.0)):
             if not 0 <= getattr(self, name) < below:
                 raise ValueError(f"{name}: expected 0 to less than {below:g}, got {getattr(self, name)}")
+        if self.shared_layers >= self.num_layers:
+            raise ValueError(
+                f"shared_layers: expected less than num_layers = {self.num_layers}, for each discriminator has its own "
+                f"last layer; got {self.shared_layers}"
+            )
         for name in ("ramp_end", "confident_share"):
             if getattr(self, name) > 1:
                 raise ValueError(f"{name}: expected at most 1, got {getattr(self, name)}")
@@ -158,6 +167,7 @@ class AdversarialMethod(Method):
             hidden_features=config.hidden_features,
             num_layers=config.num_layers,
             dropout=config.dropout,
+            shared_layers=config.shared_layers,
         )
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
@@ -175,10 +185,10 @@ class AdversarialMethod(Method):
     def class_balanced(self) -> bool:
         return self.config.source_sampling == "class-balanced"
 
-    def refresh_interval(self, steps_per_epoch: int) -> int:
+    def refresh_interval(self, steps_per_pass: int) -> int:
         if self.config.target_sampling == "all":
             return 0
-        return self.config.selection_every or steps_per_epoch
+        return self.config.selection_every or steps_per_pass
 
     def refresh(self, scores: Tensor) -> Refresh:
         """Choose the target images to train on by how sure their predictions are."""
@@ -193,12 +203,12 @@ class AdversarialMethod(Method):
             loss = task + game.opposed if game.shared is None else task + game.opposed + game.shared
             yield Update(loss, of=("features", "heads", "discriminators"), logs=logs | game.logs)
             return
-        fixed = encoded._replace(features=encoded.features.detach(), scores=encoded.scores.detach())
-        game = self.alignment(fixed, None)
+        held = encoded._replace(features=encoded.features.detach(), scores=encoded.scores.detach())
+        game = self.alignment(held, None)
         loss = game.opposed if game.shared is None else game.opposed + game.shared
         yield Update(loss, of=("discriminators",), logs=game.logs)
         # The features did not change meanwhile, so they are not computed again.
-        with _fixed(self.discriminators):
+        with fixed(self.discriminators):
             game = self.alignment(encoded, None)
         loss = task - self.weight * game.opposed
         yield Update(loss if game.shared is None else loss + game.shared, of=("features", "heads"), logs=logs)
@@ -231,7 +241,7 @@ class AdversarialMethod(Method):
 
 
 @contextlib.contextmanager
-def _fixed(module: nn.Module) -> Iterator[None]:
+def fixed(module: nn.Module) -> Iterator[None]:
     """`module` without gradients of its parameters in what is computed within the context."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:

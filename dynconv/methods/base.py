@@ -173,8 +173,9 @@ class Method(nn.Module, abc.ABC):
         """Whether every class of a source is drawn equally often, whatever its size."""
         return False
 
-    def refresh_interval(self, steps_per_epoch: int) -> int:
-        """Steps between two calls of `refresh`, the first one before step 0; 0 for none."""
+    def refresh_interval(self, steps_per_pass: int) -> int:
+        """Steps between two calls of `refresh`, the first one before step 0; 0 for none. `steps_per_pass` is the fewest
+        after which every source and every target image was seen."""
         return 0
 
     def refresh(self, scores: Tensor) -> Refresh:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import Hierarchy, domain_accuracies, parse_tree, synchronisation_terms
-from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, Alignment, Encoded
+from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, Alignment, Encoded, fixed
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.nn import DiscriminatorBank
 
@@ -33,13 +33,16 @@ class GSDAConfig(AdversarialConfig):
     """Disjoint groups drawn at random (section 3.1: 6 on Office-31, 13 on Office-Home, 4 on VisDA); several growing
     numbers give a deeper hierarchy (section 2.2)."""
     groups: str = ""
-    """Groups of one's own as nested lists of class indices, "[[0, 1], [2, 3, 4]]", instead of random ones. They may
-    overlap (a class's share is then divided among its groups) and may nest to any depth."""
+    """Groups of one's own as nested lists of class indices, "[[0, 1], [2, 3, 4]]", instead of random ones; classes
+    count from 0 in the order of their names. They may overlap (a class's share is then divided among its groups)
+    and may nest to any depth."""
     group_seed: int | None = None
     """Seed of the random division; None for the run's own."""
     reduction: Literal["mean", "sum"] = "mean"
     """All losses per sample, or summed over the batch as they are printed in the paper."""
 
+    ramp: Literal["none", "sigmoid"] = "none"
+    """Rise of `adversarial_weight` as in DANN, or its full value from the first step (eq. 16)."""
     form: Literal["alternating", "reversal"] = "alternating"
     """Alternating updates (eq. 14 to 17), or all at once; L_syn is minimised by both sides either way."""
     source_sampling: Literal["uniform", "class-balanced"] = "class-balanced"
@@ -56,6 +59,8 @@ class GSDAConfig(AdversarialConfig):
         if self.levels != "group":
             choice = f"levels {self.levels!r}, which has no groups"
             check_unused(self, ("num_groups", "groups", "group_seed"), choice, "choose levels 'group'")
+        elif not self.groups and not self.num_groups:
+            raise ValueError("num_groups: expected at least one number of groups; levels 'class' has none")
         if self.groups:
             choice = "groups, which says what they are"
             check_unused(self, ("num_groups", "group_seed"), choice, "leave groups empty")
@@ -99,29 +104,29 @@ class GSDA(AdversarialMethod):
         return self.bank(hierarchy.num_nodes, self.features.out_features)
 
     def alignment(self, encoded: Encoded, reverse: float | None) -> Alignment:
-        features = encoded.features
+        drops = self.training and self.config.dropout > 0
+        masks = self.discriminators.draw_masks(encoded.features) if drops else None
         if reverse is None:
-            return self.losses(features, encoded)
-        # One pass gives what is reversed and what is not, so each gradient is taken at a copy of the features and
-        # handed on to them by a term of value zero.
-        leaf = features.detach().requires_grad_()
-        game = self.losses(leaf, encoded)
-        (handed,) = torch.autograd.grad(game.opposed, leaf, retain_graph=True)
-        handed = -reverse * handed
-        if game.shared is not None:
-            handed = handed + torch.autograd.grad(game.shared, leaf, retain_graph=True)[0]
-        product = (features * handed).sum()
-        return game._replace(opposed=game.opposed + (product - product.detach()))
+            return self.losses(encoded.features, encoded, masks)
+        # The domain losses are reversed for the features and L_syn is not, so each side has a pass of its own, which
+        # computes that side's gradients alone; the features' pass adds no value.
+        game = self.losses(encoded.features.detach(), encoded, masks)
+        with fixed(self.discriminators):
+            hidden = self.losses(encoded.features, encoded, masks)
+        opposed = game.opposed - reverse * (hidden.opposed - hidden.opposed.detach())
+        if game.shared is None or hidden.shared is None:
+            return game._replace(opposed=opposed)
+        return game._replace(opposed=opposed, shared=game.shared + (hidden.shared - hidden.shared.detach()))
 
-    def losses(self, features: Tensor, encoded: Encoded) -> Alignment:
-        """L_g + L_l (eq. 6 to 9) and beta * L_syn (eq. 12) on `features`, and what to log.
+    def losses(self, features: Tensor, encoded: Encoded, masks: list[Tensor] | None = None) -> Alignment:
+        """L_g + L_l (eq. 6 to 9) and beta * L_syn (eq. 12) on `features` with dropout by `masks`, and what to log.
 
         The norms are computed in every row of the ablation: at half of all (sample, discriminator) pairs p is 0, of
         which `feature_gradient_norms` makes use, so that it is faster than the discriminators' own backward pass.
         """
         probabilities = encoded.probabilities
         weights = probabilities @ self.membership.to(probabilities).t()
-        norms, logits, losses = self.judge(features, encoded.domains, weights)
+        norms, logits, losses = self.judge(features, encoded.domains, weights, masks)
         scale = 1.0 if self.config.reduction == "sum" else 1 / len(features)
         opposed = scale * losses.sum()
         magnitudes = scale * norms.sum(dim=0)
@@ -139,9 +144,13 @@ class GSDA(AdversarialMethod):
         logs["synchronisation_loss"] = synchronisation.detach()
         return Alignment(opposed, self.config.beta * synchronisation, logs)
 
-    def judge(self, features: Tensor, domains: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def judge(
+        self, features: Tensor, domains: Tensor, weights: Tensor, masks: list[Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Norms (N, M) of the gradients of the discriminators' losses, logits (N, M), and the losses (M,)."""
-        return self.discriminators.gradient_norms(features, domains, weights, logits_everywhere=False)
+        return self.discriminators.gradient_norms(
+            features, domains, weights, dropout_masks=masks, logits_everywhere=False
+        )
 
     def by_level(self, name: str, values: Tensor, *, mean: bool) -> dict[str, Tensor | float]:
         """Sum or mean of the nodes' values (M,) on each level, by what to log it as."""

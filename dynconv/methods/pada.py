@@ -42,7 +42,7 @@ class PADA(DANN):
         self.register_buffer("class_weights", torch.ones(self.num_classes))
         return super().make_discriminators()
 
-    def refresh_interval(self, steps_per_epoch: int) -> int:
+    def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.weights_every
 
     def refresh(self, scores: Tensor) -> Refresh:
@@ -65,7 +65,8 @@ class PADA(DANN):
         )
 
     def sample_weights(self, encoded: Encoded) -> Tensor:
-        """Source samples by their class's weight over the largest, target samples 1."""
+        """Source samples by their class's weight over the largest of all classes (the released code takes the largest
+        of the batch), target samples 1."""
         weights = torch.ones_like(encoded.domains)[:, None]
         weights[: len(encoded.labels), 0] = (self.class_weights / self.class_weights.max())[encoded.labels].to(weights)
         return weights

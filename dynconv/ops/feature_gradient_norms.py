@@ -23,16 +23,15 @@ from dynconv.ops.problem import accumulation_dtype, autocast_is_on
 
 BACKENDS = ("auto", "eager", "triton", "reference")
 ACTIVATIONS = ("relu", "leaky_relu")
-WORKSPACE_BYTES = 2**30
 
 # An absent bias or mask is an empty tensor of dimension 1: autograd takes lists of tensors alone.
 _ARGUMENTS = (
     "Tensor features, Tensor[] weights, Tensor[] biases, Tensor[] masks, Tensor? active, float negative_slope, "
-    "str keep, bool logits_everywhere, SymInt workspace, str backend"
+    "str keep, bool logits_everywhere, SymInt? workspace, str backend"
 )
 LIBRARY.define(f"feature_gradient_norms({_ARGUMENTS}) -> (Tensor logits, Tensor gains, Tensor[] kept)")
 LIBRARY.define(
-    "feature_gradient_norms_backward(Tensor? grad_logits, Tensor? grad_gains, Tensor gains, Tensor[] kept, "
+    "feature_gradient_norms_backward(Tensor grad_logits, Tensor? grad_gains, Tensor gains, Tensor[] kept, "
     f"{_ARGUMENTS}, bool needs_features, bool[] needs_weights, bool[] needs_biases) "
     "-> (Tensor features, Tensor[] weights, Tensor[] biases)"
 )
@@ -80,19 +79,21 @@ def feature_gradient_norms(
         biases: One per layer, (M, H_l), or (1, H_l) where the layer is shared, or None.
         targets: (N,), 1 for source samples and 0 for target ones, any real dtype.
         sample_weights: (N, M), finite and at least 0, any floating dtype; it gets no gradient. Pairs of weight 0 have
-            norm 0 and cost nothing but their logits.
+            norm 0; on the CPU they cost nothing but their logits.
         activation: ``"relu"``, ``"leaky_relu"``, or an elementwise function of torch operations, for which torch.func
             takes the gradients: slower, and without a bound on memory.
         negative_slope: Of ``"leaky_relu"``, at least 0; its derivative at exactly 0, too.
         dropout_masks: One per hidden layer: factors (M, N, H_l) of at least 0, 0 or 1 / (1 - rate), or (1, N, H_l), or
-            None. None is no dropout.
+            None. None is no dropout. Their values are not looked at.
         workspace_bytes: Bound on what a call holds beyond its inputs and results: intermediate results while it runs
             and those it keeps for the backward; in the backward, beyond the gradients of inputs, likewise. What does
-            not fit is computed again. None stands for 1 GiB.
+            not fit is computed again. Not counted: a few numbers for each pair, and under autocast the copies of
+            ``weights``. None stands for 1 GiB, or for one discriminator where that takes more.
         logits_everywhere: False returns 0 for the logits of pairs of weight 0, which saves work on the CPU.
         backend: ``"eager"`` is the closed form in batched products, ``"triton"`` the Triton kernels (GPU; float32,
             bfloat16 and float16), ``"reference"`` one discriminator after the other by autograd, the only one that can
-            be differentiated twice. ``"auto"`` takes ``"eager"`` on every device: the kernels have not been measured.
+            be differentiated twice, and no use within ``torch.inference_mode``. ``"auto"`` takes ``"eager"`` on every
+            device: the kernels have not been measured.
 
     Returns:
         ``(norms (N, M), logits (N, M), losses (M,))`` in float32, float64 for float64 features. Under autocast the
@@ -148,6 +149,9 @@ def _check_options(
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)} or a function; got {activation!r}.")
+        # Looked at where it is used alone: torch.compile would make a graph of its own for it.
+        if activation == "leaky_relu" and not isinstance(negative_slope, (int, float)):
+            raise TypeError(f"negative_slope must be a number; got {negative_slope!r}.")
         if activation == "leaky_relu" and not 0 <= negative_slope < float("inf"):
             raise ValueError(f"negative_slope must be at least 0 and finite; got {negative_slope!r}.")
     elif not callable(activation):
@@ -158,6 +162,8 @@ def _check_options(
         return
     if not isinstance(workspace_bytes, int) or isinstance(workspace_bytes, bool):
         raise TypeError(f"workspace_bytes must be an int or None; got {workspace_bytes!r}.")
+    if not 0 <= workspace_bytes < 2**63:
+        raise ValueError(f"workspace_bytes must be at least 0 and less than 2 ** 63; got {workspace_bytes}.")
     if not isinstance(activation, str) or backend == "reference":
         raise ValueError(
             'workspace_bytes bounds the closed form of "relu" and "leaky_relu"; leave it None for an activation of '
@@ -207,10 +213,15 @@ def _operator(
         float(problem.negative_slope),
         keep,
         logits_everywhere,
-        WORKSPACE_BYTES if workspace_bytes is None else workspace_bytes,
+        workspace_bytes,
         "eager" if backend == "auto" else backend,
     )
     return logits, gains
+
+
+def _of_kernels(workspace: int | None) -> int:
+    """What the Triton kernels, which take any bound, are told."""
+    return eager.WORKSPACE_BYTES if workspace is None else workspace
 
 
 def _triton_reasons(problem: Discriminators) -> list[str]:
@@ -233,7 +244,7 @@ def _forward(
     negative_slope: float,
     keep: str,
     logits_everywhere: bool,
-    workspace: int,
+    workspace: int | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     problem = Discriminators.of(features, weights, biases, masks, negative_slope)
@@ -244,7 +255,13 @@ def _forward(
     from dynconv.kernels import feature_gradient_norms as kernels
 
     return kernels.forward(
-        features, weights, problem.biases, problem.masks, negative_slope, keep=keep, workspace_bytes=workspace
+        features,
+        weights,
+        problem.biases,
+        problem.masks,
+        negative_slope,
+        keep=keep,
+        workspace_bytes=_of_kernels(workspace),
     )
 
 
@@ -258,7 +275,7 @@ def _forward_fake(
     negative_slope: float,
     keep: str,
     logits_everywhere: bool,
-    workspace: int,
+    workspace: int | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     problem = Discriminators.of(features, weights, biases, masks, negative_slope)
@@ -267,12 +284,12 @@ def _forward_fake(
         return logits, torch.empty_like(logits), eager.kept_like(problem, keep, workspace)
     from dynconv.kernels import feature_gradient_norms as kernels
 
-    return logits, torch.empty_like(logits), kernels.kept_like(features, weights, keep)
+    return logits, torch.empty_like(logits), kernels.kept_like(features, weights, keep, _of_kernels(workspace))
 
 
 @torch.library.impl("dynconv::feature_gradient_norms_backward", "CompositeExplicitAutograd", lib=LIBRARY)
 def _backward(
-    grad_logits: Tensor | None,
+    grad_logits: Tensor,
     grad_gains: Tensor | None,
     gains: Tensor,
     kept: list[Tensor],
@@ -284,7 +301,7 @@ def _backward(
     negative_slope: float,
     keep: str,
     logits_everywhere: bool,
-    workspace: int,
+    workspace: int | None,
     backend: str,
     needs_features: bool,
     needs_weights: list[bool],
@@ -308,10 +325,9 @@ def _backward(
     else:
         from dynconv.kernels import feature_gradient_norms as kernels
 
-        zero = torch.zeros_like(gains)
         of_features, of_weights, of_biases = kernels.backward(
-            (zero if grad_logits is None else grad_logits).contiguous(),
-            (zero if grad_gains is None else grad_gains).contiguous(),
+            grad_logits.contiguous(),
+            torch.zeros_like(gains) if grad_gains is None else grad_gains.contiguous(),
             gains,
             features,
             weights,
@@ -320,7 +336,7 @@ def _backward(
             negative_slope,
             kept,
             keep=keep,
-            workspace_bytes=workspace,
+            workspace_bytes=_of_kernels(workspace),
             needs_features=needs_features,
             needs_weights=needs_weights,
             needs_biases=needs_biases,
@@ -338,7 +354,7 @@ def _backward(
 
 @torch.library.register_fake("dynconv::feature_gradient_norms_backward", lib=LIBRARY)
 def _backward_fake(
-    grad_logits: Tensor | None,
+    grad_logits: Tensor,
     grad_gains: Tensor | None,
     gains: Tensor,
     kept: list[Tensor],
@@ -376,6 +392,7 @@ def _autograd(ctx: Any, grad_logits: Tensor | None, grad_gains: Tensor | None, _
     unused = (None,) * (1 + len(options))
     if grad_logits is None and grad_gains is None:
         return None, [None] * depth, [None] * depth, [None] * len(masks), *unused
+    grad_logits = torch.zeros_like(gains) if grad_logits is None else grad_logits
     needs = ctx.needs_input_grad
     found = torch.ops.dynconv.feature_gradient_norms_backward(
         grad_logits,

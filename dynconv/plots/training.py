@@ -25,7 +25,7 @@ PANEL = (5.6, 3.1)
 NAME = 0.15
 TITLES = {
     "gradient": ("Gradient magnitude of each level", "sum of ||dL/df|| per sample"),
-    "synchronisation": ("Differences between the levels' gradients", "|difference| per sample"),
+    "synchronisation": ("Differences between the levels' gradients", "|difference| per sample, mean over groups"),
     "loss": ("Losses and weights", "mean since the last row"),
     "discriminator/accuracy": ("Accuracy of the discriminators", "source or target told apart, %"),
     "selected": ("Target images chosen by their pseudo label", "% of the target"),

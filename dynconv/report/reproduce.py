@@ -201,7 +201,7 @@ def report(recipe: Recipe, records: Sequence[Record]) -> str:
     ]
     if recipe.ablation and len(rows) > 1:
         parts += [
-            "Each row less the one above it, by the same task and seed: mean ± standard error.",
+            "Each row less the one above it, by the same task and seed: mean ± standard error over seeds.",
             markdown(
                 ["row", *tasks.values(), "all"],
                 [[row.label, *_differences(records, above.label, row.label, tasks)] for above, row in _pairs(rows)],
@@ -231,8 +231,11 @@ def _differences(records: Sequence[Record], above: str, below: str, tasks: dict[
     by_task = []
     for task in tasks:
         first, second = _values(records, task, above), _values(records, task, below)
-        by_task.append([second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())])
-    return [difference(values) for values in (*by_task, sum(by_task, []))]
+        by_task.append({seed: second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())})
+    # Tasks differ more than seeds do, so a seed's mean over the tasks is one observation.
+    common = set.intersection(*(set(values) for values in by_task))
+    of_seeds = [statistics.fmean(values[seed] for values in by_task) for seed in sorted(common)]
+    return [difference(values) for values in (*(list(each.values()) for each in by_task), of_seeds)]
 
 
 def difference(values: Sequence[float]) -> str:

@@ -46,7 +46,7 @@ def test_the_operator_is_a_word_and_dynamic_conv2d_the_default(
 def test_wrong_use_is_answered_with_code_2_and_one_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "dynamic_conv2d, coefficients, drt-step" in fails(capsys, "convolution")
+    assert "dynamic_conv2d, coefficients, feature_gradient_norms, drt-step" in fails(capsys, "convolution")
     assert "expected one of r64" in fails(capsys, "--device", "cpu", "--shapes", "r1024")
     assert "--providers: unknown ours" in fails(capsys, "--device", "cpu", "--providers", "ours")
     assert "--layout: unknown nchv" in fails(capsys, "--device", "cpu", "--layout", "nchv")

@@ -79,7 +79,7 @@ class Tiny(nn.Module):
             "heads": torch.optim.SGD(self.head.parameters(), lr=self.config.lr, momentum=0.9),
         }
 
-    def refresh_interval(self, steps_per_epoch: int) -> int:
+    def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.refresh_every
 
     def refresh(self, scores: Tensor) -> Refresh:

@@ -87,8 +87,20 @@ def test_random_groups_follow_their_seed() -> None:
 
 @pytest.mark.parametrize("numbers", [(1,), (5,), (6,), (3, 3), (3, 2)])
 def test_group_numbers_must_grow_between_one_and_the_classes(numbers: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to fewer than the 5 classes"):
+    with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to 4 for 5 classes, got"):
         Hierarchy.random(5, numbers)
+
+
+def test_two_classes_have_no_groups() -> None:
+    with pytest.raises(ValueError, match=r"num_groups: expected none for 2 classes, got \(2,\)"):
+        Hierarchy.random(2, (2,))
+
+
+def test_all_classes_are_on_the_last_level() -> None:
+    hierarchy = Hierarchy.from_tree([0, [1, [2]]], 3)
+    assert hierarchy.levels == (0, 1, 2, 3, 3, 3)
+    terms = synchronisation_terms(torch.tensor([9.0, 4.0, 1.0, 2.0, 1.0, 1.0]), hierarchy.edges, hierarchy.levels)
+    assert terms.tolist() == [9 - 4 - 2, 4 - 1 - 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,14 @@ def test_by_reversal_both_sides_get_the_gradients_of_taking_turns(name: str, bat
     torch.testing.assert_close(gradients(both.loss, reversal.heads), gradients(second.loss, turns.heads))
 
 
+def test_discriminators_may_share_their_first_layers(batch: Batch) -> None:
+    for name in ("gsda", "mada"):
+        method = make(name, shared_layers=2)
+        shapes = [tuple(weight.shape[:1]) for weight in method.discriminators.weights]
+        assert shapes == [(1,), (1,), (method.discriminators.num,)]
+        assert all(update.loss.isfinite() for update in method.updates(batch))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_features_raise_what_the_discriminators_lower(name: str, batch: Batch) -> None:
     fields = {"synchronisation": False} if name == "gsda" else {}
@@ -191,6 +199,7 @@ def test_of_a_class_without_confident_images_at_least_one_is_taken() -> None:
         ({"target_sampling": "confident", "confidence": 1.0}, "confidence: expected 0 to less than 1"),
         ({"confidence": 0.9}, "confidence: 0.9 contradicts target_sampling 'all'"),
         ({"num_layers": 0}, "num_layers: expected at least 1"),
+        ({"shared_layers": 3}, "shared_layers: expected less than num_layers = 3"),
         ({"hidden_features": 0}, "hidden_features: expected at least 1"),
     ],
 )

@@ -143,6 +143,7 @@ def test_a_checkpoint_brings_the_random_groups_back() -> None:
         ({"groups": "[[0], [1, 2]]", "group_seed": 1}, "group_seed: 1 contradicts groups"),
         ({"synchronisation": False, "beta": 2.0}, "beta: 2.0 contradicts synchronisation false"),
         ({"beta": -1.0}, "beta: expected at least 0"),
+        ({"num_groups": ()}, "num_groups: expected at least one number of groups"),
     ],
 )
 def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -153,7 +154,7 @@ def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> Non
 
 
 def test_groups_that_do_not_fit_the_classes_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to fewer than the 3 classes"):
+    with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to 2 for 3 classes"):
         make(num_groups=(6,))
     with pytest.raises(ValueError, match="groups: no group holds the classes 2"):
         make(groups="[[0], [1]]")

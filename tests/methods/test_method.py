@@ -18,6 +18,7 @@ from dynconv.methods.adversarial import AdversarialMethod
 NAMES = sorted(METHODS)
 
 
+FORMS = ("alternating", "reversal")
 ADVERSARIAL = sorted(name for name, kind in METHODS.items() if issubclass(kind, AdversarialMethod))
 
 
@@ -61,6 +62,28 @@ def test_a_few_steps_lower_the_cross_entropy(name: str, batch: Batch, train) -> 
     losses = [float(update.logs["cross_entropy"]) for update in updates if "cross_entropy" in update.logs]
     assert len(losses) == 6
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [(name, {}) for name in NAMES] + [(name, {"form": form}) for name in ADVERSARIAL for form in FORMS],
+)
+def test_a_step_in_half_precision_is_finite(name: str, fields: dict[str, str], batch: Batch) -> None:
+    made = make(name, **fields).float().train()
+    batch.source.images, batch.target.images = batch.source.images.float(), batch.target.images.float()
+    optimisers = made.optimisers()
+    updates = made.updates(batch)
+    while True:
+        # As the engine does it: the backward pass is outside.
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            update = next(updates, None)
+        if update is None:
+            break
+        assert update.loss.dtype == torch.float32
+        parameters = [p for name in update.of for group in optimisers[name].param_groups for p in group["params"]]
+        for gradient in torch.autograd.grad(update.loss, parameters, retain_graph=True):
+            assert gradient.dtype == torch.float32
+            assert gradient.isfinite().all()
 
 
 def test_source_only_never_sees_the_target(batch: Batch) -> None:

@@ -199,6 +199,44 @@ def test_autocast_gives_norms_in_float32() -> None:
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in bank_.parameters())
 
 
+def test_a_subclass_of_relu_is_taken_for_what_it_computes() -> None:
+    class Doubled(nn.ReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    bank_ = bank(activation=Doubled()).eval()
+    features, targets, p = batch()
+    torch.testing.assert_close(bank_.gradient_norms(features, targets, p).logits, bank_(features))
+
+
+def test_functional_call_puts_other_parameters_in() -> None:
+    bank_ = bank().eval()
+    features, _, _ = batch()
+    halved = {name: parameter / 2 for name, parameter in bank_.named_parameters()}
+    found = torch.func.functional_call(bank_, halved, features)
+    other = copy.deepcopy(bank_)
+    other.load_state_dict(halved)
+    torch.testing.assert_close(found, other(features))
+    assert not torch.equal(found, bank_(features))
+
+
+@pytest.mark.parametrize("rate", [0, 0.0])
+def test_no_dropout_draws_masks_of_ones(rate: float) -> None:
+    features, _, _ = batch()
+    masks = bank(dropout=rate).train().draw_masks(features)
+    assert all((mask == 1).all() for mask in masks)
+
+
+def test_each_discriminator_may_have_features_of_its_own() -> None:
+    features, _, _ = batch()
+    for shared in (0, 2):
+        bank_ = bank(shared_layers=shared).eval()
+        own = torch.stack([features * (index + 1) for index in range(bank_.num)])
+        found = bank_(own)
+        for index in range(bank_.num):
+            torch.testing.assert_close(found[:, index], bank_.discriminator(index)(own[index])[:, 0])
+
+
 def test_a_compiled_step_has_no_graph_break() -> None:
     bank_ = bank()
     features, targets, p = batch()

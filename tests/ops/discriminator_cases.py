@@ -13,7 +13,8 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Case:
-    """Shapes and options of one problem; ``void`` is the share of pairs with weight 0, ``shared`` counts layers."""
+    """Shapes and options of one problem; ``void`` is the share of pairs with weight 0, ``shared`` counts layers, whose
+    masks are shared too unless each discriminator has its ``own_masks``."""
 
     num: int = 4
     batch: int = 7
@@ -23,6 +24,7 @@ class Case:
     void: float = 0.0
     biases: bool = True
     dropout: bool = False
+    own_masks: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -45,6 +47,7 @@ CASES = {
     "no sample": Case(batch=0, dropout=True),
     "shared layer": Case(shared=1, dropout=True),
     "shared layers, void pairs": Case(shared=2, void=0.6, dropout=True),
+    "shared layers, own masks": Case(shared=2, void=0.6, dropout=True, own_masks=True),
     "one shared discriminator": Case(num=1, shared=1),
 }
 
@@ -99,7 +102,8 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Given
     copies = [1 if layer < case.shared else case.num for layer in range(len(widths) - 1)]
     weights = [normal(m, widths[i + 1], widths[i]) / widths[i] ** 0.5 for i, m in enumerate(copies)]
     biases = [normal(m, widths[i + 1]) / 2 for i, m in enumerate(copies)]
-    masks = [(uniform(m, case.batch, h) < 0.6) / 0.6 for m, h in zip(copies, case.hidden, strict=False)]
+    dropped = [case.num] * len(copies) if case.own_masks else copies
+    masks = [(uniform(m, case.batch, h) < 0.6) / 0.6 for m, h in zip(dropped, case.hidden, strict=False)]
     p = uniform(case.batch, case.num) * (uniform(case.batch, case.num) >= case.void)
     return Given(
         slice_of(normal(case.batch, case.features)).requires_grad_(),
