@@ -276,7 +276,13 @@ def distance(spec: Spec, provider: str) -> tuple[float, str]:
         picked, incoming = picked[1:], incoming[1:]
     expected = torch.autograd.grad(picked, exact, incoming) if spec.mode != "forward" else ()
     names = ["norms", "logits", "losses"] + [f"the gradient of leaf {index}" for index in range(len(expected))]
-    pairs = zip(names, (*results, *found), (*wanted, *expected), strict=True)
+    norms, logits, losses = results
+    # Ours is not asked for the logits of void pairs.
+    counts = given.weights != 0
+    logits = None if logits is None else logits * counts
+    pairs = zip(
+        names, (norms, logits, losses, *found), (wanted[0], wanted[1] * counts, wanted[2], *expected), strict=True
+    )
     errors = {name: relative_error(a, b) for name, a, b in pairs if a is not None}
     worst = max(errors, key=lambda name: errors[name])
     return errors[worst], worst
