@@ -16,7 +16,7 @@ endif
 
 help:
 	@echo 'make demo        train source-only, MCD and DRT on embedded digits and print one table'
-	@echo 'make test        ruff, mypy and the default tier of the tests'
+	@echo 'make test        ruff, mypy and the default tier of the tests; brings Chromium by apt where that is there and permitted'
 	@echo 'make cuda-build  bring nvcc by pip, compile and link the CUDA operators (needs no GPU)'
 	@echo 'make sanitize    the tests of the CPU operators under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make sanitize-gpu  the GPU tests under compute-sanitizer (needs a GPU and make cuda-build)'
@@ -41,8 +41,9 @@ test: $(READY)
 	@$(BIN)/ruff check .
 	$(SAY) 'mypy'
 	@$(BIN)/mypy
-	$(SAY) 'pytest'
-	@$(BIN)/pytest
+	@bash tests/install_browser.sh
+	$(SAY) 'pytest, two files at a time'
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 cuda-build: $(READY)
 	@VENV=$(VENV) bash csrc/cuda/build.sh

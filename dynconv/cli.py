@@ -1,4 +1,4 @@
-"""The command line: dynconv train | eval | plot | reproduce | bench | info.
+"""The command line: dynconv train | eval | predict | export | plot | runs | report | reproduce | bench | info.
 
 Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
 diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
@@ -20,7 +20,11 @@ Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
 commands:
   train METHOD     train a method on labelled sources and an unlabelled target; goes on with what was interrupted
   eval RUN         measure a run's checkpoint on its own domains or on another one
+  predict RUN DIR  class and confidence of every image below a folder, as CSV
+  export RUN       write the adapted model as a torch.export program or ONNX
   plot FIGURE      draw runs: what they logged over their steps
+  runs [DIR]       what ran below a folder (default: runs), what is unfinished, and what came out
+  report RUN       gather runs in one report: tables, figures, how they were made; as Markdown, LaTeX and one HTML page
   reproduce TABLE  train every run of a table of a paper that is not finished, and print it beside the paper's
   bench [OP]       time the operators and whole training steps beside the static convolution and other ways
   info             versions, native build, and for each backend whether it can run here or why not
@@ -51,7 +55,8 @@ REPRODUCE_USAGE = """usage: dynconv reproduce TABLE [--seeds N] [--data-root DIR
 tables:
 {tables}
 
-What was interrupted goes on with the same command. `dynconv reproduce TABLE --help` tells the options.
+What was interrupted goes on with the same command. `dynconv reproduce TABLE --dry-run` lists a table's runs, what they
+cost and what to expect of them, `dynconv reproduce TABLE --help` the options.
 """
 
 BENCH_USAGE = """usage: dynconv bench [OP] [--device auto|cpu|cuda] [--out CSV] [--quick] [options]
@@ -72,9 +77,26 @@ INFO_USAGE = """usage: dynconv info
 Versions, native build, and for each backend whether it can run here or why not.
 """
 
-TRAINING_PACKAGES = ("lightning", "matplotlib", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision")
+TRAINING_PACKAGES = (
+    "lightning",
+    "matplotlib",
+    "sklearn",
+    "torchmetrics",
+    "tyro",
+    "rich",
+    "tensorboard",
+    "torchvision",
+)
+EXPORT_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BENCHMARK_PACKAGES = ("tyro", "rich", "torchvision")
 FIGURES = ("training",)
+# What an interruption costs where no checkpoint is written.
+LOST = {
+    "bench": "no row was written",
+    "predict": "no file was written",
+    "export": "no file was written",
+    "report": "what was measured so far is in the report's cache",
+}
 BENCHMARKS = {
     "dynamic_conv2d": "dynconv.bench.bench_dynamic_conv2d",
     "coefficients": "dynconv.bench.bench_coefficients",
@@ -87,7 +109,18 @@ BENCHMARKS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     args = list(sys.argv[1:] if arguments is None else arguments)
-    commands = {"train": _train, "eval": _eval, "plot": _plot, "reproduce": _reproduce, "bench": _bench, "info": _info}
+    commands = {
+        "train": _train,
+        "eval": _eval,
+        "predict": _predict,
+        "export": _export,
+        "plot": _plot,
+        "runs": _runs,
+        "report": _report,
+        "reproduce": _reproduce,
+        "bench": _bench,
+        "info": _info,
+    }
     if not args or args[0] in ("-h", "--help"):
         print(USAGE, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -105,14 +138,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        lost = "no row was written" if args[0] == "bench" else "what was not yet in a checkpoint is lost"
+        lost = LOST.get(args[0], "what was not yet in a checkpoint is lost")
         print(f"dynconv: interrupted; {lost}", file=sys.stderr)
         return 130
 
 
 def _fail(message: str, code: int = 2) -> int:
-    print(f"dynconv: error: {message}", file=sys.stderr)
+    # What is wrong for one of several processes is often wrong for all, and may be wrong for one alone.
+    who = "" if _is_main_process() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
+    print(f"dynconv: error{who}: {message}", file=sys.stderr)
     return code
+
+
+def _is_main_process() -> bool:
+    """Whether this is the only process of a run, or the first of several (as torchrun and Fabric number them)."""
+    return int(os.environ.get("RANK", "0")) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _packages_missing(packages: Sequence[str], extra: str) -> str | None:
@@ -142,29 +182,44 @@ def _train(args: list[str]) -> int:
         config = parse_train(args[0], args[1:])
         # After the options were read: a mistyped one is answered before Lightning's seconds of import.
         from dynconv.data import DataError
-        from dynconv.engine.train import Diverged, Interrupted, open_folder, prepare
+        from dynconv.engine.train import (
+            Diverged,
+            Interrupted,
+            OtherProcessFailed,
+            Refused,
+            make_fabric,
+            open_folder,
+            train_in,
+        )
         from dynconv.report.figures import save_training_figure
-        from dynconv.report.table import selection_table
+        from dynconv.report.table import selection_table, validator_table
 
         folder = open_folder(config)
-        run = prepare(config, folder) if folder.read_done() is None else None
+        fabric = make_fabric(config.run) if folder.read_done() is None else None
     except (ValueError, TypeError) as error:
         return _fail(str(error))
     try:
-        if run is None:
+        if fabric is None:
             print(f"dynconv: {folder.path} was finished before; nothing to do", file=sys.stderr)
         else:
-            run.fit()
+            train_in(folder, config, fabric)
     except Interrupted as stopped:
-        print(f"dynconv: {stopped}", file=sys.stderr)
+        if _is_main_process():
+            print(f"dynconv: {stopped}", file=sys.stderr)
         return 130
-    except DataError as error:
-        # An image that is read only when its turn comes.
+    except (Refused, DataError) as error:
+        # DataError: an image that is read only when its turn comes.
         return _fail(str(error))
     except Diverged as error:
         return _fail(str(error), code=1)
-    Console().print(selection_table(folder))
-    if run is not None:
+    except OtherProcessFailed as error:
+        return _fail(str(error), code=error.code)
+    if not _is_main_process():
+        return 0
+    for table in (selection_table(folder), validator_table(folder)):
+        if table is not None:
+            Console().print(table)
+    if fabric is not None:
         try:
             print(f"curves of the training: {save_training_figure([folder])}")
         except ValueError as error:
@@ -205,6 +260,55 @@ def _eval(args: list[str]) -> int:
     return 0
 
 
+def _predict(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from dynconv.engine.options import parse_predict
+
+    options = parse_predict(args)
+    from dynconv.engine.inspect import load_run
+    from dynconv.engine.predict import predict_images
+
+    try:
+        loaded = load_run(
+            options.run, checkpoint=options.checkpoint, device=options.device, precision=options.precision
+        )
+        unread, total = predict_images(
+            loaded, options.images, options.out, top=options.top, batch_size=options.batch_size
+        )
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    if unread:
+        return _fail(f"{unread} of {total} images could not be read: their rows have no class, but an error")
+    return 0
+
+
+def _export(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from dynconv.engine.options import parse_export
+
+    options = parse_export(args)
+    if options.format == "onnx" and (problem := _packages_missing(EXPORT_PACKAGES, "export")):
+        return _fail(problem)
+    from dynconv.engine.export import ExportMismatch, export_run
+    from dynconv.engine.inspect import load_run
+
+    try:
+        loaded = load_run(options.run, checkpoint=options.checkpoint, device="cpu", precision="32-true")
+        exported = export_run(loaded, options.out, options.format)
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    except ExportMismatch as error:
+        return _fail(str(error), code=1)
+    print(exported.file)
+    print(
+        f"largest difference to the network's scores: {exported.difference:.2g} (at most {exported.tolerance:.2g})",
+        file=sys.stderr,
+    )
+    return 0
+
+
 def _plot(args: list[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(PLOT_USAGE, end="", file=sys.stdout if args else sys.stderr)
@@ -227,26 +331,70 @@ def _plot(args: list[str]) -> int:
     return 0
 
 
+def _runs(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from rich.console import Console
+
+    from dynconv.engine.options import parse_runs
+
+    options = parse_runs(args)
+    from dynconv.engine.runs import survey
+    from dynconv.report.runs import runs_table
+
+    try:
+        found = survey(options.folder)
+    except ValueError as error:
+        return _fail(str(error))
+    if options.json:
+        print(json.dumps([run.to_dict() for run in found]))
+    else:
+        console = Console()
+        # Of a pipe's 80 columns, which rich assumes, the names would be folded to pieces.
+        console = console if console.is_terminal else Console(width=200)
+        console.print(runs_table(found, options.folder))
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from dynconv.report.options import parse_report
+
+    options = parse_report(args)
+    from dynconv.report.build import make_report
+
+    try:
+        written = make_report(options, line=lambda text: print(text, file=sys.stderr))
+    except ValueError as error:
+        return _fail(str(error))
+    for path in written:
+        print(path)
+    return 0
+
+
 def _reproduce(args: list[str]) -> int:
     if problem := _packages_missing(TRAINING_PACKAGES, "train"):
         return _fail(problem)
     if not args or args[0] in ("-h", "--help"):
         from dynconv.recipes import RECIPES
 
-        lines = (f"  {name:26} {recipe.source}; needs {recipe.needs}" for name, recipe in RECIPES.items())
+        lines = (
+            f"  {name:26} {recipe.source.partition(';')[0]}; needs {recipe.needs}" for name, recipe in RECIPES.items()
+        )
         print(REPRODUCE_USAGE.format(tables="\n".join(lines)), end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
-    import tyro
+    from dynconv.report.reproduce import parse_reproduce, reproduce
 
-    from dynconv.report.reproduce import ReproduceOptions, reproduce
-
+    options = parse_reproduce(args)
     try:
-        options = tyro.cli(ReproduceOptions, prog="dynconv reproduce", args=args)
-        print(reproduce(options, line=lambda text: print(text, file=sys.stderr)))
+        made = reproduce(options, line=lambda text: print(text, file=sys.stderr))
     except (ValueError, TypeError) as error:
         return _fail(str(error))
-    except RuntimeError as error:
-        return _fail(str(error), code=1)
+    if made.text:
+        print(made.text)
+    if made.failed:
+        return _fail(f"not finished: {', '.join(made.failed)}; the reasons stand above", code=1)
     return 0
 
 

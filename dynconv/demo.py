@@ -18,7 +18,7 @@ from pathlib import Path
 PROTOCOL = "embedded:optical"
 # The longest run goes first, so that the two others fit beside it.
 SETTINGS = ("--optimiser", "adam", "--lr", "5e-4", "--lr-schedule", "constant")
-ADVERSARIAL = ("--form", "reversal", "--statistics", "separate", "--discrepancy-weight", "4")
+ADVERSARIAL = ("--form", "reversal", "--normalisation-policy", "separate", "--discrepancy-weight", "4")
 RUNS = {
     "drt": (*SETTINGS, *ADVERSARIAL),
     "mcd": (*SETTINGS, *ADVERSARIAL),

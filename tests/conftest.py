@@ -26,6 +26,14 @@ def data_root() -> Path:
     return path
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A browser that was not there is said aloud: what only a browser can see was not looked at."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "NO CHROMIUM" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("NO CHROMIUM: THE REPORT WAS NOT OPENED IN A BROWSER", sep="!", red=True, bold=True)
+        terminalreporter.line(f"{len(skipped)} tests were skipped: {skipped[0].longrepr[2]}")
+
+
 @pytest.fixture
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

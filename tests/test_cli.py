@@ -56,7 +56,8 @@ def test_train_writes_a_run_and_prints_its_selection(
     out = tmp_path / "run"
     assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out), "--lr", "0.5"]) == 0
     captured = capsys.readouterr()
-    for word in ("last", "source-val", "label-free", "oracle", "target-test/two, mean over classes"):
+    words = ("before", "last", "source-val", "label-free", "oracle", "target-test/two,", "mean over classes")
+    for word in (*words, "information-maximisation *", "deep-embedded-validation"):
         assert word in captured.out
     assert "accuracy-of" not in captured.out
     assert "step 2/2" in captured.err
@@ -105,14 +106,16 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "run")]
-    assert "train, eval, plot, " in fails(capsys, "trian")
+    assert "train, eval, predict, export, plot, runs, report" in fails(capsys, "trian")
     assert ", ".join(METHODS) in fails(capsys, "train", "adda")
     assert "--lamda" in fails(capsys, "train", "drt", *data, *out, "--lamda", "3")
     assert "--batch-size" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "many")
     assert "at least 1, got 0" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "0")
     assert "contradict" in fails(capsys, "train", "drt", *data, *out, "--epochs", "1", "--max-steps", "1")
     assert "contradict" in fails(capsys, "train", "drt", *data, *out, "--protocol", "mnist-usps")
-    assert "not supported yet" in fails(capsys, "train", "drt", *data, *out, "--devices", "2")
+    assert "divided among 2 processes" in fails(
+        capsys, "train", "drt", *data, *out, "--devices", "2", "--batch-size", "9"
+    )
     assert "lenet-m3sda" in fails(capsys, "train", "drt", *data, *out, "--backbone", "resnet-50")
     assert "lr" in fails(capsys, "train", "drt", *data, *out, "--lr", "-1")
     assert "--protocol" in fails(capsys, "train", "drt", *out)
@@ -243,10 +246,12 @@ def test_damaged_files_of_a_run_are_named_with_what_to_do(
         message = fails(capsys, *words)
         assert str(path) in message and "is damaged" in message and remedy in message
         path.write_text(whole)
-    torch.save({}, folder.last)
-    for command in (words, ["eval", str(folder.path), "--device", "cpu"]):
-        message = fails(capsys, *command)
-        assert f"{folder.last} is no checkpoint of a run: it lacks config_hash" in message and "delete" in message
+    for checkpoint in (folder.last, folder.previous):
+        torch.save({}, checkpoint)
+    message = fails(capsys, *words)
+    assert f"{folder.last} cannot be read" in message and str(folder.previous) in message and "delete" in message
+    message = fails(capsys, "eval", str(folder.path), "--device", "cpu")
+    assert str(folder.last) in message and "its end is missing" in message
 
 
 def test_a_run_whose_mark_of_the_end_was_deleted_ends_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from dynconv.data.augment import AUGMENTATIONS, CROP_SCALE, SMALL_CROP_SCALE, Au
 from dynconv.data.base import Protocol, Split
 from dynconv.data.normalise import NORMALISATIONS, Normalisation, normalise
 from dynconv.data.samplers import Balanced, Shuffled
+from dynconv.distributed import share_of
 
 # The last word of the generator's key of each random draw (see `samplers`).
 _AUGMENTATION = 3
@@ -51,6 +53,20 @@ class TargetBatch:
 class Batch:
     source: SourceBatch
     target: TargetBatch
+
+    def split(self, count: int) -> list[Batch]:
+        """`count` consecutive parts, as equal as the batch allows; views."""
+        parts = []
+        for index in range(count):
+            source = share_of(len(self.source.images), index, count)
+            target = share_of(len(self.target.images), index, count)
+            parts.append(
+                Batch(
+                    SourceBatch(self.source.images[source], self.source.labels[source], self.source.domains[source]),
+                    TargetBatch(self.target.images[target], self.target.indices[target]),
+                )
+            )
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,20 +108,27 @@ class DomainBatches:
 
     The sources take turns image by image, so each is seen equally often whatever its size; every domain is reshuffled
     at the start of each of its own passes, and a batch that reaches the end of one goes on into the next: no image is
-    dropped, and a batch may be larger than a domain. Images that stay in files are read one batch ahead, in a thread.
+    dropped, and a batch may be larger than a domain. Images that stay in files, and all on their way to a GPU, are
+    prepared some batches ahead, in a thread.
+
+    Of `world_size` processes each gives its own consecutive part of every batch: together they see exactly the images,
+    crops and mirrorings that one process sees, and the state is the same for any number of them.
 
     Args:
         protocol: Domains to draw from; only their training splits are read.
-        batch_size: Source images per batch, and target images per batch.
+        batch_size: Source images per batch, and target images per batch, over all processes.
         seed: Fixes every order, crop and mirroring.
         device: Where the batches are put.
         class_balanced: Within each source, every class equally often, whatever its size (GSDA section 3.1).
         augmentation: What is random about the training images (see `augment`). "crop-flip" takes 0.08 to 1 of the
             area of images with a margin (224 x 224 from 256 x 256) and 0.7 to 1 of smaller ones.
         normalisation: As the network wants it (see `normalise`).
+        rank, world_size: Which part of every batch to give.
+        prefetch: Batches prepared ahead; 0 for none.
 
     Raises:
-        ValueError: `batch_size` below 1, a negative `seed`, an unknown word, or a domain without training images.
+        ValueError: `batch_size` below 1 or no multiple of `world_size`, a negative `seed` or `prefetch`, an unknown
+            word, or a domain without training images.
     """
 
     def __init__(
@@ -118,9 +141,16 @@ class DomainBatches:
         class_balanced: bool = False,
         augmentation: Augmentation = "none",
         normalisation: Normalisation = "half",
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 2,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        if batch_size % world_size:
+            raise ValueError(f"batch_size: expected a multiple of the {world_size} processes, got {batch_size}")
+        if prefetch < 0:
+            raise ValueError(f"prefetch: expected 0 or more, got {prefetch}")
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {seed}")
         if augmentation not in AUGMENTATIONS:
@@ -147,6 +177,7 @@ class DomainBatches:
             "augmentation": augmentation,
         }
         self._batch_size = batch_size
+        self._part = share_of(batch_size, rank, world_size)
         self._seed = seed
         self._device = torch.device(device)
         self._augmentation: Augmentation = augmentation
@@ -154,10 +185,11 @@ class DomainBatches:
         self._step = 0
         self._selection: TargetSelection | None = None
         self._selected: Balanced | None = None
-        self._reader = (
-            ThreadPoolExecutor(1) if any(not isinstance(split.images, Tensor) for split in self._splits) else None
-        )
-        self._ahead: Future[_Drawn] | None = None
+        from_files = any(not isinstance(split.images, Tensor) for split in self._splits)
+        # What is in memory is drawn in less time than a thread on the same cores would take from the training.
+        self._prefetch = prefetch if from_files or self._device.type == "cuda" else 0
+        self._reader = ThreadPoolExecutor(1) if self._prefetch else None
+        self._ahead: deque[Future[_Drawn]] = deque()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -208,48 +240,63 @@ class DomainBatches:
         return self
 
     def __next__(self) -> Batch:
-        drawn = self._draw(self._step) if self._ahead is None else self._ahead.result()
+        drawn = self._ahead.popleft().result() if self._ahead else self._draw(self._step)
         self._step += 1
         if self._reader is not None:
-            self._ahead = self._reader.submit(self._draw, self._step)
-        source = SourceBatch(self._give(drawn.source), drawn.labels.to(self._device), drawn.domains.to(self._device))
-        return Batch(source, TargetBatch(self._give(drawn.target), drawn.indices.to(self._device)))
+            while len(self._ahead) < self._prefetch:
+                self._ahead.append(self._reader.submit(self._draw, self._step + len(self._ahead)))
+        # From pinned memory a copy to a GPU runs beside the computation.
+        labels, domains, indices = (
+            each.to(self._device, non_blocking=True) for each in (drawn.labels, drawn.domains, drawn.indices)
+        )
+        source = SourceBatch(self._give(drawn.source), labels, domains)
+        return Batch(source, TargetBatch(self._give(drawn.target), indices))
 
     def _give(self, images: Tensor) -> Tensor:
         return normalise(images, self._device, self._normalisation)
 
     def _forget_ahead(self) -> None:
-        if self._ahead is not None:
-            # It may be drawing, and then uses what is about to change.
-            self._ahead.exception()
-            self._ahead = None
+        while self._ahead:
+            # The first may be drawing, and then uses what is about to change; the others have not begun.
+            future = self._ahead.pop()
+            if not future.cancel():
+                future.exception()
 
     def _draw(self, step: int) -> _Drawn:
         start = step * self._batch_size
-        domains = torch.arange(start, start + self._batch_size) % self._num_sources
-        shape = (self._batch_size, *self._splits[0].image_shape)
+        mine = np.arange(start + self._part.start, start + self._part.stop)
+        domains = torch.from_numpy(mine % self._num_sources)
+        shape = (len(mine), *self._splits[0].image_shape)
         images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        labels = torch.empty(self._batch_size, dtype=torch.int64)
+        labels = torch.empty(len(mine), dtype=torch.int64)
         for source, split in enumerate(self._splits[: self._num_sources]):
+            # Of this source's images in the whole batch, those of this process come after `before` others.
+            first, before = self._drawn_before(start, source), self._drawn_before(start + self._part.start, source)
             slots = torch.nonzero(domains == source).flatten()
-            drawn_before = (start - source + self._num_sources - 1) // self._num_sources
-            indices = self._sources[source].take(drawn_before, slots.numel())
-            images[slots] = self._images(split, indices, source, step)
+            indices = self._sources[source].take(before, slots.numel())
+            total = self._drawn_before(start + self._batch_size, source) - first
+            images[slots] = self._images(split, indices, source, step, (before - first, total))
             labels[slots] = split.labels[indices]
         if self._selection is None or self._selected is None:
-            indices = self._target.take(start, self._batch_size)
+            indices = self._target.take(int(mine[0]), len(mine))
         else:
-            places = self._selected.take(start, self._batch_size)
+            places = self._selected.take(int(mine[0]), len(mine))
             indices = self._selection.indices[places]
-        target = self._images(self._splits[-1], indices, self._num_sources, step)
-        return _Drawn(images, labels, domains, target, indices)
+        target = self._images(self._splits[-1], indices, self._num_sources, step, (self._part.start, self._batch_size))
+        drawn = _Drawn(images, labels, domains, target, indices)
+        return _Drawn(*(each.pin_memory() for each in drawn)) if self._device.type == "cuda" else drawn
 
-    def _images(self, split: Split, indices: Tensor, stream: int, step: int) -> Tensor:
+    def _drawn_before(self, place: int, source: int) -> int:
+        """Images of `source` among the first `place` of the sequence in which the sources take turns."""
+        return int(place - source + self._num_sources - 1) // self._num_sources
+
+    def _images(self, split: Split, indices: Tensor, stream: int, step: int, places: tuple[int, int]) -> Tensor:
         if self._augmentation == "none":
             return split.images_at(indices)
         generator = np.random.default_rng([self._seed, stream, step, _AUGMENTATION])
         scale = SMALL_CROP_SCALE if split.side is None else CROP_SCALE
-        return augment(split.stored_at(indices), split.image_shape[1:], self._augmentation, generator, scale=scale)
+        stored = split.stored_at(indices)
+        return augment(stored, split.image_shape[1:], self._augmentation, generator, scale=scale, places=places)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches given so far, what they were drawn from (plain numbers and words), and the selection (tensors, or

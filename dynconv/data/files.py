@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -84,12 +86,22 @@ class ImageFiles:
 
         threads = min(self.decoding.threads, len(rows))
         if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(decode, rows))
+            list(_decoders(self.decoding.threads).map(decode, rows))
         else:
             for row in rows:
                 decode(row)
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _decoders(threads: int) -> ThreadPoolExecutor:
+    """Threads that live as long as the process: one pool for all data sets, batches and epochs."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of its parent's threads, and would wait for them.
+    os.register_at_fork(after_in_child=_decoders.cache_clear)
 
 
 def read_images(name: str, paths: Sequence[Path], decoding: Decoding) -> Tensor | ImageFiles:

@@ -9,6 +9,7 @@ import json
 import os
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,18 +17,34 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from dynconv.engine.selection import VALIDATOR
 from dynconv.methods import METHODS
+from dynconv.metrics import ValidatorName
 from dynconv.models import NetworkInput, input_of
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+CheckpointName = Literal["last", "source-val", "label-free"]
 
 DEFAULT_EPOCHS = 10
 EVALUATIONS_PER_RUN = 10
 
 # These say where and how a run is computed or stored, not what it computes: a run may be resumed with other values.
-NOT_IDENTITY = ("data_root", "out", "config", "resume", "device", "devices", "checkpoint_every", "log_every")
+NOT_IDENTITY = (
+    "data_root",
+    "out",
+    "config",
+    "resume",
+    "device",
+    "devices",
+    "channels_last",
+    "compile",
+    "workers",
+    "prefetch",
+    "checkpoint_every",
+    "log_every",
+)
 # These belong to one command, not to the run that it starts.
-NOT_STORED = ("out", "config", "resume")
+NOT_STORED = ("out", "config", "resume", "devices")
 
 
 def _default_data_root() -> Path | None:
@@ -76,6 +93,8 @@ class RunOptions:
     """At most this many unlabelled training images of the target; every seed uses the same ones."""
     eval_every: Annotated[int | None, _words("N", f"default: {EVALUATIONS_PER_RUN} evaluations per run")] = None
     """Steps between evaluations. The last step is always evaluated."""
+    validator: ValidatorName = VALIDATOR
+    """What the column "label-free" selects by, looking at no label of the target. Every evaluation has them all."""
     checkpoint_every: Annotated[int | None, _words("N", "default: at every evaluation")] = None
     """Steps between checkpoints."""
     log_every: int = 50
@@ -83,9 +102,23 @@ class RunOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes CUDA where it is available."""
     devices: int = 1
-    """Number of devices; more than 1 is not supported yet."""
+    """Number of GPUs, or of processes on a CPU, that share every batch. Under torchrun, which says it itself, leave it
+    out."""
     precision: Precision = "32-true"
     """Numeric precision; 16-mixed needs CUDA."""
+    accumulate: int = 1
+    """Micro-batches that every batch is divided into, to save memory. What takes a whole batch (batch statistics,
+    GSDA's gradient sums, class balance) then takes a micro-batch."""
+    clip_norm: Annotated[float | None, _words("X", "default: none")] = None
+    """Greatest norm of an update's gradient over all parameters that it steps."""
+    channels_last: bool = True
+    """Weights and images in channels_last (NHWC) order, which convolutions on CPUs and tensor cores want."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, for a faster step."""
+    workers: Annotated[int | None, _words("N", "default: torch's threads")] = None
+    """Threads of each process that decode image files."""
+    prefetch: int = 2
+    """Batches prepared ahead of the training, of images in files or for a GPU."""
     resume: Literal["auto", "never"] = "auto"
     """auto goes on from the run folder's checkpoint if there is one; never insists on a new run folder."""
     config: Annotated[Path | None, _words("FILE")] = None
@@ -114,16 +147,18 @@ class RunOptions:
             "checkpoint_every",
             "log_every",
             "devices",
+            "accumulate",
+            "workers",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}")
-        if self.devices != 1:
-            raise ValueError(
-                f"--devices {self.devices}: training on several devices is not supported yet; use --devices 1"
-            )
+        if self.clip_norm is not None and not (0 < self.clip_norm < float("inf")):
+            raise ValueError(f"--clip-norm must be more than 0 and finite, got {self.clip_norm}")
+        if self.prefetch < 0:
+            raise ValueError(f"--prefetch must be at least 0, got {self.prefetch}")
 
     def require_data(self) -> None:
         """Raise a ValueError where neither a protocol nor own domains are named."""
@@ -183,16 +218,33 @@ class TrainConfig:
 
     def identity(self) -> dict[str, Any]:
         """What decides the results; two configurations with the same identity are the same run."""
-        plain = self.to_dict()
-        own = plain.pop(self.method)
-        flat = {k: v for k, v in plain.items() if k not in NOT_IDENTITY}
-        return {**flat, **{f"{self.method}.{k}": v for k, v in own.items()}}
+        return {"method": self.method, **_identity(self.method, self.run, self.options)}
+
+    def mismatches(self, stored: Mapping[str, Any]) -> list[str]:
+        """Lines "field: stored -> here" for each field of another identity, `stored`, that differs from this one's.
+
+        A field that `stored` lacks was added after it was written, and is taken at its default.
+        """
+        return differences({**self._defaults(), **stored}, self.identity())
 
     @property
     def hash(self) -> str:
-        """First 12 hexadecimal digits of the SHA-256 of `identity()`."""
-        text = json.dumps(self.identity(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """First 12 hexadecimal digits of the SHA-256 of what `identity()` has beside the defaults.
+
+        A field at its default is left out, so a field that is added later leaves the hashes of older runs alone. The
+        price: were a default changed, a run of the old default would have the same hash in its rows as one of the new.
+        So two runs are compared by their config.yaml, which has every field as it was (`claim`), or by the identity in
+        their checkpoints (`mismatches`), and a recipe does not take a run for its own by the hash in its rows but by
+        that of its config.yaml, which then counts the old value among what differs.
+        """
+        defaults = self._defaults()
+        given = {k: v for k, v in self.identity().items() if k not in defaults or defaults[k] != v}
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+
+    def _defaults(self) -> dict[str, Any]:
+        # Without the batch size, which is the method's, and a number in every configuration.
+        found = _identity(self.method, RunOptions(), type(self.options)())
+        return {name: value for name, value in found.items() if name != "batch_size"}
 
     @property
     def out(self) -> Path:
@@ -250,7 +302,13 @@ def load_config(path: Path, methods: dict[str, Any]) -> TrainConfig:
     )
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _identity(method: str, run: RunOptions, options: Any) -> dict[str, Any]:
+    """The fields that decide the results: the shared ones, and the method's own after its name."""
+    shared = {k: _plain(v) for k, v in dataclasses.asdict(run).items() if k not in (*NOT_IDENTITY, *NOT_STORED)}
+    return {**shared, **{f"{method}.{k}": _plain(v) for k, v in dataclasses.asdict(options).items()}}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines "field: old -> new" for each field of two identities that differs."""
     keys = [*old, *(k for k in new if k not in old)]
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]

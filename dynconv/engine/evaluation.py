@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynconv.data import Protocol, Split, evaluation_batches
+from dynconv.distributed import gather_rows, my_share, world_size
 from dynconv.engine.selection import of_class
 from dynconv.methods import Method
-from dynconv.metrics import classification, prediction_statistics
-from dynconv.models import NetworkInput
+from dynconv.metrics import classification, deep_embedded_validation, prediction_validators
+from dynconv.models import DomainName, NetworkInput
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -24,9 +27,22 @@ CHUNK = 100
 # Of images beyond 64 x 64: the widest activations of a ResNet at 224 x 224 are 3.2 MB an image and layer.
 LARGE_CHUNK = 40
 CROPS = 10
-# The label-free validator looks at this many target training images: the spread of its mean over 2,000 is far below
-# the difference between two models worth choosing between, and all of MNIST would take longer than the training step.
+# Validators and AdaBN look at this many images of a side: the spread of a mean over 2,000 is far below the difference
+# between two models worth choosing from, and all of MNIST would take longer than the training step.
 UNLABELLED = 2000
+# Enough of the sources' training images to tell them from the target's.
+TRAINED = 1000
+
+
+class Outputs(NamedTuple):
+    """What a network makes of images, on one device."""
+
+    features: Tensor
+    """float32 (B, F): what the classifiers see."""
+    scores: Tensor
+    """float32 (B, C)."""
+    labels: Tensor
+    """int64 (B,): theirs, for whom they concern."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,13 @@ class Scoring:
     autocast: Autocast = contextlib.nullcontext
     network_input: NetworkInput = NetworkInput(32, "half")
     """Size and normalisation of the network's images."""
+    batch_size: int | None = None
+    """Images, or crops of them, that the network is given at a time; None for what is quick at their size."""
+
+    @property
+    def chunk(self) -> int:
+        """`batch_size`, or its default."""
+        return self.batch_size or (CHUNK if self.network_input.image_size <= 64 else LARGE_CHUNK)
 
     @torch.no_grad()
     def batches(self, method: Method, split: Split, *, ten_crop: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -45,8 +68,9 @@ class Scoring:
         With `ten_crop` an image's scores are the logarithm of its mean probabilities over the four corners, the centre
         and their mirror images.
         """
-        chunk = CHUNK if self.network_input.image_size <= 64 else LARGE_CHUNK
-        size = chunk // CROPS if ten_crop else chunk
+        if len(split) == 0:
+            return
+        size = max(self.chunk // CROPS, 1) if ten_crop else self.chunk
         normalisation = self.network_input.normalisation
         for images, labels in evaluation_batches(
             split, batch_size=size, device=self.device, normalisation=normalisation, ten_crop=ten_crop
@@ -57,6 +81,30 @@ class Scoring:
                 # In logarithms from end to end: a probability that underflows to 0 would give -inf.
                 scores = scores.log_softmax(dim=1).unflatten(0, (-1, CROPS)).logsumexp(dim=1) - math.log(CROPS)
             yield scores, labels
+
+    @torch.no_grad()
+    def outputs(self, method: Method, split: Split) -> Outputs:
+        """Features and scores of every image in order, on every process, each of which computes its share; `method` is
+        in evaluation mode."""
+        mine = my_share(len(split))
+        # A process without a share looks at an image too, for the shapes of the rows that it is to receive.
+        part = split if world_size() == 1 else split.subset(mine if len(mine) else torch.zeros(1, dtype=torch.int64))
+        found: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for images in self.images(part):
+            with self.autocast():
+                features = method.features(images)
+                scores = method.scores(features)
+            found[0].append(features.flatten(1).float())
+            found[1].append(scores.float())
+        features, scores = (gather_rows(torch.cat(rows)[: len(mine)], len(split)) for rows in found)
+        return Outputs(features, scores, split.labels.to(scores.device))
+
+    def images(self, split: Split) -> Iterator[Tensor]:
+        """The images of a split as the network takes them, in chunks."""
+        chunks = evaluation_batches(
+            split, batch_size=self.chunk, device=self.device, normalisation=self.network_input.normalisation
+        )
+        return (images for images, _ in chunks)
 
 
 @dataclass(frozen=True)
@@ -97,31 +145,74 @@ class Evaluation:
     def measure(self, method: Method) -> dict[str, float]:
         """Every metric of `method`, which is left in the mode (training or evaluation) it came in.
 
-        The accuracies of each split; of the target's test split also those of its classes and their mean.
+        The accuracies of each split; of the target's test split also those of its classes and their mean; and the
+        validators (`dynconv.metrics`), for which no label of the target is looked at. Several processes share the work,
+        and all get the same.
+
+        Raises:
+            NonFiniteError: A feature or a score is not finite.
         """
         row: dict[str, float] = {}
         with evaluating(method):
-            for name, split in self.labelled():
-                by_class = name.startswith("target-test/")
-                row |= split_metrics(
-                    method, name, split, self.protocol.classes, self.scoring, by_class=by_class, ten_crop=self.ten_crop
-                )
-            statistics = prediction_statistics(self._spread_scores(method))
-        prefix = f"target-train/{self.protocol.target.name}"
-        row[f"{prefix}/entropy"] = statistics.entropy
-        row[f"{prefix}/information-maximisation"] = statistics.information_maximisation
-        return row
+            self._observe_target(method)
+            held_out = self._outputs(method, self.held_out, "source", UNLABELLED)
+            for place, (name, split) in enumerate(self.labelled()):
+                if place < len(held_out) and len(held_out[place].scores) == len(split) and not self.ten_crop:
+                    # At hand: on small sets another pass would make an evaluation a fifth longer.
+                    pairs = [(held_out[place].scores, held_out[place].labels)]
+                    found = classification(pairs, self.protocol.num_classes, device=self.scoring.device)
+                    row[f"{name}/accuracy"] = found.accuracy
+                else:
+                    by_class = name.startswith("target-test/")
+                    row |= split_metrics(
+                        method,
+                        name,
+                        split,
+                        self.protocol.classes,
+                        self.scoring,
+                        by_class=by_class,
+                        ten_crop=self.ten_crop,
+                    )
+            return row | self._validators(method, held_out)
 
     def target_scores(self, method: Method) -> Tensor:
         """Scores float32 (N, C) of all target training images, in their order, in evaluation mode."""
-        with evaluating(method):
-            return torch.cat([scores for scores, _ in self.scoring.batches(method, self.protocol.target.train)])
-
-    def _spread_scores(self, method: Method) -> Iterator[Tensor]:
         split = self.protocol.target.train
-        # Evenly spread over the split: a list sorted by class would otherwise show its first classes only.
-        chosen = torch.linspace(0, len(split) - 1, min(UNLABELLED, len(split))).round().long()
-        return (scores for scores, _ in self.scoring.batches(method, split.subset(chosen)))
+        # Of a process without a share.
+        rows = [torch.empty(0, self.protocol.num_classes, device=self.scoring.device)]
+        with evaluating(method):
+            self._observe_target(method)
+            with method.evaluating_domain("target"):
+                rows += [scores for scores, _ in self.scoring.batches(method, _my_part(split))]
+        return gather_rows(torch.cat(rows), len(split))
+
+    def _outputs(self, method: Method, splits: Sequence[Split], domain: DomainName, count: int) -> list[Outputs]:
+        """Of `count` images at most, as many of each split: in training the sources take turns."""
+        each = max(count // len(splits), 1)
+        with method.evaluating_domain(domain):
+            return [self.scoring.outputs(method, _spread(split, each)) for split in splits]
+
+    def _validators(self, method: Method, held_out: Sequence[Outputs]) -> dict[str, float]:
+        (target,) = self._outputs(method, [self.protocol.target.train], "target", UNLABELLED)
+        trained = self._outputs(method, [domain.train for domain in self.protocol.sources], "source", TRAINED)
+        found = prediction_validators(target.scores)
+        found["deep-embedded-validation"] = deep_embedded_validation(
+            torch.cat([one.features for one in trained]),
+            target.features,
+            *(torch.cat(column) for column in zip(*held_out, strict=True)),
+        )
+        return {f"target-train/{self.protocol.target.name}/{name}": value for name, value in found.items()}
+
+    def _observe_target(self, method: Method) -> None:
+        part = _my_part(_spread(self.protocol.target.train, UNLABELLED))
+
+        # Every layer has a pass of its own (53 in a ResNet-50), so that files are read once: 300 MB at 224 x 224.
+        @functools.cache
+        def read() -> Split:
+            return Split(part.images_at(torch.arange(len(part))), part.labels)
+
+        with self.scoring.autocast():
+            method.observe_target(lambda: self.scoring.images(read()))
 
 
 def split_metrics(
@@ -136,15 +227,31 @@ def split_metrics(
 ) -> dict[str, float]:
     """`NAME/accuracy` of `method`, which must be in evaluation mode, on a labelled split, computed in chunks.
 
-    `by_class` adds `NAME/class-mean-accuracy`, and `NAME/accuracy-of-CLASS` for every class that the split has.
+    The images of a NAME that begins with "source-" are predicted as a source's, all others as the target's. `by_class`
+    adds `NAME/class-mean-accuracy`, and `NAME/accuracy-of-CLASS` for every class that the split has. Several processes
+    share the images.
     """
-    found = classification(scoring.batches(method, split, ten_crop=ten_crop), len(classes))
+    with method.evaluating_domain("source" if name.startswith("source-") else "target"):
+        batches = scoring.batches(method, _my_part(split), ten_crop=ten_crop)
+        found = classification(batches, len(classes), device=scoring.device)
     row = {f"{name}/accuracy": found.accuracy}
     if by_class:
         row[f"{name}/class-mean-accuracy"] = found.class_mean
         pairs = zip(classes, found.of_classes, strict=True)
         row |= {of_class(name, label): value for label, value in pairs if value is not None}
     return row
+
+
+def _my_part(split: Split) -> Split:
+    """The images that this process computes; all of them in one process."""
+    return split if world_size() == 1 else split.subset(my_share(len(split)))
+
+
+def _spread(split: Split, count: int) -> Split:
+    """`count` images at most, evenly spread: a list sorted by class would otherwise show its first classes only."""
+    if len(split) <= count:
+        return split
+    return split.subset(torch.linspace(0, len(split) - 1, count).round().long())
 
 
 @contextlib.contextmanager

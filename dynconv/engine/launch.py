@@ -4,6 +4,7 @@ after the other with two (small convolutions do not fill a second thread)."""
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -26,16 +27,28 @@ def run_commands(
     *,
     parallel: int = 2,
     threads: int = 1,
+    gpus: Sequence[str] = (),
     line: Callable[[str], None] = print,
+    ended: Callable[[str, int], None] = lambda name, code: None,
 ) -> dict[str, int]:
     """Run every command, `parallel` at a time, each with `threads` threads.
 
     What a command writes to its standard error goes to `line`, its name before it; its standard output is dropped.
     An interrupt of this process (Ctrl-C, SIGTERM or SIGHUP) is passed on once to the commands that run, which are
-    waited for; the rest does not start.
+    waited for; the rest does not start. A command that fails or is killed leaves the others alone.
+
+    Args:
+        commands: Words of each command by its name.
+        parallel: Commands at a time.
+        threads: OMP_NUM_THREADS of each.
+        gpus: What CUDA_VISIBLE_DEVICES may be. Each command gets one, the one that has been free for the longest time;
+            where fewer are given than commands run at a time, they share them evenly. None: all see what this process
+            sees.
+        line: Takes each line, from several threads.
+        ended: Takes the name and the exit code of each command that ended, one at a time.
 
     Returns:
-        Exit code of each command by its name.
+        Exit code of each command by its name; of one killed by a signal the signal's number, negative.
 
     Raises:
         KeyboardInterrupt: After an interrupt, when the commands have ended.
@@ -44,40 +57,67 @@ def run_commands(
     if parallel < 1 or threads < 1:
         raise ValueError(f"parallel and threads must be at least 1, got {parallel} and {threads}")
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    free: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for slot in range(parallel):
+        free.put(gpus[slot % len(gpus)] if gpus else None)
     running: dict[str, subprocess.Popen[str]] = {}
+    # Held while a command starts, so that none starts unseen between an interrupt and its passing on.
+    starting, reporting = threading.Lock(), threading.Lock()
+    stopped = False
 
-    def run(name: str) -> int:
-        # A session of its own: a terminal's Ctrl-C would reach it beside the signal passed on below, and two are one
-        # too many for a checkpoint.
-        with subprocess.Popen(
-            list(commands[name]),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=environment,
-            start_new_session=True,
-        ) as process:
-            running[name] = process
+    def start(name: str, gpu: str | None) -> subprocess.Popen[str] | None:
+        with starting:
+            if stopped:
+                return None
+            # A session of its own: a terminal's Ctrl-C would reach it beside the signal passed on below, and two are
+            # one too many for a checkpoint.
+            running[name] = subprocess.Popen(
+                list(commands[name]),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env=environment if gpu is None else {**environment, "CUDA_VISIBLE_DEVICES": gpu},
+                start_new_session=True,
+            )
+            return running[name]
+
+    def run(name: str) -> int | None:
+        # As many slots as threads: this one never waits.
+        gpu = free.get()
+        process = start(name, gpu)
+        if process is None:
+            return None
+        with process:
             for text in process.stderr or ():
                 line(f"[{name}] {text.rstrip()}")
             code = process.wait()
+        with starting:
             del running[name]
-            return code
+        free.put(gpu)
+        with reporting:
+            ended(name, code)
+        return code
 
     with _stopping_interrupts():
         pool = ThreadPoolExecutor(max_workers=parallel)
         futures = {name: pool.submit(run, name) for name in commands}
         try:
-            return {name: future.result() for name, future in futures.items()}
+            codes = {name: future.result() for name, future in futures.items()}
+            return {name: code for name, code in codes.items() if code is not None}
         except KeyboardInterrupt:
-            for future in futures.values():
-                future.cancel()
-            for process in list(running.values()):
-                process.send_signal(signal.SIGINT)
+            with starting:
+                stopped = True
+                for process in running.values():
+                    process.send_signal(signal.SIGINT)
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def exit_words(code: int) -> str:
+    """What an exit code says: "exit code 2", or the signal that ended the process."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 @contextmanager

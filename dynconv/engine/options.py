@@ -6,14 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import tyro
 
-from dynconv.engine.config import Precision, RunOptions, TrainConfig, absolute_paths, load_config
+from dynconv.engine.config import CheckpointName, Precision, RunOptions, TrainConfig, absolute_paths, load_config
 from dynconv.methods import METHODS
+from dynconv.parsing import parse_options
 
 C = TypeVar("C")
+# Without the None that stands for the run's own.
+PRECISIONS = f"{{{','.join(get_args(Precision))}}}"
 
 
 @dataclass(frozen=True)
@@ -33,23 +36,67 @@ class EvalOptions:
     domain: Annotated[str | None, tyro.conf.arg(metavar="NAME=DIR", help_behavior_hint="")] = None
     """Another labelled domain: one folder per class or a "path label" list, or the name of a known domain (usps,
     embedded:plain). Default: the run's own sources and target."""
-    checkpoint: Literal["last", "source-val"] = "last"
-    """The last checkpoint, or the one with the best accuracy on the held-out source images."""
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, the one with the best accuracy on the held-out source images, or the one with the best
+    label-free validator on the target's."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of a table."""
     data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder of the real data sets. Default: the one the run was trained with."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
-    precision: Annotated[Precision | None, tyro.conf.arg(help_behavior_hint="")] = None
+    precision: Annotated[Precision | None, tyro.conf.arg(metavar=PRECISIONS, help_behavior_hint="")] = None
     """Numeric precision. Default: the run's own."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Write the class and the confidence of every image below a folder as a CSV table."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """The images: a folder, with all folders below it, or a text file of "path" or "path label" lines."""
+    out: Annotated[Path, tyro.conf.arg(metavar="CSV")]
+    """File to write; "-" for standard output."""
+    top: Annotated[int, tyro.conf.arg(metavar="K")] = 1
+    """Classes per image, the likeliest first."""
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, or the one that a validator chose."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as in eval)")] = None
+    """Images (or crops of them) computed at a time."""
+    precision: Annotated[Precision | None, tyro.conf.arg(metavar=PRECISIONS, help_behavior_hint="")] = None
+    """Numeric precision. Default: the run's own."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("top", self.top), ("batch-size", self.batch_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write the adapted model, with its normalisation, as a file that runs without dynconv."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    format: Literal["torch", "onnx"]
+    """"torch": model.pt2, a torch.export program. "onnx": model.onnx (needs dynconv[export])."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """A new folder for the model and model.json, which says how to feed it."""
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, or the one that a validator chose."""
 
 
 @dataclass(frozen=True)
 class PlotOptions:
     """Draw what runs logged, finished or not; several are drawn beside each other."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
     """The run folders."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
     """Image file to write; its suffix chooses the format. Default: RUN/training.png, of a single RUN."""
@@ -57,6 +104,16 @@ class PlotOptions:
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("RUN: expected at least one run folder, got none")
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """List what ran below a folder: done, running, unfinished or damaged, the last written first."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")] = Path("runs")
+    """The folder that holds the runs, at any depth."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON list instead of a table."""
 
 
 def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
@@ -84,13 +141,28 @@ def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
 
 
 def parse_eval(args: Sequence[str]) -> EvalOptions:
-    """The options that the words after `dynconv eval` describe. SystemExit as in `parse_train`."""
-    return tyro.cli(EvalOptions, prog="dynconv eval", args=args)
+    """The options that the words after `dynconv eval` describe. SystemExit as in `parse_options`."""
+    return parse_options(EvalOptions, "eval", args)
+
+
+def parse_predict(args: Sequence[str]) -> PredictOptions:
+    """The options that the words after `dynconv predict` describe. SystemExit as in `parse_options`."""
+    return parse_options(PredictOptions, "predict", args)
+
+
+def parse_export(args: Sequence[str]) -> ExportOptions:
+    """The options that the words after `dynconv export` describe. SystemExit as in `parse_options`."""
+    return parse_options(ExportOptions, "export", args)
 
 
 def parse_plot(figure: str, args: Sequence[str]) -> PlotOptions:
-    """The options that the words after `dynconv plot FIGURE` describe. SystemExit as in `parse_train`."""
-    return tyro.cli(PlotOptions, prog=f"dynconv plot {figure}", args=args)
+    """The options that the words after `dynconv plot FIGURE` describe. SystemExit as in `parse_options`."""
+    return parse_options(PlotOptions, f"plot {figure}", args)
+
+
+def parse_runs(args: Sequence[str]) -> RunsOptions:
+    """The options that the words after `dynconv runs` describe. SystemExit as in `parse_options`."""
+    return parse_options(RunsOptions, "runs", args)
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,15 +12,22 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch import Tensor, nn
+from torch import Tensor
 
+from dynconv.distributed import all_mean, world_size
 from dynconv.engine.selection import Row, mean_of
+from dynconv.metrics import ValidatorName
 
 
 class Meter:
-    """Means of logged scalars since the last `clear`, summed where they are so that a GPU is not waited for."""
+    """Means of logged scalars since the last `clear`, summed where they are so that a GPU is not waited for.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where several processes sum theirs.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._device = device
         self._sums: dict[str, float | Tensor] = {}
         self._counts: dict[str, int] = {}
 
@@ -30,6 +38,13 @@ class Meter:
             self._counts[name] = self._counts.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
+        """Mean of each scalar over the steps and the processes, all of which must ask at the same step."""
+        if world_size() > 1 and self._sums:
+            sums = torch.stack(
+                [torch.as_tensor(v, dtype=torch.float64, device=self._device) for v in self._sums.values()]
+            )
+            # From here on every process has the mean, so that a checkpoint of one is a checkpoint of all.
+            self._sums = dict(zip(self._sums, all_mean(sums).tolist(), strict=True))
         return {name: float(total) / self._counts[name] for name, total in self._sums.items()}
 
     def clear(self) -> None:
@@ -81,36 +96,27 @@ class ProgressDisplay:
         else:
             self.line(f"step {step}/{self._max_steps}  {status}")
 
-    def evaluation(self, row: Row) -> None:
-        """Show the accuracies of an evaluation, in per cent: the mean over the domains of each split."""
+    def evaluation(self, row: Row, validator: ValidatorName) -> None:
+        """Show the accuracies of an evaluation, in per cent, the mean over the domains of each split; and its
+        label-free `validator`."""
         splits = ((split, mean_of(row, split)) for split in ("source-val", "source-test", "target-test"))
         shown = "  ".join(f"{split} {100 * value:.1f}" for split, value in splits if value is not None)
-        self.line(f"step {row['step']}/{self._max_steps}  accuracy %: {shown}")
+        value = mean_of(row, "target-train", validator)
+        label_free = "" if value is None else f"  {validator} {value:.4g}"
+        self.line(f"step {row['step']}/{self._max_steps}  accuracy %: {shown}{label_free}")
 
     def line(self, text: str) -> None:
         """Print one line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-_CURES = (
-    "The last checkpoint is from before; a lower --lr or, where the method has one, a lower weight or a ramp of its "
-    "second loss are the usual cures."
-)
+CURES = "A lower --lr or, where the method has one, a lower weight or a ramp of its second loss are the usual cures."
 
 
-def check_finite(means: Mapping[str, float], step: int) -> None:
-    """Raise Diverged where a mean loss is not finite."""
-    bad = [f"{name} = {value}" for name, value in means.items() if not torch.tensor(value).isfinite()]
-    if bad:
-        raise Diverged(f"training diverged before step {step}: {', '.join(bad)}. {_CURES}")
-
-
-def check_parameters(module: nn.Module, step: int, error: Exception) -> None:
-    """Raise Diverged, from `error`, where a parameter is not finite."""
-    for name, parameter in module.named_parameters():
-        if not parameter.isfinite().all():
-            raise Diverged(f"training diverged before step {step}: {name} is not finite. {_CURES}") from error
+def not_finite(means: Mapping[str, float]) -> list[str]:
+    """ "NAME = VALUE" of every mean that is infinite or NaN."""
+    return [f"{name} = {value}" for name, value in means.items() if not math.isfinite(value)]
 
 
 class Diverged(RuntimeError):  # noqa: N818 - reads as what happened
-    """A loss became infinite or NaN."""
+    """A loss, a parameter or a score became infinite or NaN."""

@@ -1,4 +1,5 @@
-"""The files of one run: config.yaml, env.json, results.jsonl, training.jsonl, checkpoints/, tensorboard/ and done."""
+"""The files of one run: config.yaml, env.json, results.jsonl, training.jsonl, checkpoints/, tensorboard/, lock and
+done."""
 
 from __future__ import annotations
 
@@ -9,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dynconv.distributed import is_main
 from dynconv.engine.config import TrainConfig, differences, load_config
-from dynconv.engine.selection import VALIDATOR, Row, select
+from dynconv.engine.durable import put_in_place, temporary_of
+from dynconv.engine.lock import RunLock, holder, in_use
+from dynconv.engine.selection import VALIDATOR, Row, select, select_by_validators
+from dynconv.metrics import ValidatorName
 
 
 class RunFolder:
@@ -27,9 +32,13 @@ class RunFolder:
         self.done = path / "done"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
+        # The one before it, and a last.pt that could not be used.
+        self.previous = self.checkpoints / "previous.pt"
+        self.unusable = self.checkpoints / "unusable.pt"
+        self.lock = RunLock(path / "lock")
 
     def checkpoint(self, name: str) -> Path:
-        """The file of the checkpoint `name`: "last" or "source-val"."""
+        """The file of the checkpoint `name`: "last", "source-val" or "label-free"."""
         return self.checkpoints / f"{name}.pt"
 
     def claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
@@ -37,10 +46,26 @@ class RunFolder:
 
         Raises:
             ValueError: The folder holds another configuration (the differing fields are named), or any run with
-                `--resume never`, or files that are no run, or cannot be read.
+                `--resume never`, or files that are no run, or cannot be read, or another process trains in it.
         """
         with self._accessible():
+            if not self.lock.held and is_main() and (who := holder(self.lock.path)) is not None:
+                raise ValueError(in_use(self.path, who))
             self._claim(config, methods)
+
+    def take(self, config: TrainConfig, methods: dict[str, Any]) -> None:
+        """Lock the folder, which is made where it is not there, and check again that it can hold this run.
+
+        Raises:
+            ValueError: As `claim`; of two processes that claimed the folder, one comes second.
+        """
+        with self._accessible():
+            self.lock.acquire()
+            try:
+                self._claim(config, methods)
+            except BaseException:
+                self.lock.release()
+                raise
 
     def _claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
         if not self.path.exists():
@@ -48,7 +73,9 @@ class RunFolder:
         if not self.path.is_dir():
             raise ValueError(f"--out {self.path} is a file; give a folder")
         if not self.config.exists():
-            if any(self.path.iterdir()):
+            # A run that was killed before its configuration was written has left no more than these.
+            began = {self.lock.path.name, temporary_of(self.config).name}
+            if any(path.name not in began for path in self.path.iterdir()):
                 raise ValueError(f"--out {self.path} holds files but no run (no config.yaml); give a new folder")
             return
         if config.run.resume == "never":
@@ -61,16 +88,28 @@ class RunFolder:
                 "Give another --out, or the same options to resume that run."
             )
 
-    def open(self, config: TrainConfig, environment: dict[str, Any], step: int) -> None:
+    def open(self, config: TrainConfig, environment: dict[str, Any], step: int, used: Path | None = None) -> None:
         """Make the folder ready for a start or a resume at `step`: config.yaml, no younger rows, env.json.
+
+        `used` is the checkpoint gone on from. Without one the run starts with no rows, and where it is not `last`,
+        that file makes way: as the next `previous` it would take the place of a whole one.
 
         Raises:
             ValueError: The folder cannot be made or written to, or a file in it is damaged.
         """
         with self._accessible():
             self.create(config)
-            self.drop_rows_after(step)
+            self._remove_temporaries()
+            if used == self.previous and self.last.exists():
+                put_in_place(self.last, self.unusable)
+            self.drop_rows_after(-1 if used is None else step)
             self.record_environment(environment, step)
+
+    def _remove_temporaries(self) -> None:
+        """What was being written when the process was killed."""
+        files = (self.config, self.environment, self.results, self.training, self.done)
+        for path in (*map(temporary_of, files), *self.checkpoints.glob("*.pt.tmp")):
+            path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _accessible(self) -> Iterator[None]:
@@ -83,9 +122,11 @@ class RunFolder:
 
     def create(self, config: TrainConfig) -> None:
         """Make the folder and write config.yaml, unless it is there."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        # First of all files: one without it is no run, whatever else is there.
         if not self.config.exists():
             write_atomically(self.config, config.to_yaml())
+        self.checkpoints.mkdir(exist_ok=True)
 
     def record_environment(self, environment: dict[str, Any], step: int) -> None:
         """Add the environment of a start or a resume (at `step`) to env.json. ValueError where that is damaged."""
@@ -110,7 +151,7 @@ class RunFolder:
         return _read_rows(self.training)
 
     def drop_rows_after(self, step: int) -> None:
-        """Keep the rows of both files up to `step`, the checkpoint's."""
+        """Keep the rows of both files up to `step`, the checkpoint's; none for -1."""
         for path in (self.results, self.training):
             kept = [row for row in _read_rows(path) if row["step"] <= step]
             write_atomically(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -123,10 +164,16 @@ class RunFolder:
         """Add one row to training.jsonl and wait until it is on the disk."""
         _append_row(self.training, row)
 
-    def finish(self, config_hash: str) -> dict[str, Any]:
-        """Write `done` with the selected rows; returns its contents."""
-        selected = select(self.rows())
-        done = {"config_hash": config_hash, "label_free_validator": VALIDATOR, "selected": selected}
+    def finish(self, config_hash: str, validator: ValidatorName = VALIDATOR) -> dict[str, Any]:
+        """Write `done` with the selected rows, by `validator` where no label is looked at, and the rows that each
+        validator would choose; returns its contents."""
+        rows = self.rows()
+        done = {
+            "config_hash": config_hash,
+            "label_free_validator": validator,
+            "selected": select(rows, validator),
+            "validators": select_by_validators(rows),
+        }
         write_atomically(self.done, json.dumps(done, indent=2) + "\n")
         return done
 
@@ -193,9 +240,9 @@ def _is_row(value: Any) -> bool:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that `path` is at every moment either the old file or the whole new one."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_of(path)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    put_in_place(temporary, path)

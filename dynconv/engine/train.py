@@ -8,17 +8,34 @@ from rich.console import Console
 from torch import nn
 
 from dynconv.data import DomainBatches, Protocol, load_protocol, source_validation_split
-from dynconv.engine.checkpoint import STATE, load_checkpoint
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.environment import environment
+from dynconv.distributed import rank, world_size
+from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import Evaluation, Scoring
 from dynconv.engine.interrupt import Interrupted
+from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.progress import Diverged
+from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
+from dynconv.models import use_memory_format
 
-__all__ = ["Diverged", "Interrupted", "Run", "open_folder", "prepare", "train"]
+__all__ = [
+    "Diverged",
+    "Interrupted",
+    "OtherProcessFailed",
+    "Refused",
+    "Run",
+    "make_fabric",
+    "open_folder",
+    "prepare",
+    "train",
+    "train_in",
+]
+
+
+class Refused(ValueError):  # noqa: N818 - reads as what happened
+    """Options, data or the run folder do not fit; nothing was trained."""
 
 
 def train(config: TrainConfig, *, console: Console | None = None) -> RunFolder:
@@ -33,40 +50,80 @@ def train(config: TrainConfig, *, console: Console | None = None) -> RunFolder:
 
     Raises:
         ValueError: Before the first step, for options, data or a run folder that do not fit.
+        DataError: An image that is read when its turn comes cannot be.
         Interrupted: On Ctrl-C or SIGTERM, after a checkpoint.
         Diverged: A loss is no longer finite.
+        OtherProcessFailed: Another process of this run did, and said why.
     """
     folder = open_folder(config)
     if folder.read_done() is None:
-        prepare(config, folder).fit(console)
+        train_in(folder, config, make_fabric(config.run), console=console)
     return folder
 
 
+def train_in(folder: RunFolder, config: TrainConfig, fabric: Fabric, *, console: Console | None = None) -> None:
+    """Train a run that is not finished in its folder (`open_folder`), starting the processes of `fabric`.
+
+    Raises:
+        Refused: Before the first step, as `prepare`.
+        DataError, Interrupted, Diverged, OtherProcessFailed: As `train`.
+    """
+    with started(fabric):
+        try:
+            run = prepare(config, folder, fabric)
+        except (ValueError, TypeError) as error:
+            raise Refused(str(error)) from error
+        run.fit(console)
+
+
 def open_folder(config: TrainConfig) -> RunFolder:
-    """The run's folder, which may not exist yet. ValueError where it cannot hold this run, or no data are named."""
+    """The run's folder, which may not exist yet.
+
+    Raises:
+        ValueError: It cannot hold this run, no data are named, or the batch cannot be divided.
+    """
     folder = RunFolder(config.out)
     config.run.require_data()
+    parts = process_layout(config.run).total * config.run.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"--batch-size {config.batch_size}: it is divided among {parts // config.run.accumulate} processes and "
+            f"{config.run.accumulate} micro-batches (--accumulate), so give a multiple of {parts}"
+        )
     folder.claim(config, METHODS)
     return folder
 
 
-def prepare(config: TrainConfig, folder: RunFolder) -> Run:
+def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     """Load the data, build the method, go back to the folder's last checkpoint if there is one, and open the folder.
 
     The folder is not written to before everything else was found in order.
 
+    Args:
+        config: The run.
+        folder: `open_folder(config)`.
+        fabric: `make_fabric(config.run)`, its processes started.
+
     Raises:
         ValueError: Options, data, or the folder's checkpoint do not fit, or the folder cannot be read and written.
     """
-    fabric = make_fabric(config.run)
     training, held_out = source_validation_split(load_domains(config), config.run.seed)
     seed_everything(config.run.seed, verbose=False)
     method = METHODS[config.method](config.options, training.num_classes)
+    synchronise_norms(method, fabric.device)
     fabric.to_device(method)
-    # The batches are NHWC; weights of the same layout spare the convolutions a copy.
-    method.to(memory_format=torch.channels_last)
-    if config.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
-        raise ValueError("--batch-size 1: batch normalisation needs at least 2 images of each domain")
+    use_memory_format(method, torch.channels_last if config.run.channels_last else torch.contiguous_format)
+    parts = world_size() * config.run.accumulate
+    if config.batch_size == parts and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in method.modules()):
+        raise ValueError(
+            f"--batch-size {config.batch_size}: batch normalisation needs at least 2 images of each domain in each of "
+            f"{parts} parts"
+        )
+    if config.run.compile:
+        method.features.compile()
+    if rank():
+        # The weights are the same in every process, dropout's masks are not.
+        torch.manual_seed(config.run.seed + 2**32 * rank())
     batches = DomainBatches(
         training,
         batch_size=config.batch_size,
@@ -75,13 +132,14 @@ def prepare(config: TrainConfig, folder: RunFolder) -> Run:
         class_balanced=method.class_balanced,
         augmentation=config.augmentation,
         normalisation=config.network_input.normalisation,
+        rank=rank(),
+        world_size=world_size(),
+        prefetch=config.run.prefetch,
     )
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     evaluation = Evaluation(training, held_out, scoring, config.run.ten_crop)
     run = Run(config, folder, fabric, method, batches, evaluation)
-    if folder.last.exists():
-        run.load_state(load_checkpoint(folder.last, fabric.device, required=STATE))
-    folder.open(config, environment(), run.step)
+    take_up(run)
     return run
 
 
@@ -96,20 +154,5 @@ def load_domains(config: TrainConfig) -> Protocol:
         image_size=config.network_input.image_size,
         source_limit=run.source_limit,
         target_limit=run.target_limit,
+        threads=run.workers,
     )
-
-
-def make_fabric(run: RunOptions) -> Fabric:
-    """Device and precision of a run.
-
-    Raises:
-        ValueError: CUDA is asked for and not available, or 16-mixed without CUDA.
-    """
-    cuda = torch.cuda.is_available()
-    if run.device == "cuda" and not cuda:
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
-        raise ValueError(f"--device cuda: {why}; use --device cpu (or auto)")
-    device = "cuda" if cuda and run.device != "cpu" else "cpu"
-    if run.precision == "16-mixed" and device == "cpu":
-        raise ValueError("--precision 16-mixed needs CUDA and this run is on the CPU; use 32-true or bf16-mixed")
-    return Fabric(accelerator=device, devices=1, precision=run.precision)

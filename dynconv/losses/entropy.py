@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dynconv.distributed import all_mean
 from dynconv.losses.discrepancy import probabilities
 
 
@@ -14,14 +15,14 @@ def class_balance(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
     The term of the released code of DRT and MCD, in neither paper. Its minimum is log C (up to eps).
 
     Args:
-        scores: (B, C).
+        scores: (B, C); over several processes, the mean is over the batches of all of them.
         eps: Keeps the logarithm finite where no sample of the batch goes to a class.
 
     Raises:
         ValueError: Where the scores are no matrix.
     """
     _check(scores)
-    return -(probabilities(scores).mean(dim=0) + eps).log().mean()
+    return -(all_mean(probabilities(scores).mean(dim=0)) + eps).log().mean()
 
 
 def conditional_entropy(scores: Tensor) -> Tensor:

@@ -39,8 +39,6 @@ class AdversarialConfig(MethodConfig):
     """Part of the run after which the weight has risen to its full value, but for 5e-5."""
     entropy_weight: float = 0.0
     """Weight of the entropy of the target's predictions (alpha of GSDA eq. 5)."""
-    statistics: Literal["joint", "separate"] = "joint"
-    """Batch statistics: one "joint" pass of source and target, or "separate" passes."""
     hidden_features: int = 1024
     """Width of the discriminators' hidden layers (released CDAN: 1024, for digits 500)."""
     num_layers: int = 3
@@ -195,7 +193,7 @@ class AdversarialMethod(Method):
         return select_confident(scores, self.config.confidence, self.config.confident_share)
 
     def updates(self, batch: Batch) -> Iterator[Update]:
-        encoded = self.encode(batch)
+        encoded = self.encoded(batch)
         task, logs = self.task_loss(encoded)
         logs["adversarial_weight"] = self.weight
         if self.config.form == "reversal":
@@ -213,13 +211,10 @@ class AdversarialMethod(Method):
         loss = task - self.weight * game.opposed
         yield Update(loss if game.shared is None else loss + game.shared, of=("features", "heads"), logs=logs)
 
-    def encode(self, batch: Batch) -> Encoded:
+    def encoded(self, batch: Batch) -> Encoded:
         """Features and scores of the source's and the target's images."""
-        source, target = batch.source.images, batch.target.images
-        if self.config.statistics == "joint":
-            features = self.features(torch.cat([source, target]))
-        else:
-            features = torch.cat([self.features(source), self.features(target)])
+        source, target = self.encode(batch)
+        features = torch.cat([source, target])
         dtype = torch.promote_types(features.dtype, torch.float32)
         domains = torch.zeros(len(features), dtype=dtype, device=features.device)
         domains[: len(source)] = 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -13,7 +15,18 @@ from torch import Tensor, nn
 
 from dynconv.losses import cross_entropy
 from dynconv.methods.checks import check_range, check_types, check_unused
-from dynconv.models import DynamicSpec, build
+from dynconv.models import (
+    DomainName,
+    DynamicSpec,
+    NormalisationPolicy,
+    build,
+    domain_norms,
+    normalised_as,
+    set_target_statistics,
+    split_by_domain,
+    statistics_held,
+    weights_of,
+)
 
 if TYPE_CHECKING:
     from dynconv.data import Batch, TargetSelection
@@ -61,6 +74,12 @@ class MethodConfig:
     for resnet50 and resnet101, none for the others."""
     norm: Literal["batch", "none"] = "batch"
     """Whether the network has batch normalisation (the ResNets always have)."""
+    normalisation_policy: NormalisationPolicy = "joint"
+    """How batch normalisation treats the two domains. "joint": one pass of source and target together. "separate": a
+    pass of each, by its own statistics. "source-only": the target is normalised by the source's running statistics and
+    leaves them alone. "frozen": everything by the running statistics that came with `weights`. "domain-specific":
+    layers of its own for each domain (DSBN, Chang et al., CVPR 2019). "adabn": trains as "source-only", and target
+    images are judged by the target's own statistics (Li et al., 2016)."""
     bottleneck: int = 0
     """Width of a linear layer between the network and the classifiers (256 in DANN, CDAN and what follows them); 0 for
     none."""
@@ -119,6 +138,15 @@ class MethodConfig:
             if self.lr_schedule != schedule:
                 choice = f"lr_schedule {self.lr_schedule!r}, which has no use for it"
                 check_unused(self, names, choice, f"choose lr_schedule {schedule!r}")
+        if self.norm == "none":
+            choice = "norm 'none', which has no batch normalisation"
+            check_unused(self, ("normalisation_policy",), choice, "choose norm 'batch'")
+        if self.normalisation_policy == "frozen" and weights_of(self.backbone, self.weights) == "none":
+            # Means of 0 and variances of 1 normalise nothing: that network has a name, norm "none".
+            raise ValueError(
+                f"normalisation_policy: 'frozen' keeps the running statistics that come with weights, and with weights "
+                f"{self.weights!r} {self.backbone} starts without any; give a FILE as weights, or choose another policy"
+            )
 
 
 class Method(nn.Module, abc.ABC):
@@ -159,6 +187,11 @@ class Method(nn.Module, abc.ABC):
         self.normalisation = network.normalisation
         self.features = network.features
         self._pretrained = {id(parameter) for parameter in network.pretrained}
+        if config.normalisation_policy in ("domain-specific", "adabn"):
+            split_by_domain(self.features, shared_affine=config.normalisation_policy == "adabn")
+            for norm in domain_norms(self.features):
+                if id(norm.source.weight) in self._pretrained:
+                    self._pretrained |= {id(parameter) for parameter in norm.target.parameters()}
         self.heads = nn.ModuleList(network.make_head() for _ in range(num_heads))
         # What the schedules depend on, so that a checkpoint of the method holds it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -184,13 +217,66 @@ class Method(nn.Module, abc.ABC):
         return Refresh()
 
     def predict(self, images: Tensor) -> Tensor:
-        """Class scores (B, num_classes) of images (B, 3, S, S) with S = image_size: the sum of the heads' scores."""
-        features = self.features(images)
+        """Class scores (B, num_classes) of images (B, 3, S, S) with S = image_size; of the target, unless the call is
+        within `evaluating_domain`."""
+        return self.scores(self.features(images))
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of features (B, F): the sum of the heads' scores."""
         return torch.stack([head(features) for head in self.heads]).sum(dim=0)
 
     def forward(self, images: Tensor) -> Tensor:
         """`predict`, under the name that wrappers and exporters call."""
         return self.predict(images)
+
+    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features (B, F) of the source's and of the target's images, normalised as `normalisation_policy` says.
+
+        Whatever trains the features gets them here or from `encode_source`.
+        """
+        source, target = batch.source.images, batch.target.images
+        if self.config.normalisation_policy in ("joint", "frozen"):
+            # Frozen statistics do not depend on the batch, and one pass of all images is faster than two.
+            features = self._normalised(torch.cat([source, target]), "source")
+            return features[: len(source)], features[len(source) :]
+        return self.encode_source(source), self._normalised(target, "target")
+
+    def encode_source(self, images: Tensor) -> Tensor:
+        """Features (B, F) of source images, in a step that looks at no target image."""
+        return self._normalised(images, "source")
+
+    def _normalised(self, images: Tensor, domain: DomainName) -> Tensor:
+        """Features of images of `domain`, in one pass."""
+        policy = self.config.normalisation_policy
+        by_source = policy in ("source-only", "adabn")
+        held = policy == "frozen" or (by_source and domain == "target")
+        with (
+            normalised_as(self.features, "source" if by_source else domain),
+            statistics_held(self.features) if held else contextlib.nullcontext(),
+        ):
+            return self.features(images)
+
+    def evaluating_domain(self, domain: DomainName) -> AbstractContextManager[None]:
+        """Within the context `predict` takes its images for those of `domain`: it matters where each domain has
+        statistics of its own ("domain-specific" and "adabn")."""
+        return normalised_as(self.features, domain)
+
+    def observe_target(self, batches: Callable[[], Iterable[Tensor]]) -> None:
+        """Take the target's statistics from its images, for the policy "adabn"; any other looks at nothing.
+
+        Called before every evaluation, in evaluation mode. What is found is in buffers that no training step reads.
+
+        Args:
+            batches: Gives target images (B, 3, S, S), this process's share of them, anew at each call.
+
+        Raises:
+            ValueError: In training mode, for dropout would be measured, or without any image.
+        """
+        if self.config.normalisation_policy != "adabn":
+            return
+        if self.training:
+            raise ValueError("observe_target: the method is in training mode; call eval() first")
+        set_target_statistics(self.features, batches)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """New optimisers by group: "features" and "heads". `begin_step` schedules those made last."""
@@ -225,7 +311,7 @@ class Method(nn.Module, abc.ABC):
 
     def source_update(self, batch: Batch) -> Update:
         """Cross entropy on the source alone: the target's images are not even seen by the batch statistics."""
-        loss = self.source_loss(self.features(batch.source.images), batch.source.labels)
+        loss = self.source_loss(self.encode_source(batch.source.images), batch.source.labels)
         return Update(loss, of=("features", "heads"), logs={"cross_entropy": loss.detach()})
 
     def _optimiser(self, groups: list[tuple[list[nn.Parameter], float]]) -> torch.optim.Optimizer:

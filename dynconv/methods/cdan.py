@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynconv.distributed import all_sum, world_size
 from dynconv.losses import conditional_entropy, probabilities
 from dynconv.methods.adversarial import (
     AdversarialConfig,
@@ -18,6 +19,7 @@ from dynconv.methods.adversarial import (
 )
 from dynconv.methods.checks import check_range
 from dynconv.methods.dann import domain_game
+from dynconv.models import NormalisationPolicy
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class CDANConfig(AdversarialConfig):
     random_features: int = 0
     """Width of a random projection in place of the product of all features and classes (eq. 6; the paper takes it where
     the product is wider than 4096, released CDAN with 1024); 0 for the product."""
+
+    normalisation_policy: NormalisationPolicy = "separate"
+    """What batch normalisation sees (see `MethodConfig`); separate passes in the released code of CDAN."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,9 +71,10 @@ class CDAN(AdversarialMethod):
         return (predictions[:, :, None] * features[:, None, :]).flatten(1)
 
     def entropy_weights(self, scores: Tensor, domains: Tensor) -> Tensor | None:
-        """(N, 1): by their entropy, each domain's sum being N / 2, or None for 1."""
+        """(N, 1): by their entropy, each domain's sum being half the number of all samples, or None for 1."""
         if not self.config.entropy_conditioning:
             return None
         weights = 1 + torch.exp(-conditional_entropy(scores))
-        totals = torch.stack([(weights * (1 - domains)).sum(), (weights * domains).sum()]).detach()
-        return (weights * (len(domains) / 2) / totals[domains.long()])[:, None]
+        totals = all_sum(torch.stack([(weights * (1 - domains)).sum(), (weights * domains).sum()]).detach())
+        half = len(domains) * world_size() / 2
+        return (weights * half / totals[domains.long()])[:, None]

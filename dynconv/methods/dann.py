@@ -14,11 +14,16 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
+from dynconv.models import NormalisationPolicy
 
 
 @dataclass(frozen=True)
 class DANNConfig(AdversarialConfig):
     """DANN, trained as in released CDAN."""
+
+    normalisation_policy: NormalisationPolicy = "separate"
+    """What batch normalisation sees (see `MethodConfig`); separate passes in the released code of CDAN, which trains
+    DANN too."""
 
 
 class DANN(AdversarialMethod):

@@ -11,7 +11,8 @@ from torch import nn
 from dynconv.methods.base import Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.mcd import MCD, MCDConfig
-from dynconv.models import DynamicSpec, dynamic_parameters
+from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
+from dynconv.models import DynamicSpec, NormalisationPolicy, dynamic_parameters
 
 if TYPE_CHECKING:
     from dynconv.data import Batch
@@ -42,8 +43,9 @@ class DRTConfig(MCDConfig):
     """All at once through gradient reversal (as released DRT trains), or MCD's steps A, B and C."""
     discrepancy_weight: float = 50.0
     """Weight of the discrepancy (lambda of eq. 6: 50)."""
-    statistics: Literal["joint", "separate"] = "joint"
-    """Batch statistics: one "joint" pass of source and target (released DRT), or "separate" passes (MCD)."""
+    normalisation_policy: NormalisationPolicy = "joint"
+    """How batch normalisation treats the two domains: one "joint" pass in released DRT, of the source alone with loss
+    "source-only"; all choices as in `MethodConfig`."""
     optimiser: Literal["adam", "sgd"] = "sgd"
     """SGD in section 4.1."""
     lr: float = 2e-3
@@ -58,6 +60,7 @@ class DRTConfig(MCDConfig):
         if self.loss == "source-only":
             unused = ("discrepancy_weight", "discrepancy_steps", "reversal_weight", "class_balance", "ramp_steps")
             check_unused(self, unused, "loss 'source-only', which looks at no target", "choose loss 'mcd'")
+            check_source_policy(self.normalisation_policy, ("joint", *SOURCE_POLICIES), "loss 'source-only'")
 
     def dynamic_spec(self) -> DynamicSpec:
         """How the convolutions are made dynamic. Raises a ValueError where the fields make no such description."""

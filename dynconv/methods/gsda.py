@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dynconv.distributed import all_mean, world_size
 from dynconv.losses import Hierarchy, domain_accuracies, parse_tree, synchronisation_terms
 from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, Alignment, Encoded, fixed
 from dynconv.methods.checks import check_range, check_unused
@@ -127,9 +128,10 @@ class GSDA(AdversarialMethod):
         probabilities = encoded.probabilities
         weights = probabilities @ self.membership.to(probabilities).t()
         norms, logits, losses = self.judge(features, encoded.domains, weights, masks)
-        scale = 1.0 if self.config.reduction == "sum" else 1 / len(features)
+        # Over several processes the losses are averaged: a sum over the batch is the mean of this many times the parts.
+        scale = world_size() if self.config.reduction == "sum" else 1 / len(features)
         opposed = scale * losses.sum()
-        magnitudes = scale * norms.sum(dim=0)
+        magnitudes = all_mean(scale * norms.sum(dim=0))
         terms = synchronisation_terms(magnitudes, self.edges, self.levels)
         accuracies = domain_accuracies(logits.detach(), encoded.domains, weights)
         logs: dict[str, Tensor | float] = {
@@ -165,5 +167,5 @@ class GSDA(AdversarialMethod):
 
     def task_loss(self, encoded: Encoded) -> tuple[Tensor, dict[str, Tensor | float]]:
         task, logs = super().task_loss(encoded)
-        # The mean is over as many images of the source as of the target.
-        return (task if self.config.reduction == "mean" else task * len(encoded.labels)), logs
+        # The mean is over as many images of the source as of the target, in each process.
+        return (task if self.config.reduction == "mean" else task * len(encoded.labels) * world_size()), logs

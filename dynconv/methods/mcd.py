@@ -13,7 +13,7 @@ from torch import Tensor
 from dynconv.losses import class_balance, classifier_discrepancy
 from dynconv.methods.base import Method, MethodConfig, Update
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.models import DynamicSpec
+from dynconv.models import DynamicSpec, NormalisationPolicy
 from dynconv.nn import GradientReversal
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ class MCDConfig(MethodConfig):
     """Steps over which the discrepancy weight rises from 0; 0 for the full weight from the first step (papers)."""
     class_balance: float = 0.0
     """Weight of the class balance term on the target; 0 in the papers, 0.01 in released MCD (VisDA) and DRT."""
-    statistics: Literal["joint", "separate"] = "separate"
-    """Batch statistics: "separate" forward passes of source and target (MCD), or one "joint" pass (released DRT)."""
+    normalisation_policy: NormalisationPolicy = "separate"
+    """How batch normalisation treats the two domains: "separate" forward passes in MCD; all choices as in
+    `MethodConfig`."""
     prediction: Literal["sum", "max"] = "sum"
     """Scores at test: the "sum" of both classifiers (MCD), or, per image, those of the one with the larger "max"
     score (released DRT)."""
@@ -113,22 +114,14 @@ class MCD(Method):
         logs = {"cross_entropy": learning.detach(), "discrepancy": discrepancy.detach()}
         yield Update(loss, of=("features", "heads"), logs=logs | {"discrepancy_weight": self.weight})
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Class scores (B, num_classes) of images (B, 3, 32, 32), as `prediction` says."""
-        features = self.features(images)
+    def scores(self, features: Tensor) -> Tensor:
+        """Class scores (B, num_classes) of features (B, F), as `prediction` says."""
         scores = torch.stack([head(features) for head in self.heads])
         if self.config.prediction == "sum":
             return scores.sum(dim=0)
         winner = scores.amax(dim=2).argmax(dim=0)
-        return scores[winner, torch.arange(len(winner), device=winner.device)]
-
-    def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features of the source and of the target images, each (B, F)."""
-        if self.config.statistics == "separate":
-            return self.features(batch.source.images), self.features(batch.target.images)
-        features = self.features(torch.cat([batch.source.images, batch.target.images]))
-        count = len(batch.source.images)
-        return features[:count], features[count:]
+        # By its shape, not its len(), which would fix the batch of an exported network.
+        return scores[winner, torch.arange(winner.shape[0], device=winner.device)]
 
     def discrepancy(self, features: Tensor) -> Tensor:
         """How far both classifiers disagree on features (B, F): a scalar."""

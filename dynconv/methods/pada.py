@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynconv.distributed import all_mean
 from dynconv.methods.adversarial import Encoded
 from dynconv.methods.base import Refresh
 from dynconv.methods.checks import check_range
@@ -57,12 +58,15 @@ class PADA(DANN):
     def classification_loss(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy with each class's weight, as a weighted mean (eq. 5)."""
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return F.cross_entropy(
+        weights = self.class_weights.to(scores.dtype)
+        total = F.cross_entropy(
             scores,
             labels,
-            weight=self.class_weights.to(scores.dtype),
+            weight=weights,
             label_smoothing=self.config.label_smoothing * self.num_classes / (self.num_classes - 1),
+            reduction="sum",
         )
+        return total / all_mean(weights[labels].sum())
 
     def sample_weights(self, encoded: Encoded) -> Tensor:
         """Source samples by their class's weight over the largest of all classes (the released code takes the largest

@@ -6,7 +6,11 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+from dynconv.distributed import all_sum
+from dynconv.metrics.errors import NonFiniteError
 
 
 class Classification(NamedTuple):
@@ -23,29 +27,37 @@ class Classification(NamedTuple):
         return fmean(value for value in self.of_classes if value is not None)
 
 
-def classification(batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Classification:
+def classification(
+    batches: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, device: torch.device | str = "cpu"
+) -> Classification:
     """Accuracy over all samples, and within each class.
 
     Args:
-        batches: Pairs of scores (B, num_classes) and labels int64 (B,), on one device.
+        batches: Pairs of scores (B, num_classes) and labels int64 (B,), on one device. Of several processes, each gives
+            those of its own share (there may be none), and all get the figures of all.
         num_classes: Number of classes.
+        device: That of the batches.
 
     Raises:
-        ValueError: There is no sample, or a score is not finite (the highest of such scores means nothing).
+        ValueError: There is no sample.
+        NonFiniteError: A score is not finite (the highest of such scores means nothing).
     """
     from torchmetrics.classification import MulticlassConfusionMatrix
 
-    metric: MulticlassConfusionMatrix | None = None
+    metric = MulticlassConfusionMatrix(num_classes=num_classes).to(device)
+    broken, seen = 0, 0
     for scores, labels in batches:
-        if metric is None:
-            metric = MulticlassConfusionMatrix(num_classes=num_classes).to(scores.device)
-        if not scores.isfinite().all():
-            raise ValueError(f"scores: {int((~scores.isfinite()).sum())} of {scores.numel()} are not finite")
-        metric.update(scores, labels)
-    confusion: list[list[int]] = [] if metric is None else metric.compute().tolist()
-    counts = [sum(row) for row in confusion]
-    if sum(counts) == 0:
+        broken, seen = broken + int((~scores.isfinite()).sum()), seen + scores.numel()
+        if not broken and len(labels):
+            metric.update(scores, labels)
+    # Together, for a process that stopped by itself would be waited for in vain.
+    counts = all_sum(torch.tensor([broken, seen], device=device)).tolist()
+    if counts[0]:
+        raise NonFiniteError(f"scores: {counts[0]} of {counts[1]} are not finite")
+    if counts[1] == 0:
         raise ValueError("batches: accuracy of no sample is undefined, expected at least one batch")
+    confusion: list[list[int]] = all_sum(metric.confmat).tolist()
+    sizes = [sum(row) for row in confusion]
     right = [row[label] for label, row in enumerate(confusion)]
-    of_classes = tuple(r / n if n else None for r, n in zip(right, counts, strict=True))
-    return Classification(sum(right) / sum(counts), of_classes)
+    of_classes = tuple(r / n if n else None for r, n in zip(right, sizes, strict=True))
+    return Classification(sum(right) / sum(sizes), of_classes)

@@ -1,19 +1,41 @@
 """Backbones by name, each static or with dynamic convolutions, from scratch or from weights."""
 
 from dynconv.models.dynamic import DynamicSpec, dynamic_parameters
-from dynconv.models.features import Features
+from dynconv.models.features import Features, use_memory_format
 from dynconv.models.lenet import LeNet
-from dynconv.models.network import NAMES, Network, NetworkInput, Normalisation, build, input_of
+from dynconv.models.network import NAMES, Network, NetworkInput, Normalisation, build, input_of, weights_of
+from dynconv.models.normalisation import (
+    DomainBatchNorm,
+    DomainName,
+    NormalisationPolicy,
+    domain_norms,
+    normalised_as,
+    set_target_statistics,
+    split_by_domain,
+    statistics_held,
+)
+from dynconv.models.weights import weights_left_out
 
 __all__ = [
     "NAMES",
+    "DomainBatchNorm",
+    "DomainName",
     "DynamicSpec",
     "Features",
     "LeNet",
     "Network",
     "NetworkInput",
     "Normalisation",
+    "NormalisationPolicy",
     "build",
+    "domain_norms",
     "dynamic_parameters",
     "input_of",
+    "normalised_as",
+    "set_target_statistics",
+    "split_by_domain",
+    "statistics_held",
+    "use_memory_format",
+    "weights_left_out",
+    "weights_of",
 ]

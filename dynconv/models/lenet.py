@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynconv.models.features import Features, channels_last
+from dynconv.models.features import Features
 
 
 @dataclass(frozen=True)
@@ -94,4 +94,4 @@ class LeNet(Features):
                 f"images: expected (B, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}; "
                 f"a LeNet is fixed to its input size, so resize the images"
             )
-        return self.linear(self.convolutions(channels_last(images)))
+        return self.linear(self.convolutions(self.laid_out(images)))

@@ -14,7 +14,7 @@ from dynconv.models.dynamic import DynamicSpec
 from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
 from dynconv.models.resnet import ResNet, SmallResNet
-from dynconv.models.weights import imagenet_state, load_state, read_state
+from dynconv.models.weights import are_left_out, imagenet_state, load_state, read_state
 from dynconv.nn import to_dynamic
 
 Norm = Literal["batch", "none"]
@@ -119,13 +119,13 @@ def build(
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if bottleneck < 0:
         raise ValueError(f"bottleneck: expected the width of a layer, or 0 for none, got {bottleneck}")
-    file = _weights_file(name, weights)
+    file = weights_of(name, weights)
     from_scratch = file == "none"
     if name in _LENETS:
         features = _lenet(name, norm, dynamic if from_scratch else None)
     else:
         features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
-    if not from_scratch:
+    if not from_scratch and not are_left_out():
         module = features.trunk if isinstance(features, ResNet) else features
         load_state(module, imagenet_state(name) if file == "imagenet" else read_state(Path(file)), f"--weights {file}")
     pretrained = [] if from_scratch else list(features.parameters())
@@ -137,8 +137,12 @@ def build(
     return Network(features, head, image_size, normalisation, pretrained)
 
 
-def _weights_file(name: str, weights: str) -> str:
-    """ "none", "imagenet" or the path of a file: what `weights` means for the backbone `name`."""
+def weights_of(name: str, weights: str) -> str:
+    """ "none", "imagenet" or the path of a file: what `weights` means for the backbone `name`.
+
+    Raises:
+        ValueError: ImageNet weights of a backbone that has none.
+    """
     if weights == "auto":
         return "imagenet" if name in _DEPTHS else "none"
     if weights == "imagenet" and name not in _DEPTHS:

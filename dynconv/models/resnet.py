@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynconv.models.features import Features, channels_last
+from dynconv.models.features import Features
 
 
 class SmallResNet(Features):
@@ -61,7 +61,7 @@ class SmallResNet(Features):
             ValueError: For images that are not (B, 3, S, S).
         """
         check_images(images)
-        return self.layers(channels_last(images))
+        return self.layers(self.laid_out(images))
 
 
 class ResNet(Features):
@@ -89,7 +89,7 @@ class ResNet(Features):
             ValueError: For images that are not (B, 3, S, S).
         """
         check_images(images)
-        return self.trunk(channels_last(images))
+        return self.trunk(self.laid_out(images))
 
 
 def check_images(images: Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,24 @@ from torch import Tensor, nn
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.")
 CLASSIFIER = "fc."
+
+_LEFT_OUT = ContextVar("weights left out", default=False)
+
+
+@contextlib.contextmanager
+def weights_left_out() -> Iterator[None]:
+    """Networks that are built within the context read no weights, whatever their configuration says: those of a
+    checkpoint take their place, and the file that the training began with need not be there."""
+    token = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
+
+
+def are_left_out() -> bool:
+    """Whether `weights_left_out` is in force."""
+    return _LEFT_OUT.get()
 
 
 def imagenet_state(name: str) -> dict[str, Tensor]:

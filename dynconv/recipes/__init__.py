@@ -1,24 +1,37 @@
 """One recipe per table, by name: `dynconv reproduce NAME` trains and prints it."""
 
-from dynconv.recipes import gsda
+from dynconv.recipes import calibrator, drt, drt_small, gsda, gsda_choices, gsda_scratch
 from dynconv.recipes.base import Recipe, Row
-from dynconv.recipes.digits import DRT_DIGITS
+from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        DRT_DIGITS,
-        gsda.DIGITS_ABLATION,
-        gsda.OFFICE_ABLATION,
+        drt_small.EMBEDDED,
+        drt_small.DIGITS,
+        drt_small.RESIDUALS,
+        drt_small.BASES,
+        drt_small.LOSSES,
+        drt.DIGIT_FIVE,
+        drt.SINGLE_DIGITS,
+        drt.OFFICE_RESIDUALS,
+        drt.OFFICE_BASES,
+        drt.OFFICE_SINGLE,
+        calibrator.BASELINES,
+        gsda_scratch.DIGITS_ABLATION,
+        gsda_scratch.OFFICE_ABLATION,
         gsda.TABLE_1,
         gsda.TABLE_2,
         gsda.TABLE_3,
         gsda.TABLE_4,
         gsda.PARTIAL,
-        gsda.ALPHA,
-        gsda.BETA,
-        gsda.GROUPS,
+        gsda_choices.ALPHA,
+        gsda_choices.BETA,
+        gsda_choices.GROUPS,
+        gsda_choices.HIERARCHY,
+        gsda_choices.SAMPLERS,
+        gsda_choices.CHOICES,
     )
 }
 
-__all__ = ["RECIPES", "Recipe", "Row"]
+__all__ = ["RECIPES", "TABLES", "PublishedRow", "PublishedTable", "Recipe", "Row"]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
-import math
-import statistics
+import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from statistics import fmean
+from typing import Annotated, Literal
 
 import tyro
 
-from dynconv.engine.config import TrainConfig
-from dynconv.engine.launch import run_commands, train_command
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.launch import exit_words, run_commands, train_command
 from dynconv.engine.run_folder import RunFolder, write_atomically
-from dynconv.engine.selection import mean_of
+from dynconv.methods import METHODS
+from dynconv.parsing import parse_options
 from dynconv.recipes import RECIPES, Recipe
-from dynconv.report.table import RULES, markdown, selected_rows
+from dynconv.report.recipe_table import Record, record, report
 
-Record = dict[str, Any]
+Line = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,27 @@ class ReproduceOptions:
     """Folder of the real data sets."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/TABLE)")] = None
     """Folder of the runs, OUT/TASK/ROW/seedN, and of the table, OUT/table.md and OUT/table.csv."""
-    tasks: tuple[str, ...] = ()
-    """Only these protocols. Default: all."""
-    rows: tuple[str, ...] = ()
-    """Only these rows, by their labels. Default: all."""
-    parallel: int = 1
-    """Runs at a time."""
-    threads: int = 1
+    tasks: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="TASK [TASK ...]", help_behavior_hint="(default: all)")
+    ] = ()
+    """Only these protocols."""
+    rows: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW [ROW ...]", help_behavior_hint="(default: all)")] = ()
+    """Only these rows, by their labels."""
+    parallel: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 1, or one per GPU)")] = (
+        None
+    )
+    """Runs at a time; one per GPU where --gpus are given."""
+    gpus: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GPU [GPU ...]", help_behavior_hint="")] = ()
+    """GPUs to share out, as CUDA_VISIBLE_DEVICES names them (0 1 2): each run sees one. Default: all that are visible
+    where several runs at a time are trained on GPUs."""
+    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 1
     """Threads of each run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     report_only: tyro.conf.FlagCreatePairsOff[bool] = False
     """Train nothing."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Train nothing and write nothing: list the runs, and which of them would be trained."""
 
     def __post_init__(self) -> None:
         if self.table not in RECIPES:
@@ -61,6 +71,27 @@ class ReproduceOptions:
         for name, known in (("tasks", list(recipe.tasks)), ("rows", [row.label for row in recipe.rows])):
             if unknown := [value for value in getattr(self, name) if value not in known]:
                 raise ValueError(f"--{name}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
+        if self.gpus and self.device == "cpu":
+            raise ValueError(
+                f"--gpus {' '.join(self.gpus)} and --device cpu contradict each other: give one of the two"
+            )
+        if self.report_only and self.dry_run:
+            raise ValueError("--report-only and --dry-run contradict each other: give one of the two")
+
+    @property
+    def at_a_time(self) -> int:
+        """Runs at a time."""
+        return self.parallel or len(self.gpus) or 1
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What `reproduce` made."""
+
+    text: str
+    """The table of the finished runs as Markdown, or the list of a dry run; empty where no run is finished."""
+    failed: tuple[str, ...] = ()
+    """The runs of this call that failed, each with its exit code."""
 
 
 @dataclass(frozen=True)
@@ -75,39 +106,54 @@ class _Run:
     def name(self) -> str:
         return f"{self.task} {self.label} {self.seed}"
 
+    @property
+    def finished(self) -> bool:
+        return self.folder.read_done() is not None
 
-def reproduce(options: ReproduceOptions, *, line: Callable[[str], None]) -> str:
+
+def parse_reproduce(args: Sequence[str]) -> ReproduceOptions:
+    """The options that the words after `dynconv reproduce` describe. SystemExit as in `parse_options`."""
+    return parse_options(ReproduceOptions, "reproduce", args)
+
+
+def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
     """Train and report, as `options` say; what the runs say goes to `line`.
 
-    Returns:
-        The table as Markdown, which is also written to OUT/table.md, and its figures to OUT/table.csv.
+    The table is returned as Markdown and written to OUT/table.md, and its figures to OUT/table.csv, also where some
+    runs failed.
 
     Raises:
-        ValueError: A folder holds a run of another configuration, or no run is finished.
-        RuntimeError: A run failed; `line` was given the reason.
+        ValueError: A folder holds a run of another configuration (what differs is named), or no run is finished and
+            none failed.
         KeyboardInterrupt: The runs were interrupted; the same call goes on with them.
     """
     recipe = RECIPES[options.table]
     out = options.out if options.out is not None else Path("runs") / recipe.name
     runs = _runs(recipe, options, out)
-    if stale := [f"{run.folder.path} ({found})" for run in runs if (found := _other_hash(run))]:
-        raise ValueError(
-            f"finished with another configuration than the table's: {', '.join(stale)}; give another --out, or move "
-            "these away to train them anew"
-        )
-    if not options.report_only:
-        _train(runs, options, line)
-    finished = [run for run in runs if run.folder.read_done() is not None]
-    if not finished:
+    _check_configurations(runs)
+    if options.dry_run:
+        return Reproduction(_plan(recipe, runs))
+    failed = () if options.report_only else _train(runs, options, line)
+    records = [record(run.task, run.label, run.seed, run.folder, recipe.metric) for run in runs if run.finished]
+    if not records:
+        if failed:
+            return Reproduction("", failed)
         raise ValueError(f"no finished run under {out}")
-    records = [record(run.task, run.label, run.seed, run.folder, recipe.metric) for run in finished]
     text = report(recipe, records)
+    if len(records) < len(runs):
+        left = len(runs) - len(records)
+        text += f"\n\n{_of(left, runs)} {'is' if left == 1 else 'are'} not finished and not in these tables."
     write_atomically(out / "table.md", text + "\n")
-    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-    return text
+    write_atomically(out / "table.csv", _csv(records))
+    return Reproduction(text, failed)
+
+
+def _csv(records: Sequence[Record]) -> str:
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return file.getvalue()
 
 
 def _runs(recipe: Recipe, options: ReproduceOptions, out: Path) -> list[_Run]:
@@ -132,129 +178,114 @@ def _file_name(text: str) -> str:
     return "_".join(words)
 
 
-def _other_hash(run: _Run) -> str:
-    """What is wrong with a finished run's configuration, or nothing."""
-    done = run.folder.read_done()
-    if done is None or done["config_hash"] == run.config.hash:
-        return ""
-    return f"{done['config_hash']}, the recipe is {run.config.hash}"
-
-
-def _train(runs: Sequence[_Run], options: ReproduceOptions, line: Callable[[str], None]) -> None:
-    commands = {}
+def _check_configurations(runs: Sequence[_Run]) -> None:
+    """Raise a ValueError where folders hold runs of other configurations than the recipe's."""
+    other: dict[str, list[Path]] = {}
     for run in runs:
-        if run.folder.read_done() is None:
-            # Beside the run folder, which a run insists on making itself.
-            file = run.folder.path.with_suffix(".yaml")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, run.config.to_yaml())
-            words = ["--config", str(file), "--out", str(run.folder.path)]
-            commands[run.name] = train_command(run.config.method, *words)
-    codes = run_commands(commands, parallel=options.parallel, threads=options.threads, line=line)
-    if failed := [f"{name} (exit code {code})" for name, code in codes.items() if code]:
-        raise RuntimeError(f"not finished: {', '.join(failed)}; the reasons stand above")
+        if found := _other_configuration(run):
+            other.setdefault(found, []).append(run.folder.path)
+    if not other:
+        return
+    lines = [f"\n  {found}\n    in {_some(paths)}" for found, paths in other.items()]
+    raise ValueError(
+        f"runs of another configuration than the table's (there -> here):{''.join(lines)}\n"
+        "Give another --out, or move these away to train them anew."
+    )
 
 
-def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "accuracy") -> Record:
-    """A finished run's line of the CSV: per cent under each rule of selection, and what made them."""
-    selected = selected_rows(folder)
-    start = json.loads(folder.environment.read_text(encoding="utf-8"))[0]
-    git = start["git"] or {"commit": "", "dirty": ""}
-    scores = {}
-    for rule in RULES:
-        for split in ("target-test", "source-test"):
-            name = metric if split == "target-test" else "accuracy"
-            value = mean_of(selected[rule], split, name) if rule in selected else None
-            scores[f"{split} {rule}"] = "" if value is None else round(100 * value, 2)
-    last = selected["last"]
-    return {
-        "task": task,
-        "row": label,
-        "seed": seed,
-        **scores,
-        "steps": last["step"],
-        "seconds": last["seconds"],
-        "config_hash": last["config_hash"],
-        "torch": start["versions"]["torch"],
-        "cpu": start["hardware"]["cpu"],
-        "threads": start["hardware"]["threads"],
-        "commit": git["commit"],
-        "dirty": git["dirty"],
-    }
+def _other_configuration(run: _Run) -> str:
+    """What differs between the configuration of the run in the folder and the recipe's, or nothing."""
+    file = run.folder.config
+    if not file.exists():
+        return f"there is no {file.name}" if run.folder.done.exists() else ""
+    try:
+        found = load_config(file, METHODS)
+    except (ValueError, TypeError) as error:
+        return str(error).removeprefix(f"{file}: ")
+    return "; ".join(run.config.mismatches(found.identity()))
 
 
-def report(recipe: Recipe, records: Sequence[Record]) -> str:
-    """The table as Markdown: target test figures at the last step, the paper's in brackets; for an ablation also the
-    paired differences of its rows."""
-    tasks = {task: head for task, head in recipe.tasks.items() if any(r["task"] == task for r in records)}
-    rows = [row for row in recipe.rows if any(r["row"] == row.label for r in records)]
-    lines = []
-    for row in rows:
-        values = {task: _values(records, task, row.label) for task in tasks}
-        cells = [_with_published(spread(values[task]), row.published.get(task)) for task in tasks]
-        lines.append([row.label, *cells, *_averages(records, row.label, values)])
-    parts = [
-        f"{recipe.name}: {recipe.source}. Target test {recipe.metric.replace('-', ' ')} in per cent at the last step, "
-        f"mean ± standard deviation over seeds"
-        + (", the paper's figure in brackets." if any(row.published for row in rows) else "."),
-        markdown(["row", *tasks.values(), "average", "source, average"], lines),
-    ]
-    if recipe.ablation and len(rows) > 1:
-        parts += [
-            "Each row less the one above it, by the same task and seed: mean ± standard error over seeds.",
-            markdown(
-                ["row", *tasks.values(), "all"],
-                [[row.label, *_differences(records, above.label, row.label, tasks)] for above, row in _pairs(rows)],
-            ),
-        ]
-    return "\n\n".join(parts)
+def _of(part: int, runs: Sequence[_Run]) -> str:
+    return f"{part} of {len(runs)} {'run' if len(runs) == 1 else 'runs'}"
 
 
-def _pairs(rows: Sequence[Any]) -> list[tuple[Any, Any]]:
-    return list(zip(rows[:-1], rows[1:], strict=True))
+def _some(paths: Sequence[Path], most: int = 3) -> str:
+    shown = ", ".join(map(str, paths[:most]))
+    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
 
 
-def _values(records: Sequence[Record], task: str, label: str, column: str = "target-test last") -> dict[int, float]:
-    """A row's figures on a task, by seed."""
-    return {r["seed"]: r[column] for r in records if (r["task"], r["row"]) == (task, label) and r[column] != ""}
+def _plan(recipe: Recipe, runs: Sequence[_Run]) -> str:
+    """What the recipe says of itself, and what a call would do with each run."""
+    lines = [f"{recipe.name}: {recipe.source}"]
+    lines += [f"{word}: {text}" for word, text in (("expect", recipe.expected), ("cost", recipe.cost))]
+    lines += [f"needs: {recipe.needs}", ""]
+    for run in runs:
+        began = "go on" if run.folder.last.exists() else "train"
+        lines.append(f"{'finished' if run.finished else began:8}  {run.folder.path}")
+    left = sum(not run.finished for run in runs)
+    return "\n".join([*lines, f"{_of(left, runs)} would be trained"])
 
 
-def _averages(records: Sequence[Record], label: str, target: dict[str, dict[int, float]]) -> list[str]:
-    source = [_values(records, task, label, "source-test last") for task in target]
-    return [
-        f"{statistics.fmean(statistics.fmean(each.values()) for each in columns):.1f}" if all(columns) else "-"
-        for columns in (list(target.values()), source)
-    ]
+def _train(runs: Sequence[_Run], options: ReproduceOptions, line: Line) -> tuple[str, ...]:
+    """Train what is not finished; returns the runs that failed."""
+    left = {run.name: run for run in runs if not run.finished}
+    if not left:
+        return ()
+    commands = {name: _command(run) for name, run in left.items()}
+    gpus = options.gpus or _visible_gpus(options)
+    on = f", each on one of the GPUs {', '.join(gpus)}" if gpus else ""
+    finished = _of(len(runs) - len(left), runs)
+    line(f"{finished} finished; training {len(left)}, {options.at_a_time} at a time{on}")
+    failed: dict[str, str] = {}
+
+    def ended(name: str, code: int) -> None:
+        if code:
+            failed[name] = f"{name} ({exit_words(code)})"
+        # A run that ends with code 0 is finished: `dynconv train` has no other way to say so.
+        line(_progress(runs, len(failed), options.at_a_time))
+
+    run_commands(commands, parallel=options.at_a_time, threads=options.threads, gpus=gpus, line=line, ended=ended)
+    return tuple(failed.values())
 
 
-def _differences(records: Sequence[Record], above: str, below: str, tasks: dict[str, str]) -> list[str]:
-    by_task = []
-    for task in tasks:
-        first, second = _values(records, task, above), _values(records, task, below)
-        by_task.append({seed: second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())})
-    # Tasks differ more than seeds do, so a seed's mean over the tasks is one observation.
-    common = set.intersection(*(set(values) for values in by_task))
-    of_seeds = [statistics.fmean(values[seed] for values in by_task) for seed in sorted(common)]
-    return [difference(values) for values in (*(list(each.values()) for each in by_task), of_seeds)]
+def _command(run: _Run) -> list[str]:
+    # Beside the run folder, which a run insists on making itself.
+    file = run.folder.path.with_suffix(".yaml")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, run.config.to_yaml())
+    return train_command(run.config.method, "--config", str(file), "--out", str(run.folder.path))
 
 
-def difference(values: Sequence[float]) -> str:
-    """Mean ± standard error of paired differences."""
-    if not values:
-        return "-"
-    text = f"{statistics.fmean(values):+.1f}"
-    if len(values) == 1:
-        return f"{text} (n = 1)"
-    return f"{text} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+def _visible_gpus(options: ReproduceOptions) -> tuple[str, ...]:
+    """The GPUs to share out where none were named: several runs would otherwise all compute on the first one."""
+    if options.at_a_time == 1 or options.device == "cpu":
+        return ()
+    import torch
+
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return tuple(named.split(",") if named else map(str, range(count)))[:count]
 
 
-def spread(values: dict[int, float]) -> str:
-    """Mean ± sample standard deviation over seeds."""
-    if not values:
-        return "-"
-    text = f"{statistics.fmean(values.values()):.1f}"
-    return f"{text} ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else f"{text} (n = 1)"
+def _progress(runs: Sequence[_Run], failed: int, at_a_time: int) -> str:
+    """How far the table is, and how long it will take if the runs that are left take as long as the finished ones: of
+    the same row and task where there are some."""
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        if (done := run.folder.read_done()) is not None:
+            seconds.setdefault((run.task, run.label), []).append(done["selected"]["last"]["seconds"])
+    every = [value for values in seconds.values() for value in values]
+    text = f"{_of(len(every), runs)} finished" + (f", {failed} failed" if failed else "")
+    left = [seconds.get((run.task, run.label), every) for run in runs if not run.finished]
+    # Those that failed will not be tried again in this call.
+    if not every or len(left) <= failed:
+        return text
+    mean = fmean(fmean(values) for values in left)
+    return f"{text}; about {_duration(mean * (len(left) - failed) / min(at_a_time, len(left) - failed))} to go"
 
 
-def _with_published(text: str, published: float | None) -> str:
-    return text if published is None else f"{text} ({published:.1f})"
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"

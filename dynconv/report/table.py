@@ -8,31 +8,62 @@ from typing import Any
 from rich.table import Table
 
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.selection import CLASS_MEAN, OF_CLASS, Row, mean_of
+from dynconv.engine.selection import CLASS_MEAN, OF_CLASS, Row, before, mean_of
 
 RULES = ("last", "source-val", "label-free", "oracle")
 
 
 def selection_table(folder: RunFolder) -> Table:
-    """The accuracies of a finished run in per cent, one column per selection rule with its step.
+    """The accuracies of a finished run in per cent: as the network started, where that was measured, and one column per
+    selection rule with its step.
 
     Raises:
         ValueError: The run is not finished.
     """
-    selected = selected_rows(folder)
+    done = _done(folder)
+    selected: dict[str, Row] = done["selected"]
+    heads = {rule: rule for rule in RULES if rule in selected}
+    if "label-free" in heads:
+        # A word to the line: six columns are to fit into 80 characters.
+        heads["label-free"] += "\n" + done["label_free_validator"].replace("-", "-\n")
+    start = before(folder.rows())
     caption = "accuracy in %, at the step chosen by each rule; oracle looks at the target's labels and chooses no model"
     table = Table(title=f"{folder.path}", caption=caption)
-    table.add_column("selected by")
-    rules = [rule for rule in RULES if rule in selected]
-    for rule in rules:
-        table.add_column(rule, justify="right")
-    table.add_row("step", *(str(selected[rule]["step"]) for rule in rules), end_section=True)
-    for name in accuracies(selected["last"]):
-        table.add_row(name.removesuffix("/accuracy"), *(percent(selected[rule][name]) for rule in rules))
+    names = [name.removesuffix("/accuracy") for name in accuracies(selected["last"])]
+    table.add_column("selected by", min_width=max(map(len, names), default=0), overflow="fold")
+    columns = {} if start is None else {"before": start}
+    columns |= {head: selected[rule] for rule, head in heads.items()}
+    for head in columns:
+        table.add_column(head, justify="right")
+    table.add_row("step", *(str(row["step"]) for row in columns.values()), end_section=True)
+    labels = dict(zip(accuracies(selected["last"]), names, strict=True))
     for name in selected["last"]:
         if name.endswith(f"/{CLASS_MEAN}"):
-            label = name.removesuffix(f"/{CLASS_MEAN}")
-            table.add_row(f"{label}, mean over classes", *(percent(selected[rule][name]) for rule in rules))
+            labels[name] = f"{name.removesuffix(f'/{CLASS_MEAN}')},\nmean over classes"
+    for name, label in labels.items():
+        table.add_row(label, *(percent(row[name]) for row in columns.values()))
+    return table
+
+
+def validator_table(folder: RunFolder) -> Table | None:
+    """What each label-free validator would have chosen in a finished run: the step, and the accuracies there. None for
+    a run that was finished before there was more than one validator.
+
+    Raises:
+        ValueError: The run is not finished.
+    """
+    done = _done(folder)
+    if not done.get("validators"):
+        return None
+    table = Table(title="chosen by each label-free validator", caption="accuracy in %; * the run's own validator")
+    table.add_column("validator")
+    for head in ("step", "source-test", "target-test"):
+        table.add_column(head, justify="right")
+    for name, row in done["validators"].items():
+        values = (mean_of(row, split) for split in ("source-test", "target-test"))
+        figures = ["-" if value is None else percent(value) for value in values]
+        own = " *" if name == done["label_free_validator"] else ""
+        table.add_row(f"{name}{own}", str(row["step"]), *figures)
     return table
 
 
@@ -51,11 +82,15 @@ def metric_table(metrics: Mapping[str, Any]) -> Table:
 
 def selected_rows(folder: RunFolder) -> dict[str, Row]:
     """Selection rule to row, of a finished run. ValueError where it is not finished."""
+    selected: dict[str, Row] = _done(folder)["selected"]
+    return selected
+
+
+def _done(folder: RunFolder) -> dict[str, Any]:
     done = folder.read_done()
     if done is None:
         raise ValueError(f"{folder.path} is not finished: there is no {folder.done}")
-    selected: dict[str, Row] = done["selected"]
-    return selected
+    return done
 
 
 def accuracies(row: Row) -> list[str]:
@@ -66,6 +101,11 @@ def accuracies(row: Row) -> list[str]:
 def percent(value: float) -> str:
     """A share as per cent with one decimal."""
     return f"{100 * value:.1f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, which is put into the plural for all but 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -29,8 +29,12 @@ def config(method: str = "drt", **run: Any) -> TrainConfig:
         ({"checkpoint_every": 0}, ["--checkpoint-every"]),
         ({"source_limit": 0}, ["--source-limit"]),
         ({"seed": -1}, ["--seed", "-1"]),
-        ({"devices": 2}, ["--devices 2", "not supported yet"]),
         ({"devices": 0}, ["--devices", "0"]),
+        ({"accumulate": 0}, ["--accumulate", "0"]),
+        ({"workers": 0}, ["--workers", "0"]),
+        ({"prefetch": -1}, ["--prefetch", "-1"]),
+        ({"clip_norm": 0.0}, ["--clip-norm", "0.0"]),
+        ({"clip_norm": float("inf")}, ["--clip-norm", "inf"]),
     ],
 )
 def test_contradictions_and_impossible_numbers_are_named(options: dict[str, Any], words: list[str]) -> None:
@@ -133,6 +137,56 @@ def test_the_hash_follows_what_decides_the_results_and_nothing_else() -> None:
     own = dataclasses.replace(METHODS["drt"].config_class(), lr=0.125)
     hashes.add(TrainConfig("drt", config().run, own).hash)
     assert len(hashes) == len(other) + 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Older:
+    lr: float = 0.1
+    levels: tuple[int, ...] = (1, 2)
+    backbone: str = "lenet-small"
+    weights: str = "none"
+
+
+@dataclasses.dataclass(frozen=True)
+class Newer(Older):
+    added: float | None = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Changed(Older):
+    lr: float = 0.2
+
+
+def of(options: object) -> TrainConfig:
+    return TrainConfig("drt", RunOptions(protocol="embedded:optical"), options)
+
+
+def test_a_field_that_is_added_leaves_the_hashes_of_older_runs_alone() -> None:
+    older, newer = of(Older(lr=0.3)), of(Newer(lr=0.3))
+    assert older.hash == newer.hash
+    assert newer.mismatches(older.identity()) == []
+    other = of(Newer(lr=0.3, added=None))
+    assert other.hash != newer.hash
+    assert other.mismatches(older.identity()) == ["drt.added: 0.5 -> None"]
+    # One that was taken away again.
+    assert older.mismatches(newer.identity()) == ["drt.added: 0.5 -> None"]
+
+
+def test_a_configuration_written_before_a_field_was_there_is_the_same_run(tmp_path: Path) -> None:
+    written = config("gsda", seed=3)
+    plain = written.to_dict()
+    del plain["augmentation"], plain["gsda"]["beta"], plain["gsda"]["num_groups"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    assert load_config(path, METHODS).hash == written.hash
+
+
+def test_a_default_that_was_changed_is_seen_in_what_was_written_before(tmp_path: Path) -> None:
+    before, now = of(Older()), of(Changed())
+    assert now.mismatches(before.identity()) == ["drt.lr: 0.1 -> 0.2"]
+    # As read from its config.yaml, which has every field.
+    assert of(Changed(lr=0.1)).hash != now.hash
+    assert of(Changed(lr=0.1)).mismatches(before.identity()) == []
 
 
 def test_the_method_gives_the_batch_size_and_the_configuration_holds_the_number(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from processes import forked
 from torch import Tensor, nn
 
 from dynconv.data import Domain, Protocol, Split
@@ -13,6 +15,7 @@ from dynconv.engine import evaluation
 from dynconv.engine.evaluation import Evaluation, Scoring, evaluating, split_metrics
 from dynconv.engine.selection import mean_of
 from dynconv.methods import Method
+from dynconv.metrics import VALIDATORS, NonFiniteError, deep_embedded_validation, prediction_validators
 from dynconv.models import NetworkInput
 
 CPU = Scoring(torch.device("cpu"))
@@ -25,11 +28,33 @@ class ByBrightness(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[bool, int]] = []
+        self.domains: list[tuple[str, float]] = []
+        self.observed: list[float] = []
+        self.domain = "target"
 
     def predict(self, images: Tensor) -> Tensor:
+        return self.scores(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
         self.seen.append((self.training, len(images)))
-        level = ((images.mean(dim=(1, 2, 3)) + 1) * 127.5).round() // 100
-        return nn.functional.one_hot(level.long(), 3).float() * 9
+        self.domains.append((self.domain, self.levels(images)[0].item()))
+        return images
+
+    def scores(self, features: Tensor) -> Tensor:
+        return nn.functional.one_hot(self.levels(features).long() // 100, 3).float() * 9
+
+    def levels(self, images: Tensor) -> Tensor:
+        return ((images.mean(dim=(1, 2, 3)) + 1) * 127.5).round()
+
+    @contextlib.contextmanager
+    def evaluating_domain(self, domain: str) -> Iterator[None]:
+        self.domain = domain
+        yield
+        self.domain = "target"
+
+    def observe_target(self, batches: Callable[[], Iterator[Tensor]]) -> None:
+        assert not self.training
+        self.observed += [level for images in batches() for level in self.levels(images).tolist()]
 
 
 def split(levels: list[int], labels: list[int]) -> Split:
@@ -132,8 +157,99 @@ def test_the_label_free_measure_reads_no_label(protocol: Protocol) -> None:
     )
     rows = [Evaluation(p, held_out, CPU).measure(method()) for p in (protocol, relabelled)]
     assert rows[0] == rows[1]
+    found = [name.rpartition("/")[2] for name in rows[0] if name.startswith("target-train/")]
+    assert found == list(VALIDATORS)
     # Sure predictions of the classes 0, 1, 2, 2: the entropy of their mean is 1.0397 nats.
     assert rows[0]["target-train/goal/information-maximisation"] == pytest.approx(1.0397, abs=0.02)
+
+
+def test_the_validators_see_the_targets_images_and_the_sources_held_out_labels(protocol: Protocol) -> None:
+    held_out = (split([0, 100, 150], [0, 1, 0]), split([200], [1]))
+    row = Evaluation(protocol, held_out, CPU).measure(method())
+    model = ByBrightness().eval()
+
+    def outputs(*parts: Split) -> tuple[Tensor, Tensor]:
+        images = torch.cat([part.images for part in parts]) / 127.5 - 1
+        features = model.features(images)
+        return features.flatten(1), model.scores(features)
+
+    target, scores = outputs(protocol.target.train)
+    expected = prediction_validators(scores)
+    source, _ = outputs(*(domain.train for domain in protocol.sources))
+    validation = outputs(*held_out)
+    labels = torch.tensor([0, 1, 0, 1])
+    expected["deep-embedded-validation"] = deep_embedded_validation(source, target, *validation, labels)
+    found = {name.rpartition("/")[2]: value for name, value in row.items() if name.startswith("target-train/")}
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_validators_look_at_a_limited_number_of_evenly_spread_images(
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "UNLABELLED", 4)
+    monkeypatch.setattr(evaluation, "TRAINED", 2)
+    many = replace(protocol.target, train=split(list(range(0, 250, 10)), [0] * 25))
+    sources = tuple(replace(domain, train=split([0, 60, 120], [0] * 3)) for domain in protocol.sources)
+    seen: list[list[float]] = []
+    model = method().eval()
+    features = model.features
+
+    def watched(images: Tensor) -> Tensor:
+        seen.append(model.levels(images).tolist())
+        return features(images)
+
+    model.features = watched
+    held_out = (split([0, 100, 200], [0, 1, 2]), split([0, 100, 200], [0, 0, 0]))
+    row = Evaluation(replace(protocol, target=many, sources=sources), held_out, CPU).measure(model)
+    # Two of those held out of each source and four of the target, for the validators; one of each source's own.
+    assert seen[:2] == [[0, 200]] * 2
+    assert seen[-3:] == [[0, 80, 160, 240], [0], [0]]
+    # The accuracy is of all that was held out.
+    assert seen[2:4] == [[0, 100, 200]] * 2 and row["source-val/one/accuracy"] == 1.0
+
+
+def test_the_images_of_each_side_are_predicted_as_that_sides(protocol: Protocol) -> None:
+    sources = tuple(replace(domain, train=split([7, 8], [0, 0])) for domain in protocol.sources)
+    model = method()
+    Evaluation(replace(protocol, sources=sources), (split([9], [0]), split([9], [0])), CPU).measure(model)
+    source_test, target_test, target_train = ("source", 0.0), ("target", 0.0), ("target", 0.0)
+    held_out, trained = [("source", 9.0)] * 2, [("source", 7.0)] * 2
+    assert model.domains == [*held_out, source_test, target_test, target_train, *trained]
+    # The target's own statistics, of all its training images, before anything is measured.
+    assert model.observed == [0, 100, 200, 200]
+    Evaluation(protocol, (split([9], [0]),) * 2, CPU).target_scores(model)
+    assert model.observed == [0, 100, 200, 200] * 2 and model.domains[-1] == ("target", 0.0)
+
+
+def _measure_in_two(rank: int, folder: Path) -> None:
+    protocol, held_out = uneven()
+    scored = Evaluation(protocol, held_out, CPU)
+    model = method()
+    torch.save((scored.measure(model), scored.target_scores(model)), folder / f"{rank}.pt")
+    # Images of a share of its own: each process's network fails on the second's alone.
+    images = int(rank == 1)
+    model.scores = lambda features: torch.full((len(features), 3), float("nan") if images else 0.0)
+    with pytest.raises(NonFiniteError, match="scores: 6 of 9 are not finite"):
+        split_metrics(model, "test/x", split([0] * 3, [0] * 3), THREE, CPU, by_class=False)
+    with pytest.raises(NonFiniteError):
+        scored.measure(model)
+
+
+def uneven() -> tuple[Protocol, tuple[Split, ...]]:
+    """A target of an odd number of images, and a source with a single test image and a single one held out."""
+    one = Domain("one", THREE, split([0, 100, 200], [0, 1, 2]), split([100], [0]))
+    goal = Domain("goal", THREE, split([0, 100, 200, 0, 210], [2] * 5), split([0, 100, 200], [0, 1, 1]))
+    return Protocol("one-goal", (one,), goal), (split([100], [1]),)
+
+
+def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
+    forked(_measure_in_two, tmp_path)
+    protocol, held_out = uneven()
+    scored = Evaluation(protocol, held_out, CPU)
+    for rank in range(2):
+        row, scores = torch.load(tmp_path / f"{rank}.pt")
+        assert row == scored.measure(method())
+        assert torch.equal(scores, scored.target_scores(method()))
 
 
 def test_evaluation_is_in_chunks_without_gradients_and_in_evaluation_mode(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynconv.engine.launch import run_commands, train_command
+from dynconv.engine.launch import exit_words, run_commands, train_command
 
 
 def python(code: str) -> list[str]:
@@ -91,6 +91,48 @@ def test_a_hangup_that_is_ignored_stays_ignored() -> None:
 
 def test_a_terminals_ctrl_c_does_not_reach_a_command_beside_the_signal_passed_on() -> None:
     assert run_commands({"own": python("import os, sys; sys.exit(os.getsid(0) != os.getpid())")}) == {"own": 0}
+
+
+def test_a_killed_command_leaves_the_others_alone_and_each_end_is_told() -> None:
+    ends: list[tuple[str, int]] = []
+    commands = {
+        "killed": python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)"),
+        "bad": python("import sys; sys.exit(3)"),
+        "good": python("pass"),
+    }
+    codes = run_commands(commands, parallel=1, ended=lambda name, code: ends.append((name, code)))
+    assert codes == {"killed": -signal.SIGKILL, "bad": 3, "good": 0}
+    assert ends == list(codes.items())
+    assert [exit_words(code) for code in codes.values()] == ["killed by SIGKILL", "exit code 3", "exit code 0"]
+
+
+def test_each_command_gets_the_gpu_that_is_free(tmp_path: Path) -> None:
+    # The first keeps its GPU until the fourth has ended: the others share the second one's.
+    code = (
+        "import os, pathlib, sys, time\n"
+        "print(os.environ.get('CUDA_VISIBLE_DEVICES'), file=sys.stderr, flush=True)\n"
+        "own, other = map(pathlib.Path, sys.argv[1:])\n"
+        "own.touch()\n"
+        "limit = time.monotonic() + 30\n"
+        "while not other.exists() and time.monotonic() < limit: time.sleep(0.01)"
+    )
+    files = {name: str(tmp_path / name) for name in "abcd"}
+    commands = {name: [*python(code), file, files["d"] if name == "a" else file] for name, file in files.items()}
+    lines: list[str] = []
+    run_commands(commands, parallel=2, gpus=("4", "MIG-7"), line=lines.append)
+    assert sorted(lines) == ["[a] 4", "[b] MIG-7", "[c] MIG-7", "[d] MIG-7"]
+
+
+def test_more_commands_at_a_time_than_gpus_share_them_and_without_gpus_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "all of them")
+    say = python("import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], file=sys.stderr)")
+    lines: list[str] = []
+    run_commands({"a": say, "b": say, "c": say}, parallel=3, gpus=("0", "1"), line=lines.append)
+    assert sorted(line[4:] for line in lines) == ["0", "0", "1"] and "[b] 1" in lines
+    run_commands({"a": say}, line=lines.append)
+    assert lines[-1] == "[a] all of them"
 
 
 def test_impossible_numbers_are_refused() -> None:

@@ -17,7 +17,7 @@ from dynconv.models import build
 Make = Callable[..., TrainConfig]
 
 
-@pytest.mark.parametrize("checkpoint", ["last", "source-val"])
+@pytest.mark.parametrize("checkpoint", ["last", "source-val", "label-free"])
 def test_a_checkpoint_measures_as_it_did_in_training(
     checkpoint: str, tmp_path: Path, tiny: type, make_config: Make, quiet: Console
 ) -> None:

@@ -58,3 +58,33 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_start_without_a_checkpoint_keeps_no_row(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (0, 1):
+        folder.append({"step": step})
+    folder.drop_rows_after(0)
+    assert folder.rows() == [{"step": 0}]
+    folder.drop_rows_after(-1)
+    assert folder.rows() == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        events.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        events.append(f"replace {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(tmp_path / "file", "new")
+    assert events == ["fsync file.tmp", "replace file", f"fsync {tmp_path.name}"]

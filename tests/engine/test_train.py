@@ -14,16 +14,18 @@ from rich.console import Console
 from dynconv.data import DomainBatches, Protocol
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
+from dynconv.engine.evaluation import Evaluation
 from dynconv.engine.progress import Diverged, Meter
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.train import Run, open_folder, prepare, train
+from dynconv.engine.train import Run, make_fabric, open_folder, prepare, train
 from dynconv.methods import METHODS, Refresh, Update
+from dynconv.metrics import VALIDATORS, ValidatorName
 
 Make = Callable[..., TrainConfig]
 
 
 def prepared(config: TrainConfig) -> Run:
-    return prepare(config, open_folder(config))
+    return prepare(config, open_folder(config), make_fabric(config.run))
 
 
 def parameters(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -47,7 +49,7 @@ def test_only_the_groups_of_an_update_step_and_before_the_next_update_is_asked_f
         seen.append((parameters(run.method.features), parameters(run.method.head)))
 
     run.method.updates = updates
-    run.advance(next(run.batches), Meter())
+    run.stepper.advance(next(run.batches), run.step, run.max_steps, Meter())
     steps = [(moved(seen[i][0], seen[i + 1][0]), moved(seen[i][1], seen[i + 1][1])) for i in range(3)]
     assert steps == [(True, False), (False, True), (True, True)]
 
@@ -68,7 +70,7 @@ def test_gradients_of_groups_outside_of_an_update_do_not_leak_into_the_next(
         yield Update(weight.sum(), of=("heads",))
 
     run.method.updates = updates
-    run.advance(next(run.batches), Meter())
+    run.stepper.advance(next(run.batches), run.step, run.max_steps, Meter())
     torch.testing.assert_close(weight.detach(), start - 1.0)
     assert kept == [None]
 
@@ -80,11 +82,12 @@ def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
     folder = train(config, console=quiet)
     names = {path.name for path in folder.path.iterdir()}
     assert names == {
-        "config.yaml", "env.json", "results.jsonl", "training.jsonl", "checkpoints", "tensorboard", "done",
+        "config.yaml", "env.json", "results.jsonl", "training.jsonl", "checkpoints", "tensorboard", "lock", "done",
     }  # fmt: skip
-    assert {path.name for path in folder.checkpoints.iterdir()} == {"last.pt", "source-val.pt"}
+    checkpoints = {path.name for path in folder.checkpoints.iterdir()}
+    assert checkpoints == {"last.pt", "previous.pt", "source-val.pt", "label-free.pt"}
     rows = [json.loads(line) for line in folder.results.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert [row["step"] for row in rows] == [0, 4, 8, 12]
     # 48 training images per source, of which 9 or 10 are held out; with 8 per step the sources need 9 or 10 steps.
     assert list(rows[0]) == [
         "step",
@@ -102,11 +105,18 @@ def test_a_run_folder_holds_the_files_and_rows_of_the_contract(
         "target-test/three/accuracy-of-class2",
         "target-train/three/entropy",
         "target-train/three/information-maximisation",
+        "target-train/three/soft-neighbourhood-density",
+        "target-train/three/nuclear-norm",
+        "target-train/three/deep-embedded-validation",
     ]
     assert {row["config_hash"] for row in rows} == {config.hash}
     done = json.loads(folder.done.read_text())
+    assert set(done) == {"config_hash", "label_free_validator", "selected", "validators"}
+    assert done["label_free_validator"] == "information-maximisation"
     assert set(done["selected"]) == {"last", "source-val", "label-free", "oracle"}
     assert done["selected"]["last"] == rows[-1]
+    assert list(done["validators"]) == list(VALIDATORS)
+    assert all(row in rows[1:] for row in done["validators"].values())
     assert yaml.safe_load(folder.config.read_text())["method"] == "tiny"
     assert set(json.loads(folder.environment.read_text())[0]) >= {"versions", "git", "hardware", "command"}
     assert list(folder.tensorboard.glob("events.*"))
@@ -209,6 +219,7 @@ def test_the_method_and_the_options_reach_the_sampler(
     del given["device"]
     assert given == {
         "batch_size": 8, "seed": 4, "class_balanced": True, "augmentation": "flip", "normalisation": "half",
+        "rank": 0, "world_size": 1, "prefetch": 2,
     }  # fmt: skip
 
 
@@ -217,14 +228,55 @@ def test_the_method_decides_the_batch_size_where_nobody_does(tmp_path: Path, tin
     assert len(next(run.batches).source.images) == 12
 
 
-def test_the_source_val_checkpoint_holds_the_weights_of_the_selected_row(
+@pytest.mark.parametrize("validator", ["information-maximisation", "entropy"])
+def test_the_checkpoints_hold_the_weights_of_the_selected_rows(
+    validator: ValidatorName, tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    folder = train(make_config(tmp_path / "run", eval_every=1, validator=validator), console=quiet)
+    done = folder.read_done()
+    selected = done["selected"]
+    assert selected["source-val"]["step"] < selected["last"]["step"], "the choice of this seed should not be the last"
+    assert done["label_free_validator"] == validator
+    assert selected["label-free"] == done["validators"][validator]
+    for name in ("last", "source-val", "label-free"):
+        assert load_checkpoint(folder.checkpoint(name))["step"] == selected[name]["step"]
+
+
+def test_the_first_row_is_the_network_as_it_starts(
     tmp_path: Path, tiny: type, make_config: Make, quiet: Console
 ) -> None:
-    folder = train(make_config(tmp_path / "run", eval_every=1), console=quiet)
-    selected = folder.read_done()["selected"]
-    assert selected["source-val"]["step"] < selected["last"]["step"], "the choice of this seed should not be the last"
-    assert load_checkpoint(folder.checkpoint("source-val"))["step"] == selected["source-val"]["step"]
-    assert load_checkpoint(folder.last)["step"] == selected["last"]["step"]
+    run = prepared(make_config(tmp_path / "run", max_steps=1))
+    expected = run.evaluation.measure(run.method)
+    run.fit(quiet)
+    first, last = run.folder.rows()
+    assert (first["step"], first["epoch"], last["step"]) == (0, 0.0, 1)
+    assert {name: value for name, value in first.items() if "/" in name} == expected
+    assert {row["step"] for row in run.folder.read_done()["selected"].values()} == {1}
+    assert run.method.training
+
+
+def test_no_checkpoint_is_of_the_network_as_it_starts(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = iter({"source-val/a/accuracy": x, "target-train/b/information-maximisation": x} for x in (0.9, 0.5))
+    monkeypatch.setattr(Evaluation, "measure", lambda self, method: next(rows))
+    folder = train(make_config(tmp_path / "run", max_steps=1), console=quiet)
+    for name in ("source-val", "label-free"):
+        assert load_checkpoint(folder.checkpoint(name))["step"] == 1
+
+
+def test_scores_that_are_no_numbers_end_the_run(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
+    run = prepared(make_config(tmp_path / "run", eval_every=2))
+
+    def break_statistics(step: int) -> None:
+        if step == 1:
+            run.method.features[3].running_var.fill_(float("nan"))
+
+    run.method.on_step = break_statistics
+    # Parameters and losses are sound: training takes the batch's statistics.
+    with pytest.raises(Diverged, match="training diverged at step 2: scores: .* are not finite"):
+        run.fit(quiet)
+    assert [row["step"] for row in run.folder.rows()] == [0]
 
 
 def test_schedules_see_every_step_once(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:
@@ -314,7 +366,9 @@ def test_a_console_that_is_no_terminal_gets_plain_lines(tmp_path: Path, tiny: ty
     losses = [line for line in lines if "cross_entropy" in line]
     assert [line.split()[1] for line in losses] == ["3/12", "4/12", "6/12", "8/12", "9/12", "12/12"]
     assert all("steps/s" in line and "ETA" in line and "certainty 1" in line for line in losses)
-    assert sum("source-val" in line and "target-test" in line for line in lines) == 3
+    evaluations = [line for line in lines if "source-val" in line and "target-test" in line]
+    assert [line.split()[1] for line in evaluations] == ["0/12", "4/12", "8/12", "12/12"]
+    assert all("information-maximisation 0." in line for line in evaluations)
 
 
 def test_a_terminal_gets_a_bar(tmp_path: Path, tiny: type, make_config: Make) -> None:
@@ -338,6 +392,6 @@ def test_drt_trains_on_cuda_and_its_state_comes_back(
     again = prepared(config)
     assert again.step == 12
     assert not moved(parameters(run.method), parameters(again.method))
-    assert (again.scaler is None) == (precision != "16-mixed")
-    if again.scaler is not None and run.scaler is not None:
-        assert again.scaler.state_dict() == run.scaler.state_dict()
+    assert (again.stepper.scaler is None) == (precision != "16-mixed")
+    if again.stepper.scaler is not None and run.stepper.scaler is not None:
+        assert again.stepper.scaler.state_dict() == run.stepper.scaler.state_dict()

@@ -75,7 +75,7 @@ def test_the_features_raise_what_the_discriminators_lower(name: str, batch: Batc
     weighted = make(name, adversarial_weight=2.0, ramp="none", **fields)
     without = make(name, adversarial_weight=0.0, ramp="none", **fields)
     (loss,), (base,) = ([u.loss for u in m.updates(batch) if "features" in u.of] for m in (weighted, without))
-    encoded = weighted.encode(batch)
+    encoded = weighted.encoded(batch)
     opposed = weighted.alignment(encoded, None).opposed
     wanted = gradients(base, without.features) - 2 * gradients(opposed, weighted.features)
     torch.testing.assert_close(gradients(loss, weighted.features), wanted)
@@ -95,7 +95,7 @@ def test_the_weight_rises_as_in_dann() -> None:
 def test_dann_is_the_mean_cross_entropy_of_one_discriminator(batch: Batch) -> None:
     method = make("dann")
     assert isinstance(method, DANN)
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     logits = method.discriminators(encoded.features)[:, 0]
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.tensor([1.0] * 4 + [0.0] * 6).double())
     torch.testing.assert_close(method.alignment(encoded, None).opposed, wanted)
@@ -103,7 +103,7 @@ def test_dann_is_the_mean_cross_entropy_of_one_discriminator(batch: Batch) -> No
 
 def test_madas_discriminators_see_the_features_by_the_probability_of_their_class(batch: Batch) -> None:
     method = make("mada", class_weight=0.5)
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     p = encoded.scores.softmax(dim=1)
     losses = []
     for k in range(3):
@@ -115,7 +115,7 @@ def test_madas_discriminators_see_the_features_by_the_probability_of_their_class
 
 def test_cdan_sees_the_product_of_features_and_predictions(batch: Batch) -> None:
     method = make("cdan")
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     product = torch.einsum("nc,nf->ncf", encoded.scores.softmax(dim=1), encoded.features).flatten(1)
     logits = method.discriminators(product)[:, 0]
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, encoded.domains)
@@ -125,7 +125,7 @@ def test_cdan_sees_the_product_of_features_and_predictions(batch: Batch) -> None
 def test_cdan_e_weighs_samples_by_their_certainty_within_each_domain(batch: Batch) -> None:
     method = make("cdan", entropy_conditioning=True)
     assert isinstance(method, CDAN)
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     weights = 1 + torch.exp(-conditional_entropy(encoded.scores))
     product = method.product(encoded.features, encoded.scores.softmax(dim=1))
     losses = torch.nn.functional.binary_cross_entropy_with_logits(
@@ -158,7 +158,7 @@ def test_padas_weights_are_the_targets_mean_prediction_and_reach_both_losses(bat
     method.refresh(scores)
     mean = scores.softmax(dim=1).mean(dim=0)
     torch.testing.assert_close(method.class_weights, mean / mean.mean())
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     source = encoded.scores[:4]
     of_label = method.class_weights[encoded.labels]
     losses = torch.nn.functional.cross_entropy(source, encoded.labels, reduction="none")

@@ -38,7 +38,7 @@ def batches(images: Tensor, target: Tensor, labels: Tensor) -> Iterator[Batch]:
     [
         ("source-only", {}),
         ("drt", {"loss": "source-only"}),
-        ("mcd", {"form": "reversal", "statistics": "joint"}),
+        ("mcd", {"form": "reversal", "normalisation_policy": "joint"}),
         ("drt", {"discrepancy_weight": 1.0}),
     ],
 )

@@ -43,7 +43,9 @@ def twin(static: MCD, **fields: object) -> DRT:
 
 @pytest.mark.parametrize("form", ["three-step", "reversal"])
 def test_with_zero_bases_it_is_mcd_update_for_update(form: str, batch: Batch) -> None:
-    static = MCD(MCDConfig(form=form, statistics="joint", discrepancy_weight=3.0), num_classes=3).double().train()
+    static = (
+        MCD(MCDConfig(form=form, normalisation_policy="joint", discrepancy_weight=3.0), num_classes=3).double().train()
+    )
     dynamic = twin(static, form=form, discrepancy_weight=3.0)
     expected, got = list(static.updates(batch)), list(dynamic.updates(batch))
     assert [update.of for update in got] == [update.of for update in expected]

@@ -46,7 +46,7 @@ def by_hand(method: GSDA, encoded: Encoded) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_losses_are_those_of_equations_6_to_13(reduction: str, batch: Batch) -> None:
     method = make(reduction=reduction, beta=0.7)
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     opposed, synchronisation = by_hand(method, encoded)
     scale = 1 if reduction == "sum" else 1 / 10
     game = method.alignment(encoded, None)
@@ -64,7 +64,7 @@ def test_discriminators_lower_and_features_lower_the_synchronisation(batch: Batc
     method = make(beta=2.0, entropy_weight=0.1, ramp="none")
     updates = method.updates(batch)
     first, second = next(updates), next(updates)
-    encoded = method.encode(batch)
+    encoded = method.encoded(batch)
     opposed, synchronisation = by_hand(method, encoded)
     torch.testing.assert_close(first.loss, (opposed + 2 * synchronisation).detach() / 10)
     task, _ = method.task_loss(encoded)
@@ -75,7 +75,7 @@ def test_the_classifier_learns_from_its_own_loss_alone(batch: Batch) -> None:
     """Eq. 17: the probabilities that weigh the losses pass no gradient."""
     method = make()
     *_, update = method.updates(batch)
-    task, _ = method.task_loss(method.encode(batch))
+    task, _ = method.task_loss(method.encoded(batch))
     parameters = list(method.heads.parameters())
     for ours, theirs in zip(
         torch.autograd.grad(update.loss, parameters), torch.autograd.grad(task, parameters), strict=True
@@ -85,7 +85,7 @@ def test_the_classifier_learns_from_its_own_loss_alone(batch: Batch) -> None:
 
 def test_the_entropy_of_the_target_has_its_weight(batch: Batch) -> None:
     plain, weighted = make(entropy_weight=0.0), make(entropy_weight=0.5)
-    encoded = plain.encode(batch)
+    encoded = plain.encoded(batch)
     p = encoded.scores[4:].softmax(dim=1)
     entropy = -(p * p.log()).sum(dim=1).mean()
     torch.testing.assert_close(weighted.task_loss(encoded)[0] - plain.task_loss(encoded)[0], 0.5 * entropy)

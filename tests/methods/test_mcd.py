@@ -27,7 +27,9 @@ def gradients(loss: Tensor, parameters: list[nn.Parameter]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", [MCD, DRT])
-@pytest.mark.parametrize("fields", [{}, {"class_balance": 0.3, "label_smoothing": 0.1}, {"statistics": "separate"}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"class_balance": 0.3, "label_smoothing": 0.1}, {"normalisation_policy": "separate"}]
+)
 def test_reversal_gives_heads_the_ascent_and_features_the_descent(
     kind: type[Method], fields: dict, batch: Batch
 ) -> None:
@@ -75,9 +77,9 @@ def test_three_steps_name_their_groups_in_order(batch: Batch) -> None:
     assert groups == [("features", "heads"), ("heads",), ("features",), ("features",), ("features",)]
 
 
-@pytest.mark.parametrize("statistics", ["joint", "separate"])
-def test_three_steps_have_the_losses_of_the_paper(statistics: str, batch: Batch) -> None:
-    made = method(discrepancy_steps=1, discrepancy_weight=2.0, class_balance=0.1, statistics=statistics)
+@pytest.mark.parametrize("policy", ["joint", "separate"])
+def test_three_steps_have_the_losses_of_the_paper(policy: str, batch: Batch) -> None:
+    made = method(discrepancy_steps=1, discrepancy_weight=2.0, class_balance=0.1, normalisation_policy=policy)
     step_a, step_b, step_c = made.updates(batch)
     features, heads = list(made.features.parameters()), list(made.heads.parameters())
 
@@ -124,7 +126,7 @@ def first_norm_mean(made: Method) -> Tensor:
 
 
 def test_joint_statistics_are_those_of_source_and_target_together(batch: Batch) -> None:
-    made = method(form="reversal", statistics="joint")
+    made = method(form="reversal", normalisation_policy="joint")
     list(made.updates(batch))
     together = torch.cat([batch.source.images, batch.target.images])
     wanted = made.features.convolutions[0](together).mean((0, 2, 3))
@@ -132,7 +134,7 @@ def test_joint_statistics_are_those_of_source_and_target_together(batch: Batch) 
 
 
 def test_separate_statistics_normalise_each_domain_by_itself(batch: Batch) -> None:
-    joint, separate = (method(form="reversal", statistics=kind) for kind in ("joint", "separate"))
+    joint, separate = (method(form="reversal", normalisation_policy=kind) for kind in ("joint", "separate"))
     alone = separate.features(batch.source.images)
     torch.testing.assert_close(separate.encode(batch)[0], alone)
     assert (joint.encode(batch)[0] - alone).abs().max() > 0.1
@@ -196,7 +198,11 @@ def test_predictions_are_the_sum_or_the_surer_head(batch: Batch) -> None:
         ({"ramp_steps": -1}, "ramp_steps: expected at least 0, got -1"),
         ({"class_balance": -0.1}, "class_balance: expected at least 0, got -0.1"),
         ({"form": "reversal", "reversal_weight": 0.0}, "reversal_weight: expected more than 0, got 0.0"),
-        ({"statistics": "source"}, "statistics: expected one of 'joint', 'separate', got 'source'"),
+        (
+            {"normalisation_policy": "source"},
+            "normalisation_policy: expected one of 'joint', 'separate', 'source-only', 'frozen', 'domain-specific', "
+            "'adabn', got 'source'",
+        ),
     ],
 )
 def test_contradicting_fields_are_refused(fields: dict, message: str) -> None:
@@ -206,6 +212,7 @@ def test_contradicting_fields_are_refused(fields: dict, message: str) -> None:
 
 def test_defaults_are_those_of_the_papers() -> None:
     mcd, drt = MCDConfig(), DRTConfig()
+    assert (mcd.normalisation_policy, drt.normalisation_policy) == ("separate", "joint")
     assert (mcd.form, mcd.discrepancy_weight, mcd.discrepancy_steps, mcd.optimiser, mcd.lr) == (
         "three-step", 1.0, 4, "adam", 2e-4,
     )  # fmt: skip

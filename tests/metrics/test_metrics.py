@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from dynconv.metrics import classification, prediction_statistics
+from dynconv.metrics import NonFiniteError, classification
 
 
 def test_accuracy_counts_samples_not_batches_or_classes() -> None:
@@ -32,25 +30,7 @@ def test_accuracy_of_nothing_or_of_broken_scores_is_an_error() -> None:
     broken = torch.tensor([[0.0, float("nan")]])
     with pytest.raises(ValueError, match="not finite"):
         classification([(broken, torch.tensor([0]))], 2)
-    with pytest.raises(ValueError, match="not finite"):
-        prediction_statistics([broken])
-    with pytest.raises(ValueError, match="at least one"):
-        prediction_statistics([])
-
-
-def test_prediction_statistics_agree_with_their_definition_whatever_the_batches() -> None:
-    scores = torch.randn(11, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
-    p = scores.softmax(dim=1)
-    entropy = torch.distributions.Categorical(p).entropy().mean().item()
-    of_mean = torch.distributions.Categorical(p.mean(dim=0)).entropy().item()
-    for batches in ([scores], scores.split(3)):
-        found = prediction_statistics(batches)
-        assert found.entropy == pytest.approx(entropy, rel=1e-12)
-        assert found.information_maximisation == pytest.approx(of_mean - entropy, rel=1e-12)
-
-
-def test_a_collapsed_classifier_has_the_best_entropy_and_the_worst_information() -> None:
-    collapsed = prediction_statistics([torch.tensor([[1e4, 0.0, 0.0]] * 6)])
-    varied = prediction_statistics([torch.eye(3).repeat(2, 1) * 8])
-    assert collapsed.entropy == 0.0 and collapsed.information_maximisation == 0.0
-    assert varied.entropy > 0 and varied.information_maximisation > 0.9 * math.log(3)
+    # The batches before it do not make it good.
+    whole = (torch.eye(2), torch.tensor([0, 1]))
+    with pytest.raises(NonFiniteError, match="scores: 1 of 6 are not finite"):
+        classification([whole, (broken, torch.tensor([0]))], 2)

@@ -1,74 +1,168 @@
-"""`dynconv reproduce`: its figures are the runs', its differences are paired, and no foreign run slips in."""
+"""`dynconv reproduce`: no foreign run slips in, what fails or is killed costs itself alone, the next call goes on."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from run_folders import finished
 
+from dynconv.cli import main
+from dynconv.engine.config import TrainConfig
 from dynconv.recipes import RECIPES
-from dynconv.report.reproduce import ReproduceOptions, difference, report, reproduce
+from dynconv.report import reproduce as subject
+from dynconv.report.reproduce import ReproduceOptions, Reproduction, reproduce
 
 TABLE = "gsda-ablation-digits"
 RECIPE = RECIPES[TABLE]
+TASK = "mnist-usps"
 
 
-def finish(out: Path, task: str, row: str, seed: int, target: float, source: float = 0.9) -> Path:
-    """A finished run where `reproduce` looks for it, with the recipe's configuration."""
+def configuration(task: str, row: str, seed: int) -> TrainConfig:
     chosen = next(each for each in RECIPE.rows if each.label == row)
-    path = out / task / row.replace("+ ", "+_") / f"seed{seed}"
-    config = RECIPE.config(task, chosen, seed, out=path, data_root=None, device="cpu")
-    finished(path, target, source, config_hash=config.hash)
+    return RECIPE.config(task, chosen, seed, out=Path("run"), data_root=None, device="cpu")
+
+
+def folder_of(out: Path, task: str, row: str, seed: int) -> Path:
+    return out / task / row.replace("+ ", "+_") / f"seed{seed}"
+
+
+def finish(out: Path, task: str, row: str, seed: int, target: float = 0.5, config: TrainConfig | None = None) -> Path:
+    """A finished run where `reproduce` looks for it, with the recipe's configuration if no other is given."""
+    path = folder_of(out, task, row, seed)
+    config = config or configuration(task, row, seed)
+    finished(path, target, config_hash=config.hash)
+    (path / "config.yaml").write_text(config.to_yaml())
     return path
 
 
-def test_means_deviations_and_paired_differences_are_those_of_the_runs(tmp_path: Path) -> None:
-    for seed, (first, second) in enumerate(((0.5, 0.55), (0.6, 0.70), (0.7, 0.75))):
-        finish(tmp_path, "mnist-usps", "global", seed, first)
-        finish(tmp_path, "mnist-usps", "+ class", seed, second)
-    finish(tmp_path, "usps-mnist", "global", 0, 0.25)
-    text = reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
-    lines = text.splitlines()
-    assert "| row | MNIST → USPS | USPS → MNIST | average | source, average |" in lines
-    assert "| global | 60.0 ± 10.0 | 25.0 (n = 1) | 42.5 | 90.0 |" in lines
-    assert "| + class | 66.7 ± 10.4 | - | - | - |" in lines
-    # 5, 10 and 5: mean 6.67, standard deviation 2.89, over the root of 3 runs 1.67.
-    # No seed has both tasks.
-    assert "| + class | +6.7 ± 1.7 | - | - |" in lines
-    assert (tmp_path / "table.md").read_text() == text + "\n"
+# What a training leaves behind, as far as `reproduce` looks at it; other words before "done" say what else it does.
+SCRIPT = """
+import json, os, pathlib, signal, sys, time
+words = sys.argv[1:]
+out, file = pathlib.Path(words[words.index("--out") + 1]), pathlib.Path(words[words.index("--config") + 1])
+plan = json.loads(pathlib.Path(os.environ["PLAN"]).read_text())
+what = next((what for place, what in plan.items() if place in str(out)), "train")
+out.mkdir(parents=True, exist_ok=True)
+(out / "config.yaml").write_text(file.read_text())
+with open(os.environ["PLAN"] + ".log", "a") as log:
+    log.write(f"{out} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+if what == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "fail":
+    print("no such data", file=sys.stderr)
+    sys.exit(2)
+if what == "wait":
+    # As a training: on the first interrupt a checkpoint, then exit code 130.
+    stopped = []
+    signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
+    print("waits", file=sys.stderr, flush=True)
+    limit = time.monotonic() + 30
+    while not stopped and time.monotonic() < limit:
+        time.sleep(0.01)
+    (out / "checkpoints").mkdir()
+    (out / "checkpoints" / "last.pt").touch()
+    sys.exit(130)
+last = {"step": 10, "epoch": 1.0, "seconds": 90.0, "config_hash": "abc"}
+last |= {"source-test/a/accuracy": 0.9, "target-test/b/accuracy": 0.5}
+start = {"versions": {"torch": "2.10"}, "git": None, "hardware": {"cpu": "x", "threads": 1}}
+(out / "env.json").write_text(json.dumps([start]))
+(out / "done").write_text(json.dumps({"config_hash": "abc", "selected": {"last": last}}))
+"""
+
+Plan = Callable[..., list[str]]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """Trainings that take no time: `plan(place=what)` says what those do whose folder has `place` in its name; called
+    again without words it tells which ran since, with their GPU."""
+    script, file = tmp_path / "train.py", tmp_path / "plan.json"
+    script.write_text(SCRIPT)
+    monkeypatch.setenv("PLAN", str(file))
+    monkeypatch.setattr(subject, "train_command", lambda method, *words: [sys.executable, str(script), *words])
+
+    def say(**whats: str) -> list[str]:
+        file.write_text(json.dumps({place.replace("_", "/"): what for place, what in whats.items()}))
+        log = file.with_name(file.name + ".log")
+        lines = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return lines
+
+    return say
+
+
+def call(out: Path, said: list[str] | None = None, **fields: Any) -> Reproduction:
+    options = ReproduceOptions(TABLE, out=out, tasks=(TASK,), seeds=2, **fields)
+    return reproduce(options, line=(said if said is not None else []).append)
+
+
+def test_the_figures_of_finished_runs_are_written_as_they_were(tmp_path: Path) -> None:
+    for seed, value in enumerate((0.55, 0.70)):
+        finish(tmp_path, TASK, "+ class", seed, value)
+    made = reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
+    assert made.failed == ()
+    assert "22 of 24 runs are not finished and not in these tables." in made.text
+    assert (tmp_path / "table.md").read_text() == made.text + "\n"
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 7
-    of_class = [row for row in rows if row["row"] == "+ class"]
-    assert [row["target-test last"] for row in of_class] == ["55.0", "70.0", "75.0"]
-    assert [row["target-test source-val"] for row in of_class] == ["27.5", "35.0", "37.5"]
+    assert [row["target-test last"] for row in rows] == ["55.0", "70.0"]
+    assert [row["target-test source-val"] for row in rows] == ["27.5", "35.0"]
+    assert [(row["task"], row["row"], row["seed"]) for row in rows] == [(TASK, "+ class", "0"), (TASK, "+ class", "1")]
 
 
-def test_a_seeds_mean_over_the_tasks_is_one_observation(tmp_path: Path) -> None:
-    for task, gain in (("mnist-usps", 0.02), ("usps-mnist", 0.06)):
-        for seed in (0, 1):
-            finish(tmp_path, task, "global", seed, 0.5)
-            finish(tmp_path, task, "+ class", seed, 0.5 + gain + 0.01 * seed)
-    text = reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
-    assert "| + class | +2.5 ± 0.5 | +6.5 ± 0.5 | +4.5 ± 0.5 |" in text.splitlines()
-
-
-def test_the_papers_figures_stand_in_brackets() -> None:
-    recipe = RECIPES["gsda-ablation"]
-    record = {"task": "office31:amazon-webcam", "row": "global", "seed": 0, "target-test last": 80.0}
-    text = report(recipe, [{**record, "source-test last": 99.0}])
-    assert "| global | 80.0 (n = 1) (87.9) | 80.0 | 99.0 |" in text
-
-
-def test_a_run_of_another_configuration_is_refused_by_its_folder(tmp_path: Path) -> None:
-    path = tmp_path / "mnist-usps" / "global" / "seed1"
-    finished(path, 0.5, config_hash="0" * 12)
+def test_a_run_of_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> None:
+    config = configuration(TASK, "global", 1)
+    options = dataclasses.replace(config.options, lr=0.5)
+    path = finish(tmp_path, TASK, "global", 1, config=TrainConfig("gsda", config.run, options))
+    finish(tmp_path, TASK, "global", 0)
     with pytest.raises(ValueError, match="another configuration than the table's") as caught:
         reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
-    assert str(path) in str(caught.value) and "0" * 12 in str(caught.value)
+    message = str(caught.value)
+    assert f"gsda.lr: 0.5 -> 0.01\n    in {path}\n" in message and "seed0" not in message
     assert not (tmp_path / "table.md").exists()
+
+
+def test_what_many_runs_have_in_common_is_said_once(tmp_path: Path) -> None:
+    for seed in range(5):
+        config = configuration(TASK, "global", seed)
+        run = dataclasses.replace(config.run, max_steps=7)
+        finish(tmp_path, TASK, "global", seed, config=TrainConfig("gsda", run, config.options))
+    with pytest.raises(ValueError, match="seed2 and 2 more\n") as caught:
+        reproduce(ReproduceOptions(TABLE, out=tmp_path, seeds=5, report_only=True), line=print)
+    assert str(caught.value).count("max_steps: 7 -> 1000") == 1
+
+
+def test_a_run_that_is_not_finished_is_held_against_the_recipe_too(tmp_path: Path, plan: Plan) -> None:
+    config = configuration(TASK, "global", 0)
+    path = folder_of(tmp_path, TASK, "global", 0)
+    path.mkdir(parents=True)
+    steps = dataclasses.replace(config.run, max_steps=7)
+    (path / "config.yaml").write_text(TrainConfig("gsda", steps, config.options).to_yaml())
+    plan()
+    with pytest.raises(ValueError, match="max_steps: 7 -> 1000"):
+        call(tmp_path)
+    assert plan() == []
+
+
+def test_a_folder_whose_configuration_cannot_be_read_says_why(tmp_path: Path) -> None:
+    path = finish(tmp_path, TASK, "global", 0)
+    text = (path / "config.yaml").read_text()
+    (path / "config.yaml").write_text(text.replace("levels:", "layers:"))
+    with pytest.raises(ValueError, match="unknown field 'layers'.*\n    in .*seed0\n"):
+        reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
+    (path / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"there is no config\.yaml\n    in .*seed0\n"):
+        reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
 
 
 def test_no_finished_run_is_said(tmp_path: Path) -> None:
@@ -76,13 +170,160 @@ def test_no_finished_run_is_said(tmp_path: Path) -> None:
         reproduce(ReproduceOptions(TABLE, out=tmp_path, report_only=True), line=print)
 
 
-def test_runs_that_fail_are_named_and_the_reason_is_passed_on(tmp_path: Path) -> None:
+def test_finished_runs_are_skipped_and_the_last_line_says_that_all_are(tmp_path: Path, plan: Plan) -> None:
+    finish(tmp_path, TASK, "+ group", 1)
+    said: list[str] = []
+    plan()
+    made = call(tmp_path, said, parallel=3)
+    ran = plan()
+    assert len(ran) == 7 and not any("+_group/seed1" in line for line in ran)
+    assert said[0] == "1 of 8 runs finished; training 7, 3 at a time"
+    assert said[-1] == "8 of 8 runs finished"
+    assert "not finished" not in made.text and made.failed == ()
+    assert call(tmp_path).text == made.text
+    assert plan() == []
+
+
+def test_a_killed_run_and_a_failed_one_are_named_the_others_finish_and_the_next_call_goes_on(
+    tmp_path: Path, plan: Plan
+) -> None:
+    plan(global_seed0="die", group_seed1="fail")
+    said: list[str] = []
+    made = call(tmp_path, said, parallel=2)
+    assert len(plan()) == 8
+    assert sorted(made.failed) == ["mnist-usps + group 1 (exit code 2)", "mnist-usps global 0 (killed by SIGKILL)"]
+    assert "[mnist-usps + group 1] no such data" in said
+    assert any("6 of 8 runs finished, 2 failed" in line for line in said)
+    assert "2 of 8 runs are not finished" in made.text
+    assert (tmp_path / "table.md").read_text() == made.text + "\n"
+    assert call(tmp_path).failed == ()
+    again = {line.rpartition(" ")[0] for line in plan()}
+    assert again == {str(folder_of(tmp_path, TASK, "global", 0)), str(folder_of(tmp_path, TASK, "+ group", 1))}
+
+
+def test_an_interrupt_stops_what_runs_starts_nothing_more_and_the_next_call_goes_on(tmp_path: Path, plan: Plan) -> None:
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+    waiting = []
+
+    def line(text: str) -> None:
+        if text.endswith("waits"):
+            waiting.append(text)
+            if len(waiting) == 2:
+                signal.pthread_kill(main_thread, signal.SIGINT)
+
+    plan(class_seed0="wait", group_seed0="wait")
+    options = ReproduceOptions(TABLE, out=tmp_path, tasks=(TASK,), seeds=2, parallel=2)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            reproduce(options, line=line)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert len(plan()) == 3
+    listed = call(tmp_path, dry_run=True).text.splitlines()
+    assert [text.split()[0] for text in listed if "seed" in text].count("go") == 2
+    made = call(tmp_path)
+    assert made.failed == () and len(plan()) == 7
+
+
+def test_each_run_sees_one_gpu_and_all_are_used(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    said: list[str] = []
+    call(tmp_path, said, gpus=("0", "GPU-5", "2"))
+    assert said[0].endswith("training 8, 3 at a time, each on one of the GPUs 0, GPU-5, 2")
+    assert {line.rpartition(" ")[2] for line in plan()} == {"0", "GPU-5", "2"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "fields", "expected"),
+    [
+        ("", {"parallel": 2}, {"0", "1"}),
+        ("3,GPU-7", {"parallel": 2, "device": "cuda"}, {"3", "GPU-7"}),
+        ("3,GPU-7", {"parallel": 2, "device": "cpu"}, {"3,GPU-7"}),
+        ("3,GPU-7", {"parallel": 1}, {"3,GPU-7"}),
+    ],
+)
+def test_the_visible_gpus_are_shared_out_where_several_runs_compute_on_gpus(
+    visible: str,
+    fields: dict[str, object],
+    expected: set[str],
+    tmp_path: Path,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    plan()
+    call(tmp_path, **fields)
+    assert {line.rpartition(" ")[2] for line in plan()} == expected
+
+
+def test_a_dry_run_lists_what_a_call_would_do_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    text = call(out, dry_run=True).text
+    assert not out.exists()
+    assert RECIPE.expected in text and RECIPE.cost in text and RECIPE.needs in text
+    assert text.splitlines()[-1] == "8 of 8 runs would be trained"
+    finish(out, TASK, "global", 0)
+    listed = call(out, dry_run=True).text.splitlines()
+    assert f"finished  {folder_of(out, TASK, 'global', 0)}" in listed
+    assert f"train     {folder_of(out, TASK, 'global', 1)}" in listed
+
+
+def test_a_single_run_is_spoken_of_as_one(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    said: list[str] = []
+    options = ReproduceOptions(TABLE, out=tmp_path, tasks=(TASK,), rows=("global",), seeds=1)
+    listed = reproduce(dataclasses.replace(options, dry_run=True), line=said.append).text
+    assert listed.splitlines()[-1] == "1 of 1 run would be trained"
+    reproduce(options, line=said.append)
+    assert said == ["0 of 1 run finished; training 1, 1 at a time", "1 of 1 run finished"]
+    made = reproduce(dataclasses.replace(options, seeds=2, report_only=True), line=said.append)
+    assert made.text.endswith("\n1 of 2 runs is not finished and not in these tables.")
+
+
+def test_the_time_left_is_that_of_the_finished_runs_of_the_same_row(tmp_path: Path) -> None:
+    finish(tmp_path, TASK, "global", 0)  # 5 seconds
+    for seed in (0, 1):
+        path = finish(tmp_path, TASK, "+ class", seed)
+        done = json.loads((path / "done").read_text())
+        done["selected"]["last"]["seconds"] = 3590
+        (path / "done").write_text(json.dumps(done))
+    options = ReproduceOptions(TABLE, out=tmp_path, tasks=(TASK,), rows=("global", "+ class"), seeds=3)
+    runs = subject._runs(RECIPE, options, tmp_path)
+    # Twice 5 seconds are left and once 3,590.
+    assert subject._progress(runs, 0, 1) == "3 of 6 runs finished; about 1 h 00 min to go"
+    assert subject._progress(runs, 0, 2) == "3 of 6 runs finished; about 30 min to go"
+    assert subject._progress(runs, 0, 8) == "3 of 6 runs finished; about 20 min to go"
+    assert subject._progress(runs, 3, 1) == "3 of 6 runs finished, 3 failed"
+
+
+def test_the_command_line_prints_the_table_of_what_is_finished_and_fails(
+    tmp_path: Path, plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(group_seed0="die")
+    words = ["reproduce", TABLE, "--out", str(tmp_path), "--seeds", "1", "--tasks", TASK, "--parallel", "2"]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert "| global | 50.0 (n = 1) |" in shown.out
+    assert "not finished: mnist-usps + group 0 (killed by SIGKILL)" in shown.err
+    plan()
+    assert main(words) == 0
+    assert main([*words, "--dry-run"]) == 0
+    assert "0 of 4 runs would be trained" in capsys.readouterr().out
+    plan(group="fail")
+    assert main(["reproduce", TABLE, "--out", str(tmp_path / "other"), "--seeds", "1", "--rows", "+ group"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == "" and "no such data" in shown.err
+
+
+def test_a_real_training_that_cannot_start_gives_its_reason(tmp_path: Path) -> None:
     options = ReproduceOptions(
-        TABLE, out=tmp_path / "runs", data_root=tmp_path, tasks=("mnist-usps",), rows=("global",), seeds=1
+        TABLE, out=tmp_path / "runs", data_root=tmp_path, tasks=(TASK,), rows=("global",), seeds=1
     )
     said: list[str] = []
-    with pytest.raises(RuntimeError, match=r"not finished: mnist-usps global 0 \(exit code 2\)"):
-        reproduce(options, line=said.append)
+    assert reproduce(options, line=said.append) == Reproduction("", ("mnist-usps global 0 (exit code 2)",))
     assert any("not found below" in text for text in said)
 
 
@@ -91,16 +332,13 @@ def test_runs_that_fail_are_named_and_the_reason_is_passed_on(tmp_path: Path) ->
     [
         ({"table": "table-1"}, "TABLE: expected one of"),
         ({"table": TABLE, "seeds": 0}, "--seeds must be at least 1, got 0"),
+        ({"table": TABLE, "parallel": 0}, "--parallel must be at least 1, got 0"),
         ({"table": TABLE, "tasks": ("mnist-svhn",)}, "--tasks: unknown mnist-svhn"),
         ({"table": TABLE, "rows": ("local",)}, "--rows: unknown local"),
+        ({"table": TABLE, "gpus": ("0",), "device": "cpu"}, "--gpus 0 and --device cpu contradict"),
+        ({"table": TABLE, "report_only": True, "dry_run": True}, "--report-only and --dry-run contradict"),
     ],
 )
-def test_unknown_names_are_refused(fields: dict, message: str) -> None:
+def test_unknown_names_and_contradictions_are_refused(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ReproduceOptions(**fields)
-
-
-def test_a_difference_has_its_standard_error() -> None:
-    assert difference([1.0, 3.0]) == "+2.0 ± 1.0"
-    assert difference([-1.0]) == "-1.0 (n = 1)"
-    assert difference([]) == "-"

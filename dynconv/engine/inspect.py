@@ -1,0 +1,139 @@
+"""Open a run again after training: its network at a checkpoint, and what that makes of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynconv.data import Protocol, Split, source_validation_split
+from dynconv.engine.checkpoint import WEIGHTS, check_configuration, check_weights, load_checkpoint
+from dynconv.engine.config import CheckpointName, Precision, TrainConfig, load_config
+from dynconv.engine.evaluation import CROPS, Scoring, evaluating
+from dynconv.engine.processes import make_fabric
+from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.train import load_domains
+from dynconv.methods import METHODS, Method
+from dynconv.models import DomainName, weights_left_out
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run's method with the weights of one checkpoint, ready to predict."""
+
+    config: TrainConfig
+    """As the run was trained."""
+    folder: RunFolder
+    """Where it lies; nothing here writes to it."""
+    method: Method
+    """In evaluation mode, on the device of `scoring`."""
+    classes: tuple[str, ...]
+    """Names of the classes, in the order of the scores."""
+    scoring: Scoring
+    """Device, precision, size and normalisation of what the method is fed."""
+    step: int
+    """Training steps that the checkpoint has seen."""
+    root: Path | None
+    """Folder of the real data sets."""
+    checkpoint: CheckpointName
+    """Which of the run's checkpoints."""
+
+    def domains(self) -> tuple[Protocol, tuple[Split, ...]]:
+        """The run's own domains, and the images held out of each source's training split, as training saw them.
+
+        Raises:
+            DataError: Data missing, or others than the run was trained on.
+        """
+        run = dataclasses.replace(self.config.run, data_root=self.root)
+        return source_validation_split(load_domains(dataclasses.replace(self.config, run=run)), run.seed)
+
+
+def load_run(
+    path: Path,
+    *,
+    checkpoint: CheckpointName = "last",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Precision | None = None,
+    data_root: Path | None = None,
+) -> LoadedRun:
+    """Open a run at a checkpoint, finished or not.
+
+    Args:
+        path: The run folder.
+        checkpoint: "last", or the one that a validator chose.
+        device, precision: Where and how to compute; None for the run's own precision.
+        data_root: Folder of the real data sets; None for the one of training.
+
+    Raises:
+        ValueError: No run there, no whole checkpoint of its configuration, or a device that is not there.
+    """
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise ValueError(f"{path} is no run folder: there is no {folder.config}")
+    config = load_config(folder.config, METHODS)
+    run = dataclasses.replace(config.run, device=device, devices=1, precision=precision or config.run.precision)
+    fabric = make_fabric(run)
+    weights = folder.checkpoint(checkpoint)
+    state = load_checkpoint(weights, fabric.device, required=WEIGHTS)
+    check_configuration(weights, state, config)
+    classes = tuple(state["classes"])
+    # The weights the training began with are in no need of being there: the checkpoint's take their place.
+    with weights_left_out():
+        method = METHODS[config.method](config.options, len(classes))
+    check_weights(weights, state["method"], method)
+    method.load_state_dict(state["method"])
+    fabric.to_device(method)
+    scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
+    root = data_root if data_root is not None else config.run.data_root
+    return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
+
+
+class Dump(NamedTuple):
+    """What a network makes of the N images of a split, in their order; all on the CPU."""
+
+    features: Tensor
+    """float32 (N, F): what the classifiers see; with ten crops their mean."""
+    scores: Tensor
+    """float32 (N, C), as `Method.predict` and the run's crops give them: those of the accuracies."""
+    labels: Tensor
+    """int64 (N,)."""
+    indices: Tensor
+    """int64 (N,): places in the split."""
+
+
+def dump(loaded: LoadedRun, split: Split, *, domain: DomainName = "target") -> Dump:
+    """Features and scores of every image of `split`, computed in chunks.
+
+    Args:
+        loaded: The run.
+        split: The images.
+        domain: Whose they are, for networks that normalise each domain by statistics of its own.
+
+    Raises:
+        ValueError: The split holds no image.
+        DataError: An image cannot be read.
+    """
+    if len(split) == 0:
+        raise ValueError("split: it holds no image")
+    ten_crop = loaded.config.run.ten_crop
+    features: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        output = output.float()
+        features.append((output.unflatten(0, (-1, CROPS)).mean(dim=1) if ten_crop else output).cpu())
+
+    scores, labels = [], []
+    # `predict` computes the features on its way: a second pass for them would double the work.
+    handle = loaded.method.features.register_forward_hook(keep)
+    try:
+        with evaluating(loaded.method), loaded.method.evaluating_domain(domain):
+            for chunk, own in loaded.scoring.batches(loaded.method, split, ten_crop=ten_crop):
+                scores.append(chunk.cpu())
+                labels.append(own.cpu())
+    finally:
+        handle.remove()
+    return Dump(torch.cat(features), torch.cat(scores), torch.cat(labels), torch.arange(len(split)))

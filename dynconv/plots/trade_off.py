@@ -1,0 +1,82 @@
+"""What adaptation gives on the target, and what it costs on the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynconv.plots.palette import MARKERS, colour, save_png
+
+
+@dataclass(frozen=True)
+class Change:
+    """One run: accuracies in per cent as (source, target)."""
+
+    group: str
+    """What it is an example of; a colour each."""
+    task: str
+    """A shape each."""
+    after: tuple[float, float]
+    before: tuple[float, float] | None = None
+    """None where it is not known; then the run has no arrow."""
+    untrained: bool = False
+    """Whether `before` is a network that has not been trained: far from all else, its arrow comes from outside."""
+
+
+def save_trade_off(changes: Sequence[Change], path: Path) -> None:
+    """Draw target accuracy over source accuracy: a point for each run, and an arrow from before adaptation to it.
+
+    To the right of its start: better on the source as well; above it: better on the target.
+
+    Raises:
+        ValueError: No run.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import FancyArrowPatch
+
+    if not changes:
+        raise ValueError("changes: expected at least one run, got none")
+    groups = list(dict.fromkeys(change.group for change in changes))
+    tasks = list(dict.fromkeys(change.task for change in changes))
+    figure = Figure(figsize=(8.6, 5.4), layout="constrained")
+    axis = figure.subplots()
+    inside = [change.after for change in changes]
+    inside += [change.before for change in changes if change.before is not None and not change.untrained]
+    sources, targets = zip(*inside, strict=True)
+    axis.set_xlim(*_limits(sources))
+    axis.set_ylim(*_limits(targets))
+    for change in changes:
+        own = colour(groups.index(change.group))
+        shape = MARKERS[tasks.index(change.task) % len(MARKERS)]
+        if change.before is not None and change.before != change.after:
+            arrow = FancyArrowPatch(
+                change.before, change.after, arrowstyle="-|>", mutation_scale=11, shrinkA=0, shrinkB=3
+            )
+            arrow.set(color=own, alpha=0.55, linewidth=1.1)
+            axis.add_patch(arrow)
+            axis.scatter(*change.before, color=own, s=9, alpha=0.55, linewidths=0)
+        axis.scatter(*change.after, color=own, marker=shape, s=44, edgecolors="black", linewidths=0.5, zorder=3)
+    axis.set_xlabel("source test accuracy, %", fontsize=9)
+    axis.set_ylabel("target test accuracy, %", fontsize=9)
+    axis.set_title("Target against source accuracy; arrows lead from before adaptation", fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    keys = [_key(Line2D, group, "s", colour(place), 0.0) for place, group in enumerate(groups)]
+    if len(tasks) > 1:
+        keys += [_key(Line2D, task, MARKERS[i % len(MARKERS)], "white", 0.8) for i, task in enumerate(tasks)]
+    figure.legend(handles=keys, loc="outside lower left", ncols=2, fontsize=7.5, frameon=False)
+    save_png(figure, path)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    margin = max(0.08 * (max(values) - min(values)), 1.0)
+    return min(values) - margin, max(values) + margin
+
+
+def _key(line: type, label: str, shape: str, fill: str, edge: float) -> object:
+    return line(
+        [], [], linestyle="", marker=shape, markersize=7, label=label,
+        markerfacecolor=fill, markeredgecolor="black", markeredgewidth=edge,
+    )  # fmt: skip

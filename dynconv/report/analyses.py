@@ -1,0 +1,55 @@
+"""The analyses of a report's runs: from the cache where it holds them, computed and kept there where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from dynconv.report import analysis
+from dynconv.report.collect import FoundRun
+from dynconv.report.options import ReportOptions
+
+
+def analyses(
+    runs: Sequence[FoundRun], options: ReportOptions, *, line: Callable[[str], None]
+) -> dict[str, analysis.Analysis | str]:
+    """By the run's name its analysis, or why there is none; progress goes to `line`.
+
+    A cached one is kept by configuration, checkpoint and step, and taken if the checkpoint's file is the one it was
+    computed from.
+    """
+    found: dict[str, analysis.Analysis | str] = {}
+    for place, run in enumerate(runs, start=1):
+        try:
+            found[run.name] = _analysis(
+                run, options, partial(line, f"run {place} of {len(runs)}: features of {run.name}")
+            )
+        except (ValueError, OSError) as error:
+            # Other runs of the report are in no need of this one's data.
+            found[run.name] = str(error)
+    return found
+
+
+def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None]) -> analysis.Analysis:
+    row = run.chosen(options.checkpoint)
+    if row is None:
+        what = "the run is not finished" if run.done is None else f"the run has no choice by {options.checkpoint}"
+        raise ValueError(what)
+    weights = run.folder.checkpoint(options.checkpoint)
+    if not weights.is_file():
+        raise ValueError(f"there is no checkpoint {weights}")
+    state = weights.stat()
+    stamp = f"{state.st_size}-{state.st_mtime_ns}"
+    path = options.out / "cache" / f"{run.config.hash}-{options.checkpoint}-{row['step']}.npz"
+    if (held := analysis.load(path, stamp)) is not None:
+        return held
+    announce()
+    # Here: training code takes 5 s to import, and a report of runs whose analyses are kept needs none of it.
+    from dynconv.engine.inspect import load_run
+
+    loaded = load_run(
+        run.folder.path, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root
+    )
+    made = analysis.analyse(loaded)
+    analysis.save(made, path, stamp)
+    return made

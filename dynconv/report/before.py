@@ -1,0 +1,60 @@
+"""What a run's accuracies were before adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dynconv.engine.selection import Row
+from dynconv.report.collect import FoundRun
+
+SOURCE_ONLY = "source-only"
+STEP_0 = "step 0"
+# A source-only run stands for "before" where it has the same network, and saw the same images of the sources.
+SAME_RUN = ("protocol", "source", "target", "seed", "source_limit", "ten_crop")
+SAME_NETWORK = ("backbone", "weights", "norm", "bottleneck")
+
+
+@dataclass(frozen=True)
+class Before:
+    """Where a run came from."""
+
+    row: Row
+    what: str
+    """SOURCE_ONLY for another run of the report, STEP_0 for the network as the run began."""
+    run: str
+    """Name of the run that the row is of."""
+
+
+def before(run: FoundRun, runs: Sequence[FoundRun], rule: str) -> Before | None:
+    """The source-only run of the same task, seed and network among `runs`, as `rule` selects of it; else the run's own
+    evaluation before its first step; None where there is neither.
+
+    Of several source-only runs the one is taken whose options are the most like the run's, the first of equals.
+    """
+    if run.config.method != SOURCE_ONLY:
+        able = [
+            other
+            for other in runs
+            if other.config.method == SOURCE_ONLY and _comparable(run, other) and other.chosen(rule) is not None
+        ]
+        if able:
+            other = max(able, key=lambda each: _shared(run, each))
+            row = other.chosen(rule)
+            if row is not None:
+                return Before(row, SOURCE_ONLY, other.name)
+    zero = run.step_zero
+    return None if zero is None else Before(zero, STEP_0, run.name)
+
+
+def _comparable(run: FoundRun, other: FoundRun) -> bool:
+    one, two = run.config, other.config
+    return all(getattr(one.run, name) == getattr(two.run, name) for name in SAME_RUN) and all(
+        getattr(one.options, name, None) == getattr(two.options, name, None) for name in SAME_NETWORK
+    )
+
+
+def _shared(run: FoundRun, other: FoundRun) -> int:
+    """How many options two runs have in common, the method's own by their short names."""
+    one, two = ({**config.to_dict(), **config.to_dict()[config.method]} for config in (run.config, other.config))
+    return sum(name in two and two[name] == value for name, value in one.items())

@@ -1,0 +1,122 @@
+"""Runs that differ in task and seed alone belong together: a line of the report's tables each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynconv.engine.config import NOT_IDENTITY
+from dynconv.methods import METHODS
+from dynconv.recipes import RECIPES
+from dynconv.report.collect import FoundRun
+
+# These say which task a run is of, and which of its seeds.
+NOT_OPTIONS = (*NOT_IDENTITY, "protocol", "source", "target", "seed")
+# Of the method's own options the ones that are worth a word beside another method too.
+ALWAYS_COMPARED = ("backbone", "weights")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A method with one choice of options."""
+
+    label: str
+    """The method, and what tells it from the report's other groups."""
+    method: str
+    runs: Mapping[str, Mapping[int, FoundRun]]
+    """Finished runs by task and seed."""
+
+    def all(self) -> list[FoundRun]:
+        return [run for by_seed in self.runs.values() for run in by_seed.values()]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The finished runs of a report."""
+
+    groups: tuple[Group, ...]
+    tasks: tuple[str, ...]
+    doubles: tuple[tuple[FoundRun, FoundRun], ...] = field(default=())
+    """Runs that were left out, each with the counted one of the same configuration."""
+
+
+def group_runs(runs: Sequence[FoundRun]) -> Grouping:
+    """Sort the finished ones of `runs` by method and options, task and seed."""
+    members: dict[str, dict[str, dict[int, FoundRun]]] = {}
+    options: dict[str, dict[str, Any]] = {}
+    tasks = _tasks(runs)
+    doubles = []
+    for run in runs:
+        if run.done is None:
+            continue
+        own = _options(run)
+        key = json.dumps([run.config.method, own], sort_keys=True)
+        options[key] = own
+        by_seed = members.setdefault(key, {}).setdefault(tasks[run.name], {})
+        if run.seed in by_seed:
+            doubles.append((run, by_seed[run.seed]))
+        else:
+            by_seed[run.seed] = run
+    order = list(METHODS)
+    methods = {key: json.loads(key)[0] for key in members}
+    labels = {key: _label(methods[key], key, options, methods) for key in members}
+    keys = sorted(members, key=lambda key: order.index(methods[key]))
+    groups = tuple(Group(labels[key], methods[key], members[key]) for key in keys)
+    shown = [task for task in dict.fromkeys(tasks.values()) if any(task in group.runs for group in groups)]
+    return Grouping(groups, tuple(sorted(shown, key=_place_in_papers)), tuple(doubles))
+
+
+def _place_in_papers(task: str) -> int:
+    """Known tasks stand in the order of their papers' tables, others after them as they were found."""
+    known = list(dict.fromkeys(task for recipe in RECIPES.values() for task in recipe.tasks))
+    return known.index(task) if task in known else len(known)
+
+
+def _tasks(runs: Sequence[FoundRun]) -> dict[str, str]:
+    """Run name to task: the protocol's name; own domains of the same names at other places get a number."""
+    known: dict[str, list[tuple[Any, ...]]] = {}
+    found = {}
+    for run in runs:
+        options = run.config.run
+        data = (options.protocol, options.source, options.target)
+        same = known.setdefault(options.task, [])
+        if data not in same:
+            same.append(data)
+        place = same.index(data)
+        found[run.name] = options.task if place == 0 else f"{options.task} ({place + 1})"
+    return found
+
+
+def _options(run: FoundRun) -> dict[str, Any]:
+    """All that decides the run's results but its task and seed; the method's own options by METHOD.NAME."""
+    plain = run.config.to_dict()
+    own = plain.pop(run.config.method)
+    shared = {name: value for name, value in plain.items() if name not in NOT_OPTIONS}
+    return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
+
+
+def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods: Mapping[str, str]) -> str:
+    """The method's name with the options that differ from another group's: its own from those of the same method, the
+    shared ones and the network from those of all."""
+    differing = []
+    for name, value in options[key].items():
+        prefix, dot, short = name.rpartition(".")
+        others = []
+        for other, values in options.items():
+            if not dot or methods[other] == method:
+                others.append(values.get(name))
+            elif short in ALWAYS_COMPARED:
+                others.append(values.get(f"{methods[other]}.{short}", value))
+        if any(other != value for other in others) and name != "method":
+            differing.append(f"{short}={_word(value)}")
+    return f"{method} ({', '.join(differing)})" if differing else method
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "none" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "+".join(map(_word, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,49 @@
+"""Which figures of a paper a run is to be held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynconv.recipes import RECIPES, Recipe
+from dynconv.recipes import Row as RecipeRow
+from dynconv.report.cited import CitedFigure, figure_of
+from dynconv.report.collect import FoundRun
+
+
+@dataclass(frozen=True)
+class Match:
+    """A row of a recipe that a run is one of."""
+
+    recipe: Recipe
+    row: RecipeRow
+
+    def published(self, task: str) -> CitedFigure | None:
+        """The paper's figure in per cent; None where the row cites none for this task."""
+        table, cites = self.recipe.table, self.row.cites
+        return None if table is None or cites is None else figure_of(self.recipe, table.row(cites), task)
+
+
+def matches(run: FoundRun) -> list[Match]:
+    """Every recipe's row whose configuration, with the run's task and seed, is the run's."""
+    found = []
+    task = run.config.run.protocol
+    for recipe in RECIPES.values():
+        if task is None or task not in recipe.tasks:
+            continue
+        for row in recipe.rows:
+            if row.method == run.config.method and _is_of(run, recipe, row, task):
+                found.append(Match(recipe, row))
+    return found
+
+
+def _is_of(run: FoundRun, recipe: Recipe, row: RecipeRow, task: str) -> bool:
+    # Where a run lies, and on what it is computed, is no part of the hash.
+    config = recipe.config(task, row, run.seed, out=Path("run"), data_root=None, device="cpu")
+    return config.hash == run.config.hash
+
+
+def metric_of(found: Iterable[Match]) -> str:
+    """What the recipe's table shows of the target, "accuracy" where no recipe says otherwise."""
+    return next((match.recipe.metric for match in found if match.recipe.metric != "accuracy"), "accuracy")

@@ -1,0 +1,102 @@
+"""The figures of one run, each drawn where it is not there yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+from dynconv.plots.confusion import save_confusion
+from dynconv.plots.embedding import save_embedding
+from dynconv.plots.palette import colours, made_from, write_small
+from dynconv.plots.predictions import save_predictions
+from dynconv.plots.training import save_training
+from dynconv.report.analysis import Analysis
+from dynconv.report.collect import FoundRun
+from dynconv.report.model import Block, Figure, Missing
+from dynconv.report.spread import per_cent
+
+# Rises with every change of how a figure is drawn: those of earlier versions are drawn anew.
+VERSION = 1
+# In points. The run's own evaluation may have seen other images, or been computed by another machine.
+SAME_ACCURACY = 0.1
+
+
+def curves(run: FoundRun, path: Path) -> Block:
+    """What a run logged over its steps."""
+    title = "Learning curves"
+
+    def draw() -> None:
+        with colours():
+            save_training(run.training_rows, run.rows, path, title=run.name)
+
+    try:
+        _once(path, json.dumps([run.name, run.training_rows, run.rows]).encode(), draw)
+    except ValueError as error:
+        return Missing(title, str(error))
+    return Figure(title, f"Losses and accuracies of {run.name} over its steps", path)
+
+
+def checkpoint_figures(run: FoundRun, found: Analysis, figures: Path, *, rule: str, slug: str) -> list[Block]:
+    """What a checkpoint makes of the target and of both domains.
+
+    Args:
+        run: The run.
+        found: The analysis of the checkpoint.
+        figures: Folder for the files, which begin with `slug`.
+        rule: Which checkpoint.
+    """
+    target = found.domains[-1]
+    at = f"of {run.name} at step {found.step} ({rule})"
+    confusion, embedding, samples = (figures / f"{slug}-{name}.png" for name in ("confusion", "tsne", "samples"))
+    numbers = b"".join(_bytes(getattr(found, field.name)) for field in fields(Analysis))
+
+    def draw_confusion() -> None:
+        right = f"{target}, test: {100 * found.accuracy:.1f} % right"
+        save_confusion(found.confusion, found.classes, confusion, title=right)
+
+    def draw_embedding() -> None:
+        parts = (found.points, found.point_domains, found.point_labels)
+        save_embedding(*parts, domain_names=found.domains, classes=found.classes, path=embedding)
+
+    def draw_samples() -> None:
+        parts = (found.samples, found.sample_labels, found.sample_predictions, found.sample_confidences)
+        save_predictions(*parts, classes=found.classes, drawn=found.random_samples, path=samples)
+
+    _once(confusion, numbers, draw_confusion)
+    _once(embedding, numbers, draw_embedding)
+    _once(samples, numbers, draw_samples)
+    wrong = int((found.sample_labels != found.sample_predictions)[: found.random_samples].sum())
+    counted = f"{len(found.points)} test images of {', '.join(found.domains)}."
+    drawn = f"Test images of {target} with the predictions {at}; of those drawn at random {wrong} are wrong"
+    key = "Prediction and confidence; a cross marks a wrong one, its class stands below."
+    return [
+        Figure("Confusion matrix", f"Confusion matrix {at} on {target}", confusion, _agreement(run, found, rule)),
+        Figure("t-SNE of the features", f"t-SNE of features {at}, by domain and by class", embedding, counted),
+        Figure("Samples with predictions", drawn, samples, key),
+    ]
+
+
+def _once(path: Path, numbers: bytes, draw: Callable[[], None]) -> None:
+    """Draw a figure, unless the file was drawn from the same numbers in the same way."""
+    key = f"{VERSION}-{hashlib.sha256(numbers).hexdigest()}"
+    if made_from(path) != key:
+        draw()
+        write_small(path, path, made_from=key)
+
+
+def _bytes(value: object) -> bytes:
+    return value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+
+
+def _agreement(run: FoundRun, found: Analysis, rule: str) -> str:
+    """A warning where the network does not get the accuracy that the run recorded."""
+    recorded = per_cent(run.chosen(rule), "target-test")
+    if recorded is None or abs(100 * found.accuracy - recorded) <= SAME_ACCURACY:
+        return ""
+    return (
+        f"The run recorded {recorded:.1f} % and {100 * found.accuracy:.1f} % were measured now: the data, the versions "
+        "or the machine differ."
+    )

@@ -1,0 +1,71 @@
+"""What a report says of one run: its choice of models and its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynconv.report.analysis import Analysis
+from dynconv.report.before import STEP_0, Before
+from dynconv.report.collect import FoundRun
+from dynconv.report.model import Block, Facts, Line, Missing, Section, Table, Text
+from dynconv.report.run_figures import checkpoint_figures, curves
+from dynconv.report.spread import per_cent, source_per_cent
+from dynconv.report.summary import ORACLE
+from dynconv.report.table import RULES
+
+
+def run_section(
+    run: FoundRun, start: Before | None, found: Analysis | str, figures: Path, *, rule: str, slug: str
+) -> Section:
+    """All of one run, folded.
+
+    Args:
+        run: The run.
+        start: What stands for "before adaptation".
+        found: Its analysis, or why there is none.
+        figures: Folder for its figures.
+        rule: Which model the figures are of.
+        slug: Begins the figures' file names.
+    """
+    blocks: list[Block] = [Text(f"{sentence[0].upper()}{sentence[1:]}.") for sentence in run.missing]
+    blocks.append(Facts(tuple(_facts(run, start, found))))
+    if run.done is not None:
+        blocks.append(_choices(run))
+    blocks.append(curves(run, figures / f"{slug}-training.png"))
+    if isinstance(found, str):
+        titles = ("Confusion matrix", "t-SNE of the features", "A-distance", "Samples with predictions")
+        blocks += [Missing(title, found) for title in titles]
+    else:
+        blocks += checkpoint_figures(run, found, figures, rule=rule, slug=slug)
+    state = "" if run.done is not None else " (not finished)"
+    return Section(f"{run.name}{state}", tuple(blocks), folded=True)
+
+
+def _facts(run: FoundRun, start: Before | None, found: Analysis | str) -> list[tuple[str, str]]:
+    options = run.config.run
+    facts = [("method", run.config.method), ("task", options.task), ("seed", str(run.seed))]
+    if start is not None:
+        facts.append(("before adaptation", start.run if start.what != STEP_0 else "step 0 of the run itself"))
+    if isinstance(found, Analysis):
+        error = f"a linear classifier errs on {100 * found.a_error:.1f} % of held-out features"
+        facts.append(("A-distance", f"{found.a_distance:.2f} ({error})"))
+    return facts
+
+
+def _choices(run: FoundRun) -> Table:
+    """Each rule's and each validator's row."""
+    rows = [(ORACLE if rule == "oracle" else rule, run.chosen(rule)) for rule in RULES]
+    rows += [(f"validator: {name}", row) for name, row in run.validators.items()]
+    if run.step_zero is not None:
+        rows.insert(0, ("step 0: as it starts", run.step_zero))
+    lines = []
+    for name, row in rows:
+        if row is not None:
+            accuracies = (source_per_cent(row), per_cent(row, "source-val"), per_cent(row, "target-test"))
+            lines.append(Line((name, str(row["step"]), *map(_cell, accuracies))))
+    header = ("chosen by", "step", "source test", "source-val", "target test")
+    return Table("Chosen models", header, tuple(lines), ("Accuracy in %.",))
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

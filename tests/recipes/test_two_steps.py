@@ -1,0 +1,217 @@
+"""Every row of every recipe trains: two steps on a few images in the publishers' layouts.
+
+Of a recipe the first task alone is trained, and only steps, evaluations, batch and device are changed. So that all of
+them take less than a minute of one core, the networks and discriminators are small here, and of recipes with the same
+data one row alone is evaluated, has checkpoints and gives a line of the table. The whole networks of every row are
+built, for as many classes as the task has, without memory for their weights; the slow tier trains some.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from publishers_files import partial_counts, write_digits, write_image_sets
+from rich.console import Console
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from dynconv.data import Domain, Protocol, load_protocol
+from dynconv.data.image_sets import IMAGE_SETS, PDA_COUNTS
+from dynconv.engine import train as engine
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.journal import Journal
+from dynconv.engine.run import Run
+from dynconv.engine.run_folder import RunFolder
+from dynconv.losses import Hierarchy
+from dynconv.methods import METHODS, MethodConfig
+from dynconv.methods.gsda import GSDAConfig
+from dynconv.models import network
+from dynconv.models.weights import weights_left_out
+from dynconv.recipes import RECIPES, Recipe, Row
+from dynconv.report.recipe_table import record
+
+BATCH = 8
+
+
+class SmallTrunk(nn.Module):
+    """What the backbones know of torchvision's ResNets, with one block of 8 channels on 28 x 28 places."""
+
+    def __init__(self, weights: None = None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 7, stride=8, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(Bottleneck(8, 2))
+        self.fc: nn.Module = nn.Linear(8, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        places = self.layer1(self.bn1(self.conv1(images)).relu())
+        return self.fc(places.mean(dim=(2, 3)))
+
+
+def first_images(domain: Domain) -> Domain:
+    assert domain.test is not None
+    return replace(domain, train=domain.train.subset(torch.arange(60)), test=domain.test.subset(torch.arange(20)))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The small files, known as the published ones; each protocol is read once."""
+    place = tmp_path_factory.mktemp("data")
+    write_digits(place)
+    small = write_image_sets(place)
+
+    @functools.cache
+    def load(spec: str, **options: Any) -> Protocol:
+        if not spec.startswith("embedded:"):
+            return load_protocol(spec, cache_dir=place / "cache", **options)
+        # These have thousands of images.
+        whole = load_protocol(spec, **options)
+        return replace(whole, sources=tuple(map(first_images, whole.sources)), target=first_images(whole.target))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, known in small.items():
+            patch.setitem(IMAGE_SETS, name, known)
+        for domain, count in partial_counts(PDA_COUNTS).items():
+            patch.setitem(PDA_COUNTS, domain, count)
+        patch.setattr(engine, "load_protocol", load)
+        yield place
+
+
+@pytest.fixture
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("resnet50", "resnet101"):
+        monkeypatch.setattr(torchvision.models, name, SmallTrunk)
+    monkeypatch.setattr(network, "imagenet_state", lambda name: SmallTrunk().state_dict())
+    # 32 million parameters otherwise, in the first linear layer.
+    monkeypatch.setitem(network._LENETS, "lenet-m3sda", replace(network._LENETS["lenet-m3sda"], linear=(32, 16)))
+
+
+@pytest.fixture
+def without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(run: Run, journal: Journal) -> None:
+        run.folder.append({"step": run.step, "seconds": 0.0, "config_hash": run.config.hash})
+
+    monkeypatch.setattr(Run, "evaluate", append)
+    monkeypatch.setattr(Journal, "checkpoint", lambda journal, name, state: None)
+
+
+def different_runs() -> dict[str, tuple[Recipe, str, Row]]:
+    """Each row of each recipe on its first task; of those that are the same run the first."""
+    found: dict[Any, tuple[str, tuple[Recipe, str, Row]]] = {}
+    for recipe in RECIPES.values():
+        task = next(iter(recipe.tasks))
+        for row in recipe.rows:
+            key = (row.method, row.options, task, tuple(sorted(recipe.run.items())))
+            found.setdefault(key, (f"{recipe.name} {row.label}", (recipe, task, row)))
+    return dict(found.values())
+
+
+RUNS = different_runs()
+
+
+def two_steps(recipe: Recipe, task: str, row: Row, options: MethodConfig, root: Path, out: Path) -> RunFolder:
+    whole = recipe.config(task, replace(row, options=options), 0, out=out, data_root=root, device="cpu")
+    run = replace(whole.run, epochs=None, max_steps=2, eval_every=2, batch_size=BATCH)
+    return engine.train(TrainConfig(row.method, run, options), console=Console(quiet=True))
+
+
+def small(options: MethodConfig) -> MethodConfig:
+    """45 discriminators of the full width have 60 million parameters."""
+    return replace(options, hidden_features=8) if hasattr(options, "hidden_features") else options
+
+
+def check_line(recipe: Recipe, task: str, row: Row, folder: RunFolder) -> None:
+    line = record(task, row.label, 0, folder, recipe.metric)
+    assert line["steps"] == 2
+    assert 0 <= line["target-test last"] <= 100 and 0 <= line["source-test last"] <= 100
+
+
+@pytest.mark.usefixtures("small_networks", "without_evaluation")
+@pytest.mark.parametrize("name", RUNS)
+def test_every_row_of_every_recipe_trains(name: str, root: Path, tmp_path: Path) -> None:
+    recipe, task, row = RUNS[name]
+    folder = two_steps(recipe, task, row, small(row.options), root, tmp_path / "run")
+    done = folder.read_done()
+    assert done is not None and done["selected"]["last"]["step"] == 2
+    assert folder.training_rows()[-1]["step"] == 2
+
+
+# Parameters of each backbone, static and with batch normalisation (torchvision's ResNets without `fc`).
+SIZES = {
+    "lenet-small": 263_840,
+    "lenet-m3sda": 31_785_408,
+    "resnet-small": 1_226_400,
+    "resnet50": 23_508_032,
+    "resnet101": 42_500_160,
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_row_of_every_recipe_has_a_whole_network(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, task, row = RUNS[name]
+    config = recipe.config(task, row, 0, out=tmp_path / "run", data_root=root, device="cpu")
+    num_classes = engine.load_domains(config).num_classes
+    divided = GSDAConfig.hierarchy
+
+    def hierarchy(options: GSDAConfig, count: int) -> Hierarchy:
+        # A division that is drawn at random has to be looked at.
+        with torch.device("cpu"):
+            return divided(options, count)
+
+    monkeypatch.setattr(GSDAConfig, "hierarchy", hierarchy)
+    with torch.device("meta"), weights_left_out():
+        method = METHODS[row.method](row.options, num_classes)
+        groups = [group for each in method.optimisers().values() for group in each.param_groups]
+    parameters = {id(parameter): parameter for parameter in method.parameters()}
+    assert {parameter.device.type for parameter in parameters.values()} == {"meta"}
+    assert sum(parameter.numel() for parameter in method.features.parameters()) >= SIZES[row.options.backbone]
+    assert {id(parameter) for group in groups for parameter in group["params"]} == parameters.keys()
+    assert [head.out_features for head in method.heads] == [num_classes] * len(method.heads)
+
+
+# Of recipes with the same data and metric the first.
+TABLES = {(tuple(recipe.tasks), recipe.metric): name for name, recipe in reversed(RECIPES.items())}
+
+
+@pytest.mark.usefixtures("small_networks")
+@pytest.mark.parametrize("name", TABLES.values())
+def test_a_run_gives_a_line_of_its_recipes_table(name: str, root: Path, tmp_path: Path) -> None:
+    recipe = RECIPES[name]
+    task, row = list(recipe.tasks)[-1], recipe.rows[-1]
+    check_line(recipe, task, row, two_steps(recipe, task, row, small(row.options), root, tmp_path / "run"))
+
+
+def test_every_row_of_every_recipe_is_among_them() -> None:
+    tried = {(row.method, row.options) for _, _, row in RUNS.values()}
+    assert tried == {(row.method, row.options) for recipe in RECIPES.values() for row in recipe.rows}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_data_of_every_task_are_found_in_their_publishers_layout(name: str, root: Path) -> None:
+    for task in RECIPES[name].tasks:
+        if not task.startswith("embedded:"):
+            assert load_protocol(task, data_root=root, cache_dir=root / "cache", image_size=8).sources
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gsda-ablation + synchronisation", "gsda-visda GSDA", "drt-office31 combination"])
+def test_whole_networks_train(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, task, row = RUNS[name]
+
+    def random_state(backbone: str) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return {"resnet50": torchvision.models.resnet50, "resnet101": torchvision.models.resnet101}[
+            backbone
+        ]().state_dict()
+
+    monkeypatch.setattr(network, "imagenet_state", random_state)
+    check_line(recipe, task, row, two_steps(recipe, task, row, row.options, root, tmp_path / "run"))
