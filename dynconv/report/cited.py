@@ -20,7 +20,7 @@ class CitedFigure:
     """What the paper prints behind its ±."""
 
     def text(self) -> str:
-        """The figure with its spread; one decimal, and two where the paper has two."""
+        """The figure with its spread; to one decimal, or to two where the second is not 0."""
         value = f"{self.value:.1f}" if self.value == round(self.value, 1) else f"{self.value:.2f}"
         return value if self.spread is None else f"{value} ± {self.spread:g}"
 
