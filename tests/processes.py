@@ -16,7 +16,7 @@ def forked(target: Callable[[int, Path], None], folder: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(timeout=120)
+        child.join(timeout=600)
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()
