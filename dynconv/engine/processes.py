@@ -92,7 +92,8 @@ def started(fabric: Fabric) -> Iterator[Fabric]:
         OtherProcessFailed: This process failed because one that it started did.
     """
     # Fabric's remarks on the rendezvous would stand among the lines of the progress.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for package in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(package).setLevel(logging.WARNING)
     fabric.launch()
     started_here: list[subprocess.Popen[bytes]] = getattr(fabric.strategy.launcher, "procs", [])
     try:

@@ -242,6 +242,7 @@ def test_devices_2_ends_where_one_process_ends(gsda_config: Callable[..., TrainC
     log = run_train(gsda_config(tmp_path / "two"), tmp_path / "two", "--devices", "2")
     run_train(gsda_config(tmp_path / "one"), tmp_path / "one")
     assert log.count("step 12/12  accuracy") == 1
+    assert "distributed" not in log.lower()
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert [row.keys() for row in one] == [row.keys() for row in two]
     for first, second in zip(one, two, strict=True):
