@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import fails
 from PIL import Image
 
 from dynconv import cli
@@ -35,19 +36,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 SHORT = ["--max-steps", "2", "--batch-size", "8", "--device", "cpu"]
-
-
-def fails(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The message of a command that must end with code 2, print nothing, and change nothing."""
-    try:
-        code = cli.main(list(args))
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    assert code == 2
-    assert captured.out == ""
-    assert "Traceback" not in captured.err
-    return " ".join(captured.err.replace("│", " ").split())
 
 
 def test_train_writes_a_run_and_prints_its_selection(

@@ -103,7 +103,7 @@ def started(fabric: Fabric) -> Iterator[Fabric]:
         children = list(started_here)
         # Fabric watches this very list, and kills this process too where one of the others failed.
         started_here.clear()
-        failed = _failed(children) if isinstance(error, RuntimeError) else None
+        failed = _failed(children) if _is_a_broken_connection(error) else None
         for child in children:
             child.kill()
             child.wait()
@@ -124,6 +124,11 @@ class OtherProcessFailed(RuntimeError):  # noqa: N818 - reads as what happened
     def __init__(self, rank: int, code: int) -> None:
         self.rank, self.code = rank, code
         super().__init__(f"process {rank} ended with the exit code {code}; what it said stands above")
+
+
+def _is_a_broken_connection(error: BaseException) -> bool:
+    """Whether an error may come of another process's end: gloo raises a plain RuntimeError, we none."""
+    return type(error) is RuntimeError or isinstance(error, dist.DistError)
 
 
 def _failed(children: Sequence[subprocess.Popen[bytes]]) -> tuple[int, int] | None:

@@ -232,7 +232,7 @@ class Method(nn.Module, abc.ABC):
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Features (B, F) of the source's and of the target's images, normalised as `normalisation_policy` says.
 
-        Whatever trains the features gets them here or from `encode_source`.
+        Whatever trains the features gets them here, from `encode_source` or from `encode_target`.
         """
         source, target = batch.source.images, batch.target.images
         if self.config.normalisation_policy in ("joint", "frozen"):
@@ -244,6 +244,13 @@ class Method(nn.Module, abc.ABC):
     def encode_source(self, images: Tensor) -> Tensor:
         """Features (B, F) of source images, in a step that looks at no target image."""
         return self._normalised(images, "source")
+
+    def encode_target(self, batch: Batch) -> Tensor:
+        """Features (B, F) of the target's images as `encode` gives them, without those of the source's images where the
+        policy lets them go without."""
+        if self.config.normalisation_policy == "joint":
+            return self.encode(batch)[1]
+        return self._normalised(batch.target.images, "target")
 
     def _normalised(self, images: Tensor, domain: DomainName) -> Tensor:
         """Features of images of `domain`, in one pass."""

@@ -100,7 +100,7 @@ class MCD(Method):
         yield Update(loss, of=("heads",), logs=logs | {"discrepancy_weight": self.weight})
 
         for _ in range(self.config.discrepancy_steps):
-            _, target = self.encode(batch)
+            target = self.encode_target(batch)
             discrepancy = self.discrepancy(target)
             yield Update(self.weight * discrepancy, of=("features",), logs={"discrepancy": discrepancy.detach()})
 

@@ -12,6 +12,7 @@ from typing import Any
 from dynconv.methods import DANNConfig, DRTConfig, MCDConfig, SourceOnlyConfig
 from dynconv.recipes.base import Recipe, Row, sweep
 from dynconv.recipes.estimate import estimate
+from dynconv.recipes.office import OFFICE, SPLIT
 
 _ORIENTATION = "no figures of the paper are for these images; its own table stands beside ours"
 
@@ -92,12 +93,11 @@ _SCALED: dict[str, Any] = {"scale_activation": "hard"}
 _RUN = {"max_steps": 5000, "batch_size": 64}
 # 7.8 GMAC an image forward, three times that with the backward pass: 6 TFLOP for a step of 128 images.
 _WORK, _MINUTES = "30 PFLOP", 25
-_SPLIT = "; trained on 64 % of each source, for a fifth is its test split here and a fifth of the rest its validation"
 
 OFFICE_RESIDUALS = Recipe(
     name="drt-office31",
     source="DRT, tables 1 and 2 (kinds of residual, with and without the MCD loss), on Office-31 with two sources "
-    "instead of DomainNet with five" + _SPLIT,
+    "instead of DomainNet with five" + SPLIT,
     tasks={
         "office31:amazon+dslr-webcam": "A, D → W",
         "office31:amazon+webcam-dslr": "A, W → D",
@@ -126,7 +126,7 @@ OFFICE_RESIDUALS = Recipe(
 OFFICE_BASES = sweep(
     OFFICE_RESIDUALS,
     "drt-office31-bases",
-    "DRT, section 4.2 (number of bases), on Office-31 with two sources" + _SPLIT,
+    "DRT, section 4.2 (number of bases), on Office-31 with two sources" + SPLIT,
     Row("DRT", "drt", DRTConfig(**_DYNAMIC, **_GAME)),
     {f"K = {number}": {"num_bases": number} for number in (2, 4, 6, 8)},
     estimate(60, _MINUTES, _WORK),
@@ -134,15 +134,8 @@ OFFICE_BASES = sweep(
 )
 OFFICE_SINGLE = Recipe(
     name="drt-office31-single-source",
-    source="DRT, Table 5 (one source at a time), on Office-31 instead of DomainNet" + _SPLIT,
-    tasks={
-        "office31:amazon-webcam": "A → W",
-        "office31:dslr-webcam": "D → W",
-        "office31:webcam-dslr": "W → D",
-        "office31:amazon-dslr": "A → D",
-        "office31:dslr-amazon": "D → A",
-        "office31:webcam-amazon": "W → A",
-    },
+    source="DRT, Table 5 (one source at a time), on Office-31 instead of DomainNet" + SPLIT,
+    tasks=OFFICE,
     rows=(
         Row("MCD", "mcd", MCDConfig(**_RESNET, **_GAME), "MCD"),
         Row("DRT", "drt", DRTConfig(**_DYNAMIC, **_GAME), "DRT"),

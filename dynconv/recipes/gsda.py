@@ -23,17 +23,8 @@ from dynconv.methods import (
 from dynconv.methods.adversarial import AdversarialConfig
 from dynconv.recipes.base import Recipe, Row
 from dynconv.recipes.estimate import estimate
+from dynconv.recipes.office import OFFICE, SPLIT
 
-# Said with every table of sets without a test split of their own.
-SPLIT = "; trained on 64 % of each source, for a fifth is its test split here and a fifth of the rest its validation"
-OFFICE = {
-    "office31:amazon-webcam": "A → W",
-    "office31:dslr-webcam": "D → W",
-    "office31:webcam-dslr": "W → D",
-    "office31:amazon-dslr": "A → D",
-    "office31:dslr-amazon": "D → A",
-    "office31:webcam-amazon": "W → A",
-}
 _HOME = {
     f"office-home:{source}-{target}": f"{_head} → {_tail}"
     for (source, _head), (target, _tail) in permutations(

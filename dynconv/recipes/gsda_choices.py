@@ -6,7 +6,8 @@ from typing import Any
 
 from dynconv.recipes.base import Recipe, sweep
 from dynconv.recipes.estimate import estimate
-from dynconv.recipes.gsda import MINUTES, RUN, SPLIT, TABLE_1, WORK
+from dynconv.recipes.gsda import MINUTES, RUN, TABLE_1, WORK
+from dynconv.recipes.office import SPLIT
 
 _FULL = TABLE_1.rows[-1]
 _IMAGES = RUN["batch_size"]

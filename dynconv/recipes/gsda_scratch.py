@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dynconv.recipes.base import Recipe
-from dynconv.recipes.gsda import OFFICE, SPLIT, ablation_rows
+from dynconv.recipes.gsda import ablation_rows
+from dynconv.recipes.office import OFFICE, SPLIT
 
 _DIGITS: dict[str, Any] = {
     "backbone": "lenet-small",

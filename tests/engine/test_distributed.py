@@ -301,6 +301,19 @@ def test_two_processes_told_to_stop_end_where_they_would_have(
 
 
 @pytest.mark.slow
+def test_divergence_in_all_processes_is_told_once_with_its_step(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    options = METHODS["source-only"].config_class(optimiser="sgd", lr=1e30)
+    config = make_config(tmp_path / "run", "source-only", options)
+    command = train_command(config, tmp_path / "run", "--devices", "2")
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert "dynconv: error: training diverged at step" in done.stderr
+    assert "ended with the exit code" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("image", ["class0/1.png", "class0/4.png", "class1/7.png"])
 def test_an_unreadable_image_in_one_process_ends_all_with_one_message(
     image: str, domains: Path, make_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

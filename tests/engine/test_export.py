@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import fails
 from PIL import Image
 from rich.console import Console
 
@@ -176,18 +177,6 @@ def test_a_margin_is_in_the_words_and_imagenets_numbers_are_in_the_model(run: st
     assert "take the middle 224 x 224" in facts["preprocessing"]["words"]
     assert facts["preprocessing"]["mean_in_model"] == pytest.approx([0.485, 0.456, 0.406])
     assert facts["preprocessing"]["deviation_in_model"] == pytest.approx([0.229, 0.224, 0.225])
-
-
-def fails(capsys: Capture, *args: str, code: int = 2) -> str:
-    capsys.readouterr()
-    try:
-        found = cli.main(list(args))
-    except SystemExit as stop:
-        found = stop.code
-    captured = capsys.readouterr()
-    assert (found, captured.out) == (code, "")
-    assert "Traceback" not in captured.err
-    return " ".join(captured.err.replace("│", " ").split())
 
 
 def test_a_program_that_computes_something_else_is_refused(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import fails
 from PIL import Image
 
 from dynconv import cli
@@ -36,19 +37,6 @@ def run(domains: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def table(file: Path) -> list[dict[str, str]]:
     with file.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
         return list(csv.DictReader(lines))
-
-
-def fails(capsys: Capture, *args: str) -> str:
-    """The message of a command that must end with code 2 and print nothing."""
-    capsys.readouterr()
-    try:
-        code = cli.main(list(args))
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    assert (code, captured.out) == (2, "")
-    assert "Traceback" not in captured.err
-    return " ".join(captured.err.replace("│", " ").split())
 
 
 def test_a_table_agrees_with_the_accuracy_of_eval(run: str, domains: Path, tmp_path: Path, capsys: Capture) -> None:

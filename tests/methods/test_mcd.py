@@ -220,3 +220,14 @@ def test_defaults_are_those_of_the_papers() -> None:
     assert (drt.discrepancy_weight, drt.optimiser, drt.lr, drt.lr_schedule) == (50.0, "sgd", 2e-3, "step")
     for config in (mcd, drt):
         assert config.class_balance == config.label_smoothing == config.ramp_steps == 0
+
+
+@pytest.mark.parametrize("policy", ["separate", "joint"])
+def test_step_c_passes_the_source_only_where_its_statistics_count(policy: str, batch: Batch) -> None:
+    made = method(normalisation_policy=policy, discrepancy_steps=2)
+    passed: list[int] = []
+    made.features.register_forward_pre_hook(lambda module, images: passed.append(len(images[0])))
+    source, target = len(batch.source.images), len(batch.target.images)
+    before_c = [source, target] * 2 if policy == "separate" else [source + target] * 2
+    list(made.updates(batch))
+    assert passed == before_c + ([target] * 2 if policy == "separate" else [source + target] * 2)

@@ -17,20 +17,6 @@ from dynconv.plots.predictions import save_predictions
 from dynconv.plots.trade_off import Change, save_trade_off
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def remember(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return figures
-
-
 def texts(axis: Any) -> list[str]:
     return [text.get_text() for text in axis.texts]
 

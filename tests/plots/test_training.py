@@ -41,20 +41,6 @@ def result_rows(
     return rows
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
-    figures: list[Figure] = []
-    save = Figure.savefig
-
-    def remember(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        figures.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", remember)
-    return figures
-
-
 def curves(figure: Figure, title: str) -> dict[str, tuple[list[float], list[float]]]:
     """Label to steps and values of the panel of this title; the panel's line of chance aside."""
     axis = next(axis for axis in figure.axes if axis.get_title().endswith(title))
