@@ -1,4 +1,4 @@
-"""The command line: dynconv train | eval | predict | export | plot | runs | report | reproduce | bench | info.
+"""The command line: dynconv train | eval | predict | export | data | plot | runs | report | reproduce | bench | info.
 
 Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
 diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
@@ -22,6 +22,7 @@ commands:
   eval RUN         measure a run's checkpoint on its own domains or on another one
   predict RUN DIR  class and confidence of every image below a folder, as CSV
   export RUN       write the adapted model as a torch.export program or ONNX
+  data ACTION      list the data sets and protocols, check files against what is published, draw samples of a set
   plot FIGURE      draw runs: what they logged over their steps
   runs [DIR]       what ran below a folder (default: runs), what is unfinished, and what came out
   report RUN       gather runs in one report: tables, figures, how they were made; as Markdown, LaTeX and one HTML page
@@ -67,6 +68,7 @@ operations:
   feature_gradient_norms  norms of discriminators' feature gradients
   drt-step         a whole training step of a ResNet or LeNet
   gsda-step        a whole training step of GSDA with gradient synchronisation, beside one without
+  loader           image files to batches, by every cache, beside what training steps take
 
 `dynconv bench OP --help` tells each one's options; the README.md of the package dynconv.bench how to read a table,
 `python -m dynconv.bench.compare` and `python -m dynconv.bench.plot` compare and draw them.
@@ -95,6 +97,7 @@ LOST = {
     "bench": "no row was written",
     "predict": "no file was written",
     "export": "no file was written",
+    "data": "nothing was written",
     "report": "what was measured so far is in the report's cache",
 }
 BENCHMARKS = {
@@ -103,6 +106,7 @@ BENCHMARKS = {
     "feature_gradient_norms": "dynconv.bench.bench_feature_gradient_norms",
     "drt-step": "dynconv.bench.bench_drt_step",
     "gsda-step": "dynconv.bench.bench_gsda_step",
+    "loader": "dynconv.bench.bench_loader",
 }
 
 
@@ -114,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "eval": _eval,
         "predict": _predict,
         "export": _export,
+        "data": _data,
         "plot": _plot,
         "runs": _runs,
         "report": _report,
@@ -307,6 +312,21 @@ def _export(args: list[str]) -> int:
         file=sys.stderr,
     )
     return 0
+
+
+def _data(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from dynconv.report.data_commands import USAGE, run_data
+
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE, end="", file=sys.stdout if args else sys.stderr)
+        return 0 if args else 2
+    try:
+        problem = run_data(args[0], args[1:])
+    except (ValueError, TypeError) as error:
+        return _fail(str(error))
+    return 0 if problem is None else _fail(problem)
 
 
 def _plot(args: list[str]) -> int:

@@ -100,6 +100,21 @@ def all_mean(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _AllSum.apply(tensor) / world_size()
 
 
+def gather_rows_with_gradient(rows: Tensor) -> Tensor:
+    """Every process's `rows`, those of process 0 first, differentiable once; `rows` itself in one process.
+
+    Args:
+        rows: (n, ...), of the same shape on each process.
+    """
+    size = world_size()
+    if size == 1:
+        return rows
+    # A sum with zeros is exact, and its gradient is the sum over the processes that each row has to have.
+    placed = [torch.zeros_like(rows) for _ in range(size)]
+    placed[rank()] = rows
+    return all_sum(torch.cat(placed))
+
+
 def all_min(tensor: Tensor) -> Tensor:
     """The least of every process's `tensor`, element by element, without gradient."""
     if world_size() == 1:

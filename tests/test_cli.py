@@ -95,7 +95,7 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
 ) -> None:
     out = ["--out", str(tmp_path / "run")]
     assert "train, eval, predict, export, plot, runs, report" in fails(capsys, "trian")
-    assert ", ".join(METHODS) in fails(capsys, "train", "adda")
+    assert ", ".join(METHODS) in fails(capsys, "train", "no-such")
     assert "--lamda" in fails(capsys, "train", "drt", *data, *out, "--lamda", "3")
     assert "--batch-size" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "many")
     assert "at least 1, got 0" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "0")

@@ -1,10 +1,17 @@
 """Domains, protocols and the batches drawn from them."""
 
 from dynconv.data.augment import Augmentation
-from dynconv.data.base import Domain, Protocol, Split, evaluation_batches, source_validation_split
+from dynconv.data.base import (
+    Domain,
+    Protocol,
+    Split,
+    evaluation_batches,
+    source_validation_split,
+    supervised_by_target,
+)
 from dynconv.data.batches import Batch, DomainBatches, SourceBatch, TargetBatch, TargetSelection
 from dynconv.data.errors import DataError
-from dynconv.data.files import ImageFiles
+from dynconv.data.files import ImageFiles, Skipped
 from dynconv.data.normalise import Normalisation, normalise
 from dynconv.data.protocols import known_domains, load_domain, load_protocol, parse_spec
 
@@ -17,6 +24,7 @@ __all__ = [
     "ImageFiles",
     "Normalisation",
     "Protocol",
+    "Skipped",
     "SourceBatch",
     "Split",
     "TargetBatch",
@@ -28,4 +36,5 @@ __all__ = [
     "normalise",
     "parse_spec",
     "source_validation_split",
+    "supervised_by_target",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -62,23 +63,26 @@ def augment(
     first, total = (0, len(images)) if places is None else places
     mine = slice(first, first + len(images))
     if augmentation == "flip":
-        cut = centre_crop(images, size).clone(memory_format=torch.channels_last)
+        parts = iter(centre_crop(images, size))
     else:
         height, width = images.shape[2:]
-        cut = _cut(images, size, random_boxes(total, height, width, generator, scale)[mine])
-    mirrored = torch.from_numpy(generator.random(total)[mine] < 0.5)
-    cut[mirrored] = cut[mirrored].flip(3)
-    return cut
-
-
-def _cut(images: Tensor, size: tuple[int, int], boxes: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Tensor:
+        parts = _cut(images, size, random_boxes(total, height, width, generator, scale)[mine])
     result = torch.empty((*images.shape[:2], *size), dtype=images.dtype, memory_format=torch.channels_last)
-    # 64 images of 64 x 64 take 2.8 ms on one core so, 4.6 by torchvision's resized_crop (which ends here), 7 by one
-    # affine grid for all (which has no antialiasing). Stored channels first, 72 of 224 x 224 take 41 ms instead of 12.
+    # Image by image: 16 of 224 x 224 are mirrored in 0.6 ms on one core so, and in 7 by an index and one flip for all.
+    for place, (part, mirrored) in enumerate(zip(parts, generator.random(total)[mine] < 0.5, strict=True)):
+        result[place] = part.flip(-1) if mirrored else part
+    return result
+
+
+def _cut(
+    images: Tensor, size: tuple[int, int], boxes: np.ndarray[tuple[int, int], np.dtype[np.int64]]
+) -> Iterator[Tensor]:
+    # Crops and flips of 32 images, 256 to 224, take 6.3 ms on one core so and 10.5 by torchvision's v2 (resized_crop
+    # and horizontal_flip, the same pixels); of 64 images of 64 x 64 3.1 and 5.1. One affine grid for all is slower
+    # still and has no antialiasing. Stored channels first, crops take three times as long.
     for index, (top, left, tall, wide) in enumerate(boxes.tolist()):
         part = images[index : index + 1, :, top : top + tall, left : left + wide]
-        result[index] = F.interpolate(part, size, mode="bilinear", antialias=True)[0]
-    return result
+        yield F.interpolate(part, size, mode="bilinear", antialias=True)[0]
 
 
 def random_boxes(

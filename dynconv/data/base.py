@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from dynconv.data.augment import centre_crop, ten_crops
 from dynconv.data.errors import DataError
-from dynconv.data.files import ImageFiles
+from dynconv.data.files import ImageFiles, Skipped
 from dynconv.data.normalise import Normalisation, normalise
 
 HOLD_OUT = 0.2
@@ -26,11 +27,13 @@ class Split:
         labels: int64 (N,), indices into the domain's classes.
         side: Height and width that a network sees, where the stored images have a margin around it to crop from;
             None where it sees the whole image.
+        origins: int64 (N,), where images are there more than once: equal for those that are the same image.
     """
 
     images: Tensor | ImageFiles
     labels: Tensor
     side: int | None = None
+    origins: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.images.shape
@@ -58,7 +61,12 @@ class Split:
         Raises:
             DataError: a file cannot be read.
         """
-        return self.images[indices] if isinstance(self.images, Tensor) else self.images.images_at(indices)
+        if not isinstance(self.images, Tensor):
+            return self.images.images_at(indices)
+        if self.images.is_contiguous(memory_format=torch.channels_last):
+            # 32 images of 256 x 256 in 1.2 ms instead of 4.6.
+            return self.images.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
+        return self.images[indices]
 
     def images_at(self, indices: Tensor) -> Tensor:
         """The images at `indices` (int64 (n,)) as a network sees them outside training: the centre, uint8 (n, C, S, S).
@@ -71,6 +79,9 @@ class Split:
 
     def subset(self, indices: Tensor) -> Split:
         """The images and labels at `indices` (int64), in that order; files stay files."""
+        return replace(self._subset(indices), origins=None if self.origins is None else self.origins[indices])
+
+    def _subset(self, indices: Tensor) -> Split:
         if not isinstance(self.images, Tensor):
             return replace(self, images=self.images.subset(indices), labels=self.labels[indices])
         if self.images.shape[1] > 1 and self.images.stride(1) == 0:
@@ -104,6 +115,8 @@ class Protocol:
     variant: str = "full"
     partial: tuple[int, ...] | None = None
     """The classes that the target is limited to (partial adaptation), as indices into `classes`; None for all."""
+    skipped: tuple[Skipped, ...] = ()
+    """Images that were left out because they cannot be read, where that was asked for."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -157,13 +170,29 @@ def evaluation_batches(
             f"ten_crop: the images of {height} x {width} are seen whole: there is no margin to crop from; it is for "
             "image files at 224 x 224"
         )
-    for indices in torch.arange(len(split)).split(batch_size):
+    places = torch.arange(len(split)).split(batch_size)
+    for indices, images in zip(places, _read_in_turn(split, places, ten_crop), strict=True):
         labels = split.labels[indices].to(device)
         if ten_crop and split.side is not None:
-            crops = ten_crops(split.stored_at(indices), (split.side, split.side))
+            crops = ten_crops(images, (split.side, split.side))
             yield normalise(crops.flatten(0, 1), device, normalisation).unflatten(0, crops.shape[:2]), labels
         else:
-            yield normalise(split.images_at(indices), device, normalisation), labels
+            yield normalise(images, device, normalisation), labels
+
+
+def _read_in_turn(split: Split, places: Sequence[Tensor], margin: bool) -> Iterator[Tensor]:
+    """The images at each of `places`, with their margin or without; of files the next ones are read meanwhile."""
+    read = split.stored_at if margin else split.images_at
+    if isinstance(split.images, Tensor) or len(places) < 2:
+        yield from map(read, places)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+        waiting = reader.submit(read, places[0])
+        for following in places[1:]:
+            ready = waiting.result()
+            waiting = reader.submit(read, following)
+            yield ready
+        yield waiting.result()
 
 
 def _ranked_within_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -189,6 +218,16 @@ def stratified_hold_out(labels: Tensor, seed: int, fraction: float = HOLD_OUT) -
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
+def _hold_out(split: Split, seed: int, fraction: float) -> tuple[Tensor, Tensor]:
+    """`stratified_hold_out` of a split: an image that is there more than once is held out once, and no copy kept."""
+    if split.origins is None:
+        return stratified_hold_out(split.labels, seed, fraction)
+    _, image = torch.unique(split.origins, return_inverse=True)
+    first = torch.full((int(image.max()) + 1,), len(image)).scatter_reduce(0, image, torch.arange(len(image)), "amin")
+    kept, held = stratified_hold_out(split.labels[first], seed, fraction)
+    return torch.nonzero(torch.isin(image, kept)).flatten(), first[held]
+
+
 def stratified_draw(labels: Tensor, count: int, seed: int) -> Tensor:
     """Indices, ascending, of `count` images in which every class keeps its share and none is lost.
 
@@ -209,6 +248,19 @@ def uniform_draw(total: int, count: int, seed: int) -> Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
 
 
+def supervised_by_target(protocol: Protocol) -> Protocol:
+    """`protocol` with the target's training split, labels and all, as its only source: for a bound, not for adaptation.
+
+    Raises:
+        DataError: the target has no test split of its own, so that what was trained on would be tested on.
+    """
+    target = protocol.target
+    if target.test is None or target.test is target.train:
+        raise DataError(f"{target.name}: no test split is left beside the labelled training images")
+    # Its test split stands under the target's name alone.
+    return replace(protocol, sources=(replace(target, test=None),))
+
+
 def source_validation_split(
     protocol: Protocol, seed: int, fraction: float = HOLD_OUT
 ) -> tuple[Protocol, tuple[Split, ...]]:
@@ -220,7 +272,7 @@ def source_validation_split(
     kept_sources: list[Domain] = []
     held_splits: list[Split] = []
     for source in protocol.sources:
-        kept, held = stratified_hold_out(source.train.labels, seed, fraction)
+        kept, held = _hold_out(source.train, seed, fraction)
         if held.numel() == 0:
             raise DataError(
                 f"source {source.name}: {len(source.train)} training images, no class with two: nothing can be held "

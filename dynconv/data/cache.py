@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
+import importlib.util
 import json
 import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 log = logging.getLogger(__name__)
+
+# POSIX alone has it.
+fcntl: ModuleType | None = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
@@ -35,6 +42,49 @@ def stamp(files: Iterable[Path]) -> str:
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A digest of the paths, sizes and times of change of `files`, in their order; a missing file is a part of it."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            status = file.stat()
+        except OSError:
+            digest.update(f"{file} -\n".encode(errors="surrogateescape"))
+            continue
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        digest.update(f"{file} {status.st_size} {times}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """A context in which, of all processes that ask for the same `path`, one is at a time; the others wait.
+
+    The kernel releases the lock when its holder ends, however that ends. Where files cannot be locked (no fcntl, no
+    folder to write in) nobody waits: what is written is whole at every moment all the same, and the last writer stays.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("waiting for another process that makes %s", path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): start one process at a time", path, error)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def cached(root: Path, name: str, recipe: Mapping[str, object], make: Callable[[], Arrays]) -> Arrays:

@@ -1,145 +1,227 @@
-"""MNIST, USPS and MNIST-M from the files that their publishers ship."""
+"""Digit sets by name: what was published, and how its files become a `Domain`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol as Interface
 
-import numpy as np
+import torch
+from torch import Tensor
 
+from dynconv.data import digit_five
 from dynconv.data.base import Domain
 from dynconv.data.cache import Arrays, cached, stamp
+from dynconv.data.digit_files import (
+    CLASSES,
+    MNIST_M_LABELS,
+    USPS_FILES,
+    DigitSet,
+    read_mnist,
+    read_mnist_m,
+    read_stacks,
+    read_usps,
+)
 from dynconv.data.errors import DataError
 from dynconv.data.images import to_split
 
-CLASSES = tuple(str(digit) for digit in range(10))
-
-_MNIST_FILES = tuple(
-    f"MNIST/raw/{stem}-ubyte"
-    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-)
-_USPS_FILES = ("usps.bz2", "usps.t.bz2")
-_MNIST_M_LABELS = ("mnist_m/mnist_m_train_labels.txt", "mnist_m/mnist_m_test_labels.txt")
-
-_FETCH = 'python -c "from torchvision.datasets import {0}; [{0}({1!r}, train=t, download=True) for t in (True, False)]"'
+__all__ = ["CLASSES", "DIGIT_SETS", "REAL", "DigitSet", "Drawing", "load_digits", "read_digits"]
 
 
-def load_digits(name: str, data_root: Path, *, cache_dir: Path, image_size: int, channels: int) -> Domain:
-    """One of `REAL`, from the files below `data_root`.
+class Drawing(Interface):
+    """Which images of a set are used: told before they are resized, so that the rest costs nothing."""
+
+    @property
+    def key(self) -> str:
+        """Tells it from other drawings, in the cache."""
+
+    def check(self, found: dict[str, int]) -> None:
+        """Raise a DataError where the images found in "train" and "test" are not those it is defined for."""
+
+    def places(self, part: str, labels: Tensor) -> Tensor | None:
+        """int64 places among the labels (int64 (N,)) of a split, repeated where an image is; None for all."""
+
+
+def load_digits(
+    name: str, data_root: Path, *, cache_dir: Path, image_size: int, channels: int, drawing: Drawing | None = None
+) -> Domain:
+    """One of `DIGIT_SETS`, or what `drawing` takes of it, from the files below `data_root`.
+
+    In memory at 32 x 32: SVHN 0.3 GB, Synthetic Digits whole 1.5 GB. While its files are read Synthetic Digits takes
+    1.5 GB more, whatever is drawn; what was drawn is cached, so that is so the first time only.
 
     Raises:
-        DataError: a file is missing (it says which, where, and how to get it) or cannot be read.
+        DataError: a file is missing (it says which, where, and how to get it) or cannot be read, or the drawing is not
+            defined for what was found.
     """
-    files, read, how_to_get = REAL[name]
-    missing = [file for file in files if not (data_root / file).is_file()]
-    if missing:
-        raise DataError(
-            f"{name}: not found below {data_root}: {', '.join(missing)}.\n"
-            f"Expected layout: {', '.join(str(data_root / file) for file in files)}.\n"
-            f"To get it: {how_to_get(data_root)}\n"
-            "Then give the folder with --data-root or DYNCONV_DATA."
-        )
-    try:
-        arrays = read(data_root, cache_dir)
-    except DataError:
-        raise
-    except (OSError, ValueError, RuntimeError, AssertionError, IndexError, EOFError) as error:
-        raise DataError(
-            f"{name}: the files below {data_root} ({', '.join(files)}) cannot be read: "
-            f"{type(error).__name__}: {error}.\nFetch them again: {how_to_get(data_root)}"
-        ) from error
+    known = DIGIT_SETS[name]
+
+    def read() -> Arrays:
+        arrays = read_digits(name, data_root, cache_dir)
+        return arrays if drawing is None else _drawn(arrays, drawing)
+
+    if drawing is not None and known.cache_drawn:
+        check_present(name, data_root)
+        files = stamp(data_root / file for file in known.files)
+        recipe = {"set": name, "format": 1, "files": files, "drawing": drawing.key}
+        arrays = cached(cache_dir, f"{name.replace(':', '-')}-drawn", recipe, read)
+    else:
+        arrays = read()
     train, test = (
-        to_split(arrays[f"{part}_images"], arrays[f"{part}_labels"], image_size=image_size, channels=channels)
+        to_split(
+            # Popped, so that the stored images of one split are gone before the other's are resized.
+            arrays.pop(f"{part}_images"),
+            arrays.pop(f"{part}_labels"),
+            image_size=image_size,
+            channels=channels,
+        )
         for part in ("train", "test")
     )
-    return Domain(name, CLASSES, train, test)
+    if "train_origins" in arrays:
+        train = replace(train, origins=torch.from_numpy(arrays["train_origins"]))
+    return Domain(name.rpartition(":")[2], CLASSES, train, test)
 
 
-def _read_mnist(root: Path, cache_dir: Path) -> Arrays:
-    from torchvision.datasets import MNIST
+def read_digits(name: str, data_root: Path, cache_dir: Path) -> Arrays:
+    """The stored images and labels of one of `DIGIT_SETS`: see `DigitSet.read`.
 
-    arrays: Arrays = {}
+    Raises:
+        DataError: a file is missing or cannot be read.
+    """
+    known = DIGIT_SETS[name]
+    check_present(name, data_root)
+    try:
+        return known.read(data_root, cache_dir)
+    except DataError as error:
+        text = str(error).removeprefix(f"{name}: ")
+        raise DataError(f"{name}: {text}\nFetch it again: {known.how_to_get(data_root)}") from error
+    except ImportError as error:
+        raise DataError(f'{name} needs {error.name}: pip install "dynconv[train]"') from error
+    except (OSError, ValueError, RuntimeError, AssertionError, IndexError, EOFError) as error:
+        raise DataError(
+            f"{name}: the files below {data_root} ({', '.join(known.files)}) cannot be read: "
+            f"{type(error).__name__}: {error}.\nFetch them again: {known.how_to_get(data_root)}"
+        ) from error
+
+
+def check_present(name: str, data_root: Path) -> None:
+    """Raise a DataError that says which files of one of `DIGIT_SETS` are missing, where, and how to get them."""
+    known = DIGIT_SETS[name]
+    if missing := [file for file in known.files if not (data_root / file).is_file()]:
+        raise DataError(
+            f"{name}: not found below {data_root}: {', '.join(missing)}.\n"
+            f"Expected layout: {', '.join(str(data_root / file) for file in known.files)}.\n"
+            f"To get it: {known.how_to_get(data_root)}\n"
+            "Then give the folder with --data-root or DYNCONV_DATA."
+        )
+
+
+def _drawn(arrays: Arrays, drawing: Drawing) -> Arrays:
+    drawing.check({part: len(arrays[f"{part}_labels"]) for part in ("train", "test")})
     for part in ("train", "test"):
-        data = MNIST(str(root), train=part == "train", download=False)
-        arrays[f"{part}_images"], arrays[f"{part}_labels"] = data.data.numpy(), data.targets.numpy()
+        places = drawing.places(part, torch.from_numpy(arrays[f"{part}_labels"]))
+        if places is not None:
+            for kind in ("images", "labels"):
+                arrays[f"{part}_{kind}"] = arrays[f"{part}_{kind}"][places.numpy()]
+            if len(places.unique()) < len(places):
+                arrays[f"{part}_origins"] = places.numpy()
     return arrays
 
 
-def _read_usps(root: Path, cache_dir: Path) -> Arrays:
-    def parse() -> Arrays:
-        from torchvision.datasets import USPS
-
-        arrays: Arrays = {}
-        for part in ("train", "test"):
-            data = USPS(str(root), train=part == "train", download=False)
-            arrays[f"{part}_images"], arrays[f"{part}_labels"] = data.data, np.array(data.targets, dtype=np.int64)
-        return arrays
-
-    # Text in bz2: about 4 s to parse, 10 ms from the cache.
-    recipe = {"set": "usps", "format": 1, "files": stamp(root / file for file in _USPS_FILES)}
-    return cached(cache_dir, "usps", recipe, parse)
+_FETCH = 'python -c "from torchvision.datasets import {0}; [{0}({1!r}, {2}, download=True) for part in {3}]"'
 
 
-def _read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
-    folder = root / "mnist_m"
-    rows = {part: _mnist_m_rows(folder, part) for part in ("train", "test")}
-
-    def decode() -> Arrays:
-        from PIL import Image
-
-        arrays: Arrays = {}
-        for part, entries in rows.items():
-            images = np.empty((len(entries), 32, 32, 3), dtype=np.uint8)
-            for index, (path, _) in enumerate(entries):
-                try:
-                    with Image.open(path) as picture:
-                        # One of 1 x 1 would be broadcast.
-                        if picture.size != (32, 32):
-                            raise ValueError("it has {} x {} pixels".format(*picture.size))
-                        images[index] = np.asarray(picture.convert("RGB"))
-                except (OSError, ValueError, SyntaxError) as error:
-                    raise DataError(f"mnist_m: {path} is no 32 x 32 image that can be read: {error}") from error
-            arrays[f"{part}_images"] = images
-            arrays[f"{part}_labels"] = np.array([label for _, label in entries], dtype=np.int64)
-        return arrays
-
-    files = [path for entries in rows.values() for path, _ in entries]
-    recipe = {"set": "mnist_m", "format": 1, "files": stamp([*files, *(root / file for file in _MNIST_M_LABELS)])}
-    return cached(cache_dir, "mnist_m", recipe, decode)
+def _from_torchvision(dataset: str, argument: str = "train=part", parts: str = "(True, False)") -> Callable[..., str]:
+    return lambda root: _FETCH.format(dataset, str(root), argument, parts)
 
 
-def _mnist_m_rows(folder: Path, part: str) -> list[tuple[Path, int]]:
-    listing = folder / f"mnist_m_{part}_labels.txt"
-    rows: list[tuple[Path, int]] = []
-    for number, line in enumerate(listing.read_text().splitlines(), start=1):
-        name, _, label = line.strip().rpartition(" ")
-        if not name or label not in CLASSES:
-            raise DataError(f'mnist_m: {listing}, line {number}: expected "FILE.png DIGIT", got {line!r}')
-        rows.append((folder / f"mnist_m_{part}" / name, int(label)))
-    if not rows:
-        raise DataError(f"mnist_m: {listing} lists no image")
-    absent = [path for path, _ in rows if not path.is_file()]
-    if absent:
-        raise DataError(
-            f"mnist_m: {len(absent)} of {len(rows)} images that {listing} lists are missing: {absent[0]}, ..."
-        )
-    return rows
-
-
-def _from_torchvision(dataset: str) -> Callable[[Path], str]:
-    return lambda root: _FETCH.format(dataset, str(root))
-
-
-def _from_publisher(root: Path) -> str:
+def _mnist_m_from_publisher(root: Path) -> str:
     return (
         "the authors of DANN (Ganin et al., 2016) publish mnist_m.tar.gz at http://yaroslav.ganin.net (Unsupervised "
         f"Domain Adaptation by Backpropagation); unpack it in {root}"
     )
 
 
-# name -> (files below the data root, reader, how to get them)
-REAL: dict[str, tuple[tuple[str, ...], Callable[[Path, Path], Arrays], Callable[[Path], str]]] = {
-    "mnist": (_MNIST_FILES, _read_mnist, _from_torchvision("MNIST")),
-    "usps": (_USPS_FILES, _read_usps, _from_torchvision("USPS")),
-    "mnist_m": (_MNIST_M_LABELS, _read_mnist_m, _from_publisher),
+def _syn_from_publisher(root: Path) -> str:
+    return (
+        "the authors of DANN (Ganin et al., 2016) publish SynthDigits.zip at http://yaroslav.ganin.net (Unsupervised "
+        f"Domain Adaptation by Backpropagation, SYN NUMBERS); unpack it in {root / 'SynthDigits'}"
+    )
+
+
+_MNIST = tuple(
+    f"MNIST/raw/{stem}-ubyte"
+    for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+)
+_SVHN = ("train_32x32.mat", "test_32x32.mat")
+_SYN = ("SynthDigits/synth_train_32x32.mat", "SynthDigits/synth_test_32x32.mat")
+
+REAL: dict[str, DigitSet] = {
+    "mnist": DigitSet(
+        "MNIST",
+        _MNIST,
+        read_mnist,
+        _from_torchvision("MNIST"),
+        {"train": 60000, "test": 10000},
+        {
+            "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+            "test": (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
+        },
+        # Of the unpacked files; torchvision's own are of the .gz, which it removes.
+        dict(
+            zip(
+                _MNIST,
+                (
+                    "md5:6bbc9ace898e44ae57da46a324031adb",
+                    "md5:a25bea736e30d166cdddb491f175f624",
+                    "md5:2646ac647ad5339dbf082846283269ea",
+                    "md5:27ae3e4e09519cfbb04c329615203637",
+                ),
+                strict=True,
+            )
+        ),
+    ),
+    # Without digests: torchvision compares the archive's when it downloads, and an archive packed anew differs in its
+    # bytes though not in its text.
+    "usps": DigitSet(
+        "USPS",
+        USPS_FILES,
+        read_usps,
+        _from_torchvision("USPS"),
+        {"train": 7291, "test": 2007},
+        {
+            "train": (1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644),
+            "test": (359, 264, 198, 166, 200, 160, 170, 147, 166, 177),
+        },
+    ),
+    "mnist_m": DigitSet(
+        "MNIST-M", MNIST_M_LABELS, read_mnist_m, _mnist_m_from_publisher, {"train": 59001, "test": 9001}
+    ),
+    "svhn": DigitSet(
+        "SVHN (cropped digits)",
+        _SVHN,
+        read_stacks(*_SVHN),
+        _from_torchvision("SVHN", "split=part", "('train', 'test')"),
+        {"train": 73257, "test": 26032},
+        {
+            "train": (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
+            "test": (1744, 5099, 4149, 2882, 2523, 2384, 1977, 2019, 1660, 1595),
+        },
+        dict(zip(_SVHN, ("md5:e26dedcc434d2e4c54c9b2d4a06d8373", "md5:eb5a983be6a315427106f1b164d9cef3"), strict=True)),
+        cache_drawn=True,
+    ),
+    "syn": DigitSet(
+        "Synthetic Digits",
+        _SYN,
+        read_stacks(*_SYN),
+        _syn_from_publisher,
+        {"train": 479400, "test": 9553},
+        cache_drawn=True,
+    ),
+}
+
+DIGIT_SETS: dict[str, DigitSet] = {
+    **REAL,
+    **{f"{digit_five.PREFIX}:{name}": known for name, known in digit_five.SETS.items()},
 }

@@ -1,47 +1,72 @@
-"""Images that stay in their files until they are asked for."""
+"""Images that stay in their files, or decoded in the cache folder, until they are asked for."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynconv.data.cache import Arrays, cache_root, cached, fingerprint, one_at_a_time
+from dynconv.data.decode import decode, read_picture
 from dynconv.data.errors import DataError
+from dynconv.data.stored import StoredImages
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+CacheMode = Literal["auto", "memory", "disk", "none"]
+CACHE_MODES: tuple[CacheMode, ...] = get_args(CacheMode)
 
 # Office-31 and each domain of Office-Home stay below this at 256 x 256; VisDA-2017 would be 30 GB there.
 MEMORY_LIMIT = 2**30
 
+# Files handed to the threads at a time, between two calls of `on_progress`.
+_CHUNK = 256
+
 
 @dataclass(frozen=True)
 class Decoding:
-    """How image files become arrays.
+    """How image files become arrays, and where these are kept. Only `size` and `channels` change a pixel.
 
     Attributes:
         size: Side of the square that every image is squeezed to (bilinear, antialiased).
         channels: 3, or 1 for grey.
-        threads: Files decoded at a time (Pillow decodes outside the interpreter's lock). It changes no pixel.
-        memory_limit: Splits of at most so many decoded bytes are decoded once and held; larger ones are read again
-            whenever they are asked for.
+        threads: Files decoded at a time (outside the interpreter's lock).
+        memory_limit: What `cache` "auto" holds in memory: splits of at most so many decoded bytes.
+        cache: "memory" decodes a split once and holds it, whatever its size; "disk" keeps it in a file of the cache
+            folder, which later runs read too; "none" decodes an image whenever it is asked for; "auto" is "memory"
+            below the limit and "none" above.
+        cache_dir: The cache folder (default: $DYNCONV_CACHE or the user's).
+        on_progress: Called while a split is decoded or looked through, with what is done, and images done and in all.
     """
 
     size: int
     channels: int = 3
     threads: int = 1
     memory_limit: int = MEMORY_LIMIT
+    cache: CacheMode = "auto"
+    cache_dir: Path | None = None
+    on_progress: Callable[[str, int, int], None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise DataError(f"threads: expected 1 or more, got {self.threads}")
         if self.memory_limit < 0:
             raise DataError(f"memory_limit: expected a number of bytes, 0 or more, got {self.memory_limit}")
+        if self.cache not in CACHE_MODES:
+            raise DataError(f"cache: expected one of {', '.join(CACHE_MODES)}, got {self.cache!r}")
+
+    def progress(self, what: str) -> Callable[[int, int], None] | None:
+        """`on_progress` of `what`, for images done and in all."""
+        return None if self.on_progress is None else functools.partial(self.on_progress, what)
 
 
 class ImageFiles:
@@ -51,12 +76,20 @@ class ImageFiles:
         name: The domain, for messages.
         paths: One file per image.
         decoding: Size, channels and threads.
+        stored: Where the images lie decoded, if they do, and the place there of each of `paths`.
     """
 
-    def __init__(self, name: str, paths: Sequence[Path], decoding: Decoding) -> None:
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        decoding: Decoding,
+        stored: tuple[StoredImages, Sequence[int]] | None = None,
+    ) -> None:
         self.name = name
         self.paths = tuple(paths)
         self.decoding = decoding
+        self._stored = stored
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -68,7 +101,9 @@ class ImageFiles:
 
     def subset(self, indices: Tensor) -> ImageFiles:
         """The files at `indices` (int64), in that order."""
-        return ImageFiles(self.name, [self.paths[index] for index in indices.tolist()], self.decoding)
+        chosen = indices.tolist()
+        stored = None if self._stored is None else (self._stored[0], [self._stored[1][index] for index in chosen])
+        return ImageFiles(self.name, [self.paths[index] for index in chosen], self.decoding, stored)
 
     def images_at(self, indices: Tensor) -> Tensor:
         """uint8 (n, C, H, W), channels last in memory.
@@ -76,21 +111,60 @@ class ImageFiles:
         Raises:
             DataError: a file cannot be read, or has more than 8 bits per channel.
         """
-        size = self.decoding.size
-        pixels: np.ndarray[Any, Any] = np.empty((indices.numel(), size, size, self.decoding.channels), dtype=np.uint8)
-        rows = list(enumerate(indices.tolist()))
+        return torch.from_numpy(self._squares(indices.tolist())).permute(0, 3, 1, 2)
 
-        def decode(row: tuple[int, int]) -> None:
+    def held(self) -> Tensor:
+        """All images, as `images_at` gives them."""
+        every = torch.empty((len(self), *self.shape[2:], self.shape[1]), dtype=torch.uint8).permute(0, 3, 1, 2)
+        progress = self.decoding.progress(f"{self.name}: decoding")
+        for places in torch.arange(len(self)).split(_CHUNK):
+            every[places[0] : places[-1] + 1] = self.images_at(places)
+            if progress is not None:
+                progress(int(places[-1]) + 1, len(self))
+        return every
+
+    def on_disk(self) -> ImageFiles:
+        """The same images, decoded in a file of the cache folder.
+
+        Raises:
+            DataError: as `images_at`; or that file cannot be written.
+        """
+        if not self.paths:
+            return self
+        size, channels = self.decoding.size, self.decoding.channels
+        recipe = {"files": fingerprint(self.paths), "size": size, "channels": channels, "made by": _versions()}
+        store = StoredImages(
+            cache_root(self.decoding.cache_dir),
+            self.name,
+            recipe,
+            len(self),
+            (size, size, channels),
+            lambda index: decode(self.paths[index], self.name, size, channels),
+        )
+        store.open(self._squares, self.decoding.progress(f"{self.name}: decoding to the cache folder"))
+        return ImageFiles(self.name, self.paths, self.decoding, (store, range(len(self))))
+
+    def _squares(self, places: Sequence[int]) -> np.ndarray[Any, Any]:
+        """uint8 (n, H, W, C)."""
+        size, channels = self.decoding.size, self.decoding.channels
+        pixels: np.ndarray[Any, Any] = np.empty((len(places), size, size, channels), dtype=np.uint8)
+
+        def fill(row: tuple[int, int]) -> None:
             place, index = row
-            pixels[place] = _decode(self.paths[index], self.name, size, self.decoding.channels)
+            if self._stored is not None:
+                store, records = self._stored
+                store.read(records[index], pixels[place])
+            else:
+                pixels[place] = decode(self.paths[index], self.name, size, channels)
 
-        threads = min(self.decoding.threads, len(rows))
-        if threads > 1:
-            list(_decoders(self.decoding.threads).map(decode, rows))
-        else:
-            for row in rows:
-                decode(row)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        for _ in _mapped(fill, list(enumerate(places)), self.decoding.threads):
+            pass
+        return pixels
+
+
+def _mapped(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterable[R]:
+    """`function` of each item, in their order, in so many threads."""
+    return _decoders(threads).map(function, items) if min(threads, len(items)) > 1 else map(function, items)
 
 
 @functools.cache
@@ -104,28 +178,80 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_decoders.cache_clear)
 
 
+@functools.cache
+def _versions() -> str:
+    """What else decides the pixels: the libraries' versions, and the instructions by which torch resizes."""
+    import PIL
+
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"torch {torch.__version__} {capability}, pillow {PIL.__version__}"
+
+
 def read_images(name: str, paths: Sequence[Path], decoding: Decoding) -> Tensor | ImageFiles:
-    """The images of `paths`: decoded, uint8 (N, C, H, W), where that fits the memory limit, else left in their files.
+    """The images of `paths`, uint8 (N, C, H, W): decoded and in memory, or where `decoding.cache` says.
 
     Raises:
-        DataError: as `ImageFiles.images_at`, of the images that are decoded here.
+        DataError: as `ImageFiles.images_at`, of the images that are decoded here; or the cache cannot be written.
     """
     files = ImageFiles(name, paths, decoding)
-    if files.shape.numel() > decoding.memory_limit:
-        return files
-    return files.images_at(torch.arange(len(files)))
+    if decoding.cache == "disk":
+        return files.on_disk()
+    fits = decoding.cache == "auto" and files.shape.numel() <= decoding.memory_limit
+    return files.held() if fits or decoding.cache == "memory" else files
 
 
-def _decode(path: Path, name: str, size: int, channels: int) -> np.ndarray[Any, Any]:
-    from PIL import Image, ImageOps
+class Skipped(NamedTuple):
+    """An image that was left out because it cannot be read."""
 
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise DataError(f"{name}: {path} has {picture.mode} pixels: convert it to 8 bits per channel")
-            upright = ImageOps.exif_transpose(picture).convert("L" if channels == 1 else "RGB")
-            return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR)).reshape(size, size, channels)
-    except DataError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: the image {path} cannot be read: {error}") from error
+    domain: str
+    path: str
+    """Relative to the domain's folder, or to that of its list."""
+    why: str
+
+
+def unreadable(
+    name: str, paths: Sequence[Path], decoding: Decoding, on_progress: Callable[[int, int], None] | None = None
+) -> list[tuple[int, str]]:
+    """Which of `paths` cannot be read, and why: each is decoded once.
+
+    Args:
+        name: The domain, for the reasons.
+        paths: Image files.
+        decoding: Channels and threads.
+        on_progress: Called with the number of images looked at and of all.
+    """
+
+    def problem(path: Path) -> str:
+        try:
+            read_picture(path, name, decoding.channels)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    found = []
+    for start in range(0, len(paths), _CHUNK):
+        chunk = paths[start : start + _CHUNK]
+        problems: Iterator[str] = iter(_mapped(problem, chunk, decoding.threads))
+        found += [(start + place, why) for place, why in enumerate(problems) if why]
+        if on_progress is not None:
+            on_progress(start + len(chunk), len(paths))
+    return found
+
+
+def remembered_unreadable(name: str, paths: Sequence[Path], decoding: Decoding) -> list[tuple[int, str]]:
+    """`unreadable`, from the cache folder where these very files were looked through before.
+
+    Those found bad then are tried again, for the fault may have been the disk's or the network's.
+    """
+
+    def make() -> Arrays:
+        bad = unreadable(name, paths, decoding, decoding.progress(f"{name}: looking for unreadable images"))
+        return {"places": np.array([place for place, _ in bad], dtype=np.int64)}
+
+    root = cache_root(decoding.cache_dir)
+    recipe = {"files": fingerprint(paths), "channels": decoding.channels, "made by": _versions()}
+    with one_at_a_time(root / f"unreadable-{name}"):
+        found = cached(root, f"unreadable-{name}", recipe, make)
+    places = found["places"].tolist()
+    again = unreadable(name, [paths[place] for place in places], decoding)
+    return [(places[index], why) for index, why in again]

@@ -35,6 +35,14 @@ class Listing:
         test = None if self.test is None else tuple((path, new[label]) for path, label in self.test)
         return replace(self, classes=classes, train=train, test=test)
 
+    def limited(self, classes: tuple[str, ...]) -> tuple[Listing, int]:
+        """The files of `classes` alone, with labels that index these, and how many files were left out."""
+        new = {self.classes.index(name): place for place, name in enumerate(classes) if name in self.classes}
+        train = tuple((path, new[label]) for path, label in self.train if label in new)
+        test = None if self.test is None else tuple((path, new[label]) for path, label in self.test if label in new)
+        left_out = len(self.train) - len(train) + len(self.test or ()) - len(test or ())
+        return replace(self, classes=classes, train=train, test=test), left_out
+
 
 def parse_assignment(text: str, argument: str) -> tuple[str, Path]:
     """`NAME=DIR` to its two parts.

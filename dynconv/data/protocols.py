@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dynconv.data import digits, embedded, folders
-from dynconv.data.base import Domain, Protocol, stratified_draw, uniform_draw
+from dynconv.data.base import Domain, Protocol
 from dynconv.data.cache import cache_root
+from dynconv.data.catalogue import KnownProtocol, known_protocols
+from dynconv.data.class_choice import ClassChoice, common_only, match_classes
 from dynconv.data.errors import DataError
-from dynconv.data.files import MEMORY_LIMIT, Decoding
+from dynconv.data.files import MEMORY_LIMIT, CacheMode, Decoding, Skipped
 from dynconv.data.image_sets import IMAGE_SETS, PDA_CLASSES, list_image_set
-from dynconv.data.specs import ADDA_COUNTS, EMBEDDED, EXAMPLES, check_names, known_domains, known_name, parse_spec
+from dynconv.data.skip import without_unreadable
+from dynconv.data.specs import (
+    EMBEDDED,
+    EXAMPLES,
+    check_names,
+    default_variant,
+    known_domains,
+    known_name,
+    parse_spec,
+)
+from dynconv.data.variants import DRAW_SEED, Choice, Role
 
-__all__ = ["known_domains", "load_domain", "load_protocol", "parse_spec"]
-
-# Every drawing of a subset is the same in every run: the run's seed must not change which images an experiment uses.
-DRAW_SEED = 0
+__all__ = ["KnownProtocol", "known_domains", "known_protocols", "load_domain", "load_protocol", "parse_spec"]
 
 # Image files for networks of 224 x 224 are kept with a margin to crop from, the custom since AlexNet: 256 x 256.
 MARGINS = {224: 256}
@@ -32,6 +42,7 @@ def load_protocol(
     *,
     source: Sequence[str] | None = None,
     target: str | None = None,
+    class_choice: ClassChoice = "same",
     data_root: Path | None = None,
     cache_dir: Path | None = None,
     image_size: int = 32,
@@ -40,18 +51,26 @@ def load_protocol(
     target_limit: int | None = None,
     threads: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    cache: CacheMode = "auto",
+    skip_bad: bool = False,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    divide_target: bool = False,
 ) -> Protocol:
     """Load a named protocol, or one made of a user's own folders.
 
     Args:
         spec: `SOURCE[+SOURCE...]-TARGET[@VARIANT]` of the known domains: `mnist-usps`, `mnist+usps-mnist_m`,
             `mnist-usps@adda` (2,000 MNIST and 1,800 USPS training images, drawn once and for all; measured on the
-            full test sets), `office31:amazon-webcam`, `office31:amazon-webcam@pda` (the target has ten of the 31
-            classes), `office-home:art-real-world`, `visda2017:train-validation`,
-            `embedded:plain+textured-optical`, or `embedded:optical` (the other four embedded domains to this one, as
-            in every collection). Exclusive with `source` and `target`.
+            full test sets; all variants are in `dynconv.data.variants`), `digit-five:mnist_m` (M3SDA's release and
+            counts), `office31:amazon-webcam`, `office31:amazon-webcam@pda` (the target has ten of the 31
+            classes), `office-home:art-real-world`, `visda2017:train-validation`, `domainnet:clipart` (the other five
+            domains to this one, as in every collection; the published lists divide training and test),
+            `domainnet-cleaned:real-sketch`, `pacs:photo`, `embedded:plain+textured-optical`, or `embedded:optical`.
+            Exclusive with `source` and `target`.
         source: `NAME=DIR` entries: one folder per class, or a "path label" list (see `dynconv.data.folders`).
         target: one such entry.
+        class_choice: Of own folders. "same": all domains have the same class names. "common": images of classes that
+            not all have are left out, and counted on stderr. "partial": the target may lack classes of the sources.
         data_root: Where the publishers' files are (default: $DYNCONV_DATA).
         cache_dir: Where decoded and generated images are kept (default: $DYNCONV_CACHE or the user's cache folder).
         image_size: Side of the square images that a network sees. Image files are stored as squares of that side, and
@@ -60,7 +79,14 @@ def load_protocol(
         source_limit: At most this many training images of each source; classes keep their shares.
         target_limit: At most this many target training images, drawn without a look at their labels.
         threads: Image files decoded at a time (default: torch's number of threads).
-        memory_limit: Splits of image files above so many decoded bytes are not held in memory.
+        memory_limit: Splits of image files above so many decoded bytes are not held in memory by the cache "auto".
+        cache: Where decoded image files are kept: see `Decoding`. The images are the same.
+        skip_bad: Look through all image files first, leave out those that cannot be read, and name and count them on
+            stderr and in `Protocol.skipped`. Otherwise the first such file is an error: here, where the images are
+            decoded here, else when its turn comes. Sets that come as one file (digits) have none to leave out.
+        on_progress: Told of the passes over image files: what is done, images done, images in all.
+        divide_target: Divide the target as a source, for a bound that is trained on its labels: 80/20 by the fixed seed
+            where it has no published test split, and `target_limit` keeps its classes' shares.
 
     Raises:
         DataError: unknown names, contradicting arguments, missing or unreadable files, classes that differ, or another
@@ -70,72 +96,101 @@ def load_protocol(
     if channels not in (1, 3):
         raise DataError(f"channels: expected 1 or 3, got {channels}")
     limits = (source_limit, target_limit)
-    decoding, side = _decoding(image_size, channels, threads, memory_limit)
+    decoding, side = _decoding(image_size, channels, threads, memory_limit, cache, cache_dir, on_progress)
     if spec is None:
         if not source or not target:
             raise DataError(
                 f"no data chosen: give a protocol ({EXAMPLES}) or both --source NAME=DIR [NAME=DIR ...] and "
                 "--target NAME=DIR"
             )
-        listings = _folder_listings(source, target)
+        listings, present = match_classes(_folder_listings(source, target), class_choice)
         name = f"{'+'.join(listing.name for listing in listings[:-1])}-{listings[-1].name}"
-        return _protocol(name, listings, decoding, side, limits)
+        return replace(_protocol(name, listings, decoding, side, limits, divide_target, skip_bad), partial=present)
     if source or target:
         raise DataError("a protocol's name and --source/--target exclude each other: give one or the other")
+    if class_choice != "same":
+        raise DataError(
+            f"--classes {class_choice} is for own folders (--source, --target): {spec} has its published classes"
+        )
     sources, goal, variant = parse_spec(spec)
     collection, _, _ = goal.partition(":")
     if collection in IMAGE_SETS:
         domains = tuple(name.partition(":")[2] for name in (*sources, goal))
         limited = variant == "pda"
         listings = list_image_set(collection, domains, _root(goal, data_root), partial=limited)
-        protocol = _protocol(spec, listings, decoding, side, limits)
+        protocol = _protocol(spec, listings, decoding, side, limits, divide_target, skip_bad)
         shared = tuple(map(protocol.classes.index, PDA_CLASSES)) if limited else None
         return replace(protocol, variant=variant, partial=shared)
     load = partial(_digits, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
-    loaded = [_bounded(_variant(load(name), name, variant), source_limit, stratified=True) for name in sources]
-    aim = _bounded(_variant(load(goal), goal, variant), target_limit, stratified=False)
-    return Protocol(spec, tuple(loaded), aim, variant)
+    pair = f"{'+'.join(sources)}-{goal}"
+
+    def chosen(name: str, role: Role, limit: int | None, stratified: bool) -> Domain:
+        return load(name, choice=Choice(name, variant, pair, role, limit, stratified))
+
+    loaded = tuple(chosen(name, "source", source_limit, True) for name in sources)
+    return Protocol(spec, loaded, chosen(goal, "target", target_limit, divide_target), variant)
 
 
 def load_domain(
     spec: str,
     *,
     classes: tuple[str, ...],
+    class_choice: ClassChoice = "same",
     data_root: Path | None = None,
     cache_dir: Path | None = None,
     image_size: int = 32,
     channels: int = 3,
     threads: int | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    cache: CacheMode = "auto",
+    skip_bad: bool = False,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Domain:
     """One domain to evaluate on: `NAME=DIR`, or the name of a known one (`usps`, `office31:webcam`, `embedded:plain`).
 
     Args:
-        spec: Which domain. Image files without a published test split are one test split of all images.
+        spec: Which domain. Image files without a published test split are one test split of all images; Digit-Five's
+            are drawn as M3SDA draws them.
         classes: Classes of the network that will be evaluated. A folder may lack some and may have no other.
-        data_root, cache_dir, image_size, channels, threads, memory_limit: as in `load_protocol`.
+        class_choice: "common" leaves out the images of other classes of a folder, as training with it did.
+        data_root, cache_dir, image_size, channels, threads, memory_limit, cache, skip_bad, on_progress: as in
+            `load_protocol`.
 
     Raises:
         DataError: as `load_protocol`, or the domain has a class that `classes` lacks.
     """
-    decoding, side = _decoding(image_size, channels, threads, memory_limit)
+    decoding, side = _decoding(image_size, channels, threads, memory_limit, cache, cache_dir, on_progress)
+
+    def loaded(listing: folders.Listing) -> Domain:
+        readable = without_unreadable(listing, decoding)[0] if skip_bad else listing
+        return folders.load_listing(readable, role="target", decoding=decoding, side=side)
+
     if "=" not in spec:
         name = known_name(spec, "--domain", "--domain NAME=DIR")
         collection, _, member = name.partition(":")
         if collection in IMAGE_SETS:
             _check_known(spec, IMAGE_SETS[collection].classes, classes)
             (listing,) = list_image_set(collection, (member,), _root(name, data_root))
-            return folders.load_listing(listing, role="target", decoding=decoding, side=side)
-        domain = _digits(name, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
+            return loaded(listing)
+        domain = _digits(
+            name,
+            choice=Choice(name, default_variant(name), name, "target"),
+            data_root=data_root,
+            cache_dir=cache_dir,
+            image_size=image_size,
+            channels=channels,
+        )
         _check_known(spec, domain.classes, classes)
         return domain
     listing = folders.list_images(*folders.parse_assignment(spec, "--domain"))
+    if class_choice == "common":
+        listing = common_only(listing, classes)
     if unknown := sorted(set(listing.classes) - set(classes)):
         raise DataError(
             f"{listing.name}: {listing.place} has classes that the network does not know: {_words(unknown)}; "
             f"it knows {_words(classes)}"
         )
-    return folders.load_listing(listing.relabelled(classes), role="target", decoding=decoding, side=side)
+    return loaded(listing.relabelled(classes))
 
 
 def _check_known(spec: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -143,10 +198,12 @@ def _check_known(spec: str, found: tuple[str, ...], expected: tuple[str, ...]) -
         raise DataError(f"{spec} has the classes {_words(found)}; the network has {_words(expected)}")
 
 
-def _decoding(image_size: int, channels: int, threads: int | None, memory_limit: int) -> tuple[Decoding, int | None]:
+def _decoding(image_size: int, channels: int, threads: int | None, *rest: Any) -> tuple[Decoding, int | None]:
+    """How images are decoded, `rest` being the last of `Decoding`'s fields, and the side of them that a network sees,
+    where it is another."""
     stored = MARGINS.get(image_size, image_size)
     # Asked here, for in the thread that reads ahead torch may answer with another number.
-    decoding = Decoding(stored, channels, torch.get_num_threads() if threads is None else threads, memory_limit)
+    decoding = Decoding(stored, channels, torch.get_num_threads() if threads is None else threads, *rest)
     return decoding, None if stored == image_size else image_size
 
 
@@ -156,22 +213,39 @@ def _protocol(
     decoding: Decoding,
     side: int | None,
     limits: tuple[int | None, int | None],
+    divide_target: bool,
+    skip_bad: bool,
 ) -> Protocol:
     load = partial(folders.load_listing, decoding=decoding, side=side, draw_seed=DRAW_SEED)
+    skipped: tuple[Skipped, ...] = ()
+    if skip_bad:
+        listings, found = zip(*(without_unreadable(listing, decoding) for listing in listings), strict=True)
+        skipped = tuple(each for domain in found for each in domain)
     return Protocol(
         name,
         tuple(load(listing, role="source", limit=limits[0]) for listing in listings[:-1]),
-        load(listings[-1], role="target", limit=limits[1]),
+        load(listings[-1], role="source" if divide_target else "target", limit=limits[1]),
+        skipped=skipped,
     )
 
 
-def _digits(name: str, *, data_root: Path | None, cache_dir: Path | None, image_size: int, channels: int) -> Domain:
+def _digits(
+    name: str, *, choice: Choice, data_root: Path | None, cache_dir: Path | None, image_size: int, channels: int
+) -> Domain:
     cache = cache_root(cache_dir)
     collection, _, member = name.partition(":")
     if collection == EMBEDDED:
-        return embedded.load_embedded(member, cache_dir=cache, image_size=image_size, channels=channels)
-    root = _root(name, data_root)
-    return digits.load_digits(name, root, cache_dir=cache, image_size=image_size, channels=channels)
+        domain = embedded.load_embedded(member, cache_dir=cache, image_size=image_size, channels=channels)
+        places = choice.places("train", domain.train.labels)
+        return domain if places is None else replace(domain, train=domain.train.subset(places))
+    return digits.load_digits(
+        name,
+        _root(name, data_root),
+        cache_dir=cache,
+        image_size=image_size,
+        channels=channels,
+        drawing=None if choice.whole else choice,
+    )
 
 
 def _root(name: str, data_root: Path | None) -> Path:
@@ -186,50 +260,11 @@ def _root(name: str, data_root: Path | None) -> Path:
     return Path(root)
 
 
-def _variant(domain: Domain, name: str, variant: str) -> Domain:
-    if variant == "full":
-        return domain
-    count = ADDA_COUNTS[name]
-    if len(domain.train) < count:
-        raise DataError(f"{name}: the variant 'adda' draws {count} training images, there are {len(domain.train)}")
-    return replace(domain, train=domain.train.subset(uniform_draw(len(domain.train), count, DRAW_SEED)))
-
-
-def _bounded(domain: Domain, limit: int | None, *, stratified: bool) -> Domain:
-    if limit is None or limit >= len(domain.train):
-        return domain
-    if stratified:
-        drawn = stratified_draw(domain.train.labels, limit, DRAW_SEED)
-    else:
-        drawn = uniform_draw(len(domain.train), limit, DRAW_SEED)
-    return replace(domain, train=domain.train.subset(drawn))
-
-
 def _folder_listings(source: Sequence[str], target: str) -> list[folders.Listing]:
     assignments = [folders.parse_assignment(text, "--source") for text in source]
     goal = folders.parse_assignment(target, "--target")
     check_names([name for name, _ in assignments], goal[0], "--source/--target")
-    listings = [folders.list_images(*assignment) for assignment in (*assignments, goal)]
-    _check_classes(listings)
-    return listings
-
-
-def _check_classes(listings: Sequence[folders.Listing]) -> None:
-    first = listings[0]
-    if len(first.classes) < 2:
-        raise DataError(f"{first.name}: {first.place} has one class only ({first.classes[0]}): expected two or more")
-    for other in listings[1:]:
-        lacking, extra = (
-            sorted(set(first.classes) - set(other.classes)),
-            sorted(set(other.classes) - set(first.classes)),
-        )
-        if lacking or extra:
-            parts = [f"{other.name} lacks {_words(lacking)}"] * bool(lacking)
-            parts += [f"{first.name} lacks {_words(extra)}"] * bool(extra)
-            raise DataError(
-                f"the classes of {first.name} ({first.place}) and {other.name} ({other.place}) differ: "
-                f"{'; '.join(parts)}. All domains need the same class names"
-            )
+    return [folders.list_images(*assignment) for assignment in (*assignments, goal)]
 
 
 def _check_numbers(**values: int | None) -> None:

@@ -6,20 +6,21 @@ import difflib
 from collections.abc import Sequence
 from functools import partial
 
-from dynconv.data import digits, embedded
+from dynconv.data import digit_five, digits, embedded
 from dynconv.data.errors import DataError
 from dynconv.data.image_sets import IMAGE_SETS
+from dynconv.data.variants import check_variant
 
 EMBEDDED = "embedded"
 # Domains whose names are PREFIX:NAME.
 COLLECTIONS: dict[str, tuple[str, ...]] = {
     EMBEDDED: embedded.NAMES,
+    digit_five.PREFIX: tuple(digit_five.SETS),
     **{prefix: tuple(known.folders) for prefix, known in IMAGE_SETS.items()},
 }
 
-# ADDA (Tzeng et al., 2017) samples this many training images of the two sets, whichever of them is the source.
-ADDA_COUNTS = {"mnist": 2000, "usps": 1800}
-VARIANTS = ("full", "adda", "pda")
+# The variant of a protocol whose name has none, where that is not "full". M3SDA's release is for M3SDA's counts.
+_DEFAULT_VARIANTS = {digit_five.PREFIX: "m3sda"}
 
 
 def known_domains() -> tuple[str, ...]:
@@ -34,7 +35,7 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
         DataError: a malformed name, an unknown domain or variant (with the known ones), or a domain named twice.
     """
     body, at, variant = spec.partition("@")
-    variant = variant if at else "full"
+    variant = variant if at else default_variant(body)
     prefix, colon, rest = body.partition(":")
     prefix, body = (f"{prefix}:", rest) if colon and prefix in COLLECTIONS else ("", body)
     members = COLLECTIONS.get(prefix.removesuffix(":"), ())
@@ -49,8 +50,13 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
         sources = tuple(known(prefix + name) for name in left.split("+"))
         goal = known(prefix + right)
     check_names(sources, goal, f"protocol {spec!r}")
-    _check_variant(variant, sources, goal, f"protocol {spec!r}")
+    check_variant(variant, sources, goal, f"protocol {spec!r}")
     return sources, goal, variant
+
+
+def default_variant(name: str) -> str:
+    """The variant of a domain, or of a protocol, whose name says none."""
+    return _DEFAULT_VARIANTS.get(name.partition(":")[0], "full")
 
 
 def _divided(body: str, prefix: str) -> tuple[str, str]:
@@ -66,15 +72,6 @@ def _divided(body: str, prefix: str) -> tuple[str, str]:
 
     best = max(places, key=known_beside)
     return body[:best], body[best + 1 :]
-
-
-def _check_variant(variant: str, sources: Sequence[str], goal: str, where: str) -> None:
-    if variant not in VARIANTS:
-        raise DataError(f"{where}: unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-    if variant == "adda" and {*sources, goal} != set(ADDA_COUNTS):
-        raise DataError(f"{where}: the variant 'adda' is defined for mnist-usps and usps-mnist only")
-    if variant == "pda" and not goal.startswith("office31:"):
-        raise DataError(f"{where}: the variant 'pda' is defined for the domains of office31 only")
 
 
 def known_name(name: str, where: str, own: str) -> str:
@@ -96,4 +93,6 @@ def check_names(sources: Sequence[str], target: str, where: str) -> None:
         raise DataError(f"{where}: the target {target!r} is also a source")
 
 
-EXAMPLES = "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, office31:amazon-webcam, embedded:optical"
+EXAMPLES = (
+    "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, digit-five:mnist_m, office31:amazon-webcam, embedded:optical"
+)

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 import tyro
 import yaml
 
+from dynconv.data.class_choice import ClassChoice
+from dynconv.data.files import CacheMode
 from dynconv.engine.selection import VALIDATOR
 from dynconv.methods import METHODS
 from dynconv.metrics import ValidatorName
@@ -40,6 +42,7 @@ NOT_IDENTITY = (
     "compile",
     "workers",
     "prefetch",
+    "cache",
     "checkpoint_every",
     "log_every",
 )
@@ -68,6 +71,9 @@ class RunOptions:
     """Own labelled domains. DIR holds one folder per class, or is a list of "path label" lines."""
     target: Annotated[str | None, _words("NAME=DIR")] = None
     """Own target domain; its labels are used for evaluation only."""
+    classes: ClassChoice = "same"
+    """What to do where the class names of own domains differ: stop ("same"), take those that all have and leave out the
+    other images ("common"), or let the target lack classes of the sources ("partial")."""
     data_root: Annotated[Path | None, _words("DIR", "default: $DYNCONV_DATA")] = field(
         default_factory=_default_data_root
     )
@@ -119,6 +125,12 @@ class RunOptions:
     """Threads of each process that decode image files."""
     prefetch: int = 2
     """Batches prepared ahead of the training, of images in files or for a GPU."""
+    cache: CacheMode = "auto"
+    """Where decoded image files are kept: in memory, in a file of the cache folder ($DYNCONV_CACHE) that later runs
+    read too, or nowhere ("none": decoded each time); auto is memory up to 1 GiB a split, and none above."""
+    skip_bad: bool = False
+    """Look through all image files before the training and leave out, named and counted in skipped.json, those that
+    cannot be read. Without it the first of them stops the run."""
     resume: Literal["auto", "never"] = "auto"
     """auto goes on from the run folder's checkpoint if there is one; never insists on a new run folder."""
     config: Annotated[Path | None, _words("FILE")] = None
@@ -129,6 +141,11 @@ class RunOptions:
         if self.protocol is not None and own:
             raise ValueError(
                 f"--protocol {self.protocol} and --source/--target contradict each other: give one of the two"
+            )
+        if self.protocol is not None and self.classes != "same":
+            raise ValueError(
+                f"--classes {self.classes} is for own domains (--source, --target); --protocol {self.protocol} has its "
+                "published classes"
             )
         if own and not (self.source and self.target is not None):
             missing, given = ("--target", "--source") if self.source else ("--source", "--target")

@@ -204,7 +204,9 @@ class Evaluation:
         return {f"target-train/{self.protocol.target.name}/{name}": value for name, value in found.items()}
 
     def _observe_target(self, method: Method) -> None:
-        part = _my_part(_spread(self.protocol.target.train, UNLABELLED))
+        split = self.protocol.target.train
+        wanted = UNLABELLED if method.observed_images is None else method.observed_images
+        part = _my_part(_spread(split, wanted or len(split)))
 
         # Every layer has a pass of its own (53 in a ResNet-50), so that files are read once: 300 MB at 224 x 224.
         @functools.cache

@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynconv.data import Protocol, Split, source_validation_split
+from dynconv.data import Protocol, Split, parse_spec, source_validation_split
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, check_weights, load_checkpoint
 from dynconv.engine.config import CheckpointName, Precision, TrainConfig, load_config
 from dynconv.engine.evaluation import CROPS, Scoring, evaluating
+from dynconv.engine.loading import check_skipped
 from dynconv.engine.processes import make_fabric
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import load_domains
@@ -49,7 +50,10 @@ class LoadedRun:
             DataError: Data missing, or others than the run was trained on.
         """
         run = dataclasses.replace(self.config.run, data_root=self.root)
-        return source_validation_split(load_domains(dataclasses.replace(self.config, run=run)), run.seed)
+        protocol = load_domains(dataclasses.replace(self.config, run=run))
+        if run.skip_bad:
+            check_skipped(self.folder, protocol.skipped)
+        return source_validation_split(protocol, run.seed)
 
 
 def load_run(
@@ -83,13 +87,19 @@ def load_run(
     classes = tuple(state["classes"])
     # The weights the training began with are in no need of being there: the checkpoint's take their place.
     with weights_left_out():
-        method = METHODS[config.method](config.options, len(classes))
+        method = METHODS[config.method].for_task(config.options, len(classes), _num_sources(config))
     check_weights(weights, state["method"], method)
     method.load_state_dict(state["method"])
     fabric.to_device(method)
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     root = data_root if data_root is not None else config.run.data_root
     return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
+
+
+def _num_sources(config: TrainConfig) -> int:
+    """How many sources the options of a run name."""
+    run = config.run
+    return len(run.source if run.protocol is None else parse_spec(run.protocol)[0])
 
 
 class Dump(NamedTuple):

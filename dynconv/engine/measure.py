@@ -9,6 +9,7 @@ from dynconv.data import load_domain
 from dynconv.engine.config import CheckpointName, Precision
 from dynconv.engine.evaluation import Evaluation, evaluating, split_metrics
 from dynconv.engine.inspect import load_run
+from dynconv.engine.loading import loading_progress
 
 
 def measure_run(
@@ -41,7 +42,14 @@ def measure_run(
         training, held_out = loaded.domains()
         return head | Evaluation(training, held_out, scoring, config.run.ten_crop).measure(method)
     other = load_domain(
-        domain, classes=loaded.classes, data_root=loaded.root, image_size=config.network_input.image_size
+        domain,
+        classes=loaded.classes,
+        class_choice=config.run.classes,
+        data_root=loaded.root,
+        image_size=config.network_input.image_size,
+        cache=config.run.cache,
+        skip_bad=config.run.skip_bad,
+        on_progress=loading_progress(),
     )
     if other.test is None or len(other.test) == 0:
         raise ValueError(f"--domain {domain}: there is no image to measure on")

@@ -185,7 +185,7 @@ def _without_overridden(run: RunOptions, args: Sequence[str]) -> RunOptions:
     """`run` without what a flag in `args` replaces by another field: the data, and the length of the run."""
     drop: dict[str, Any] = {}
     if value_of("--protocol", args) is not None:
-        drop |= {"source": (), "target": None}
+        drop |= {"source": (), "target": None, "classes": "same"}
     if value_of("--source", args) is not None and value_of("--target", args) is not None:
         drop["protocol"] = None
     if value_of("--epochs", args) is not None:

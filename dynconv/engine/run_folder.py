@@ -30,6 +30,8 @@ class RunFolder:
         self.training_figure = path / "training.png"
         self.tensorboard = path / "tensorboard"
         self.done = path / "done"
+        # With --skip-bad alone.
+        self.skipped = path / "skipped.json"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         # The one before it, and a last.pt that could not be used.
@@ -107,7 +109,7 @@ class RunFolder:
 
     def _remove_temporaries(self) -> None:
         """What was being written when the process was killed."""
-        files = (self.config, self.environment, self.results, self.training, self.done)
+        files = (self.config, self.environment, self.results, self.training, self.done, self.skipped)
         for path in (*map(temporary_of, files), *self.checkpoints.glob("*.pt.tmp")):
             path.unlink(missing_ok=True)
 

@@ -7,11 +7,12 @@ from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
 from torch import nn
 
-from dynconv.data import DomainBatches, Protocol, load_protocol, source_validation_split
+from dynconv.data import DomainBatches, Protocol, load_protocol, source_validation_split, supervised_by_target
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import Evaluation, Scoring
 from dynconv.engine.interrupt import Interrupted
+from dynconv.engine.loading import check_skipped, loading_progress, record_skipped
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.progress import Diverged
 from dynconv.engine.resume import take_up
@@ -108,8 +109,10 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         ValueError: Options, data, or the folder's checkpoint do not fit, or the folder cannot be read and written.
     """
     training, held_out = source_validation_split(load_domains(config), config.run.seed)
+    if config.run.skip_bad:
+        check_skipped(folder, training.skipped)
     seed_everything(config.run.seed, verbose=False)
-    method = METHODS[config.method](config.options, training.num_classes)
+    method = METHODS[config.method].for_task(config.options, training.num_classes, len(training.sources))
     synchronise_norms(method, fabric.device)
     fabric.to_device(method)
     use_memory_format(method, torch.channels_last if config.run.channels_last else torch.contiguous_format)
@@ -139,20 +142,44 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     evaluation = Evaluation(training, held_out, scoring, config.run.ten_crop)
     run = Run(config, folder, fabric, method, batches, evaluation)
+    if method.supervised_by_target:
+        run.notes.append(
+            f"{config.method} is a bound: it trains on the labels of {training.target.name} and looks at no source"
+        )
     take_up(run)
+    if config.run.skip_bad:
+        record_skipped(folder, training.skipped)
     return run
 
 
 def load_domains(config: TrainConfig) -> Protocol:
-    """The domains that the options name, in the size that the backbone takes."""
+    """The domains that the options name, in the size that the backbone takes; of a bound that learns from the target's
+    labels the target alone.
+
+    Raises:
+        DataError: As `load_protocol`.
+        ValueError: Options of the sources, where the method has none but the target.
+    """
     run = config.run
-    return load_protocol(
+    bound = METHODS[config.method].supervised_by_target
+    if bound and run.source_limit is not None:
+        raise ValueError(
+            f"--source-limit {run.source_limit}: {config.method} trains on the labelled target alone, not on the "
+            "sources; give --target-limit, which bounds its training images"
+        )
+    protocol = load_protocol(
         run.protocol,
         source=list(run.source) or None,
         target=run.target,
+        class_choice=run.classes,
         data_root=run.data_root,
         image_size=config.network_input.image_size,
         source_limit=run.source_limit,
         target_limit=run.target_limit,
         threads=run.workers,
+        cache=run.cache,
+        skip_bad=run.skip_bad,
+        on_progress=loading_progress(),
+        divide_target=bound,
     )
+    return supervised_by_target(protocol) if bound else protocol

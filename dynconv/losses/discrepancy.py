@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -14,22 +16,26 @@ def probabilities(scores: Tensor) -> Tensor:
     return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
-def classifier_discrepancy(first: Tensor, second: Tensor) -> Tensor:
+def classifier_discrepancy(first: Tensor, second: Tensor, *, distance: Literal["l1", "l2"] = "l1") -> Tensor:
     """mean over samples and classes of |softmax(first) - softmax(second)| (MCD, Saito et al., CVPR 2018, eq. 2).
 
     Args:
         first: Scores of one classifier, (B, C).
         second: Scores of the other for the same samples, (B, C).
+        distance: "l1", or "l2" for the mean of the squared differences.
 
     Returns:
         A scalar from 0 (the same predictions) to 2 / C, in float32, or float64 for float64 scores.
 
     Raises:
-        ValueError: Where the scores are no matrices of one shape.
+        ValueError: Where the scores are no matrices of one shape, or for another distance.
     """
+    if distance not in ("l1", "l2"):
+        raise ValueError(f"distance: expected 'l1' or 'l2', got {distance!r}")
     if first.dim() != 2 or first.shape != second.shape:
         raise ValueError(
             f"first, second: expected two score matrices (B, C) of one shape, "
             f"got {tuple(first.shape)} and {tuple(second.shape)}"
         )
-    return (probabilities(first) - probabilities(second)).abs().mean()
+    difference = probabilities(first) - probabilities(second)
+    return (difference.abs() if distance == "l1" else difference.square()).mean()

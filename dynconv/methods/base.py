@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,20 @@ class Refresh:
     """Scalars by name."""
     message: str | None = None
     """A line for whoever watches the run."""
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a method comes from and what it is made for; docs/methods.md is made of these."""
+
+    paper: str
+    """Authors, venue and year."""
+    multi_source: Literal["by domain", "union"] = "union"
+    """Whether several sources are told apart, or their union is one source."""
+    partial: bool = False
+    """Whether it is made for targets that lack some of the source's classes."""
+    segmentation: bool = False
+    """Whether it also trains networks that label every pixel."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +177,11 @@ class Method(nn.Module, abc.ABC):
     """
 
     config_class: ClassVar[type[MethodConfig]]
+    about: ClassVar[About]
     default_batch_size: ClassVar[int] = 64
     """Images per step from the sources, and as many from the target, where the user says nothing."""
+    supervised_by_target: ClassVar[bool] = False
+    """Whether it is a bound and no adaptation: its only source is the target's labelled training split."""
     step: Tensor
 
     def __init__(
@@ -196,6 +213,11 @@ class Method(nn.Module, abc.ABC):
         # What the schedules depend on, so that a checkpoint of the method holds it.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._optimisers: dict[str, torch.optim.Optimizer] = {}
+
+    @classmethod
+    def for_task(cls, config: MethodConfig, num_classes: int, num_sources: int) -> Self:
+        """The method for a task of so many classes and sources; most methods take any number of sources for one."""
+        return cls(config, num_classes)
 
     @abc.abstractmethod
     def updates(self, batch: Batch) -> Iterator[Update]:
@@ -268,6 +290,12 @@ class Method(nn.Module, abc.ABC):
         statistics of its own ("domain-specific" and "adabn")."""
         return normalised_as(self.features, domain)
 
+    @property
+    def observed_images(self) -> int | None:
+        """How many target images, evenly spread, `observe_target` is to see: 0 for all, None for as many as the engine
+        takes to be enough."""
+        return None
+
     def observe_target(self, batches: Callable[[], Iterable[Tensor]]) -> None:
         """Take the target's statistics from its images, for the policy "adabn"; any other looks at nothing.
 
@@ -281,9 +309,13 @@ class Method(nn.Module, abc.ABC):
         """
         if self.config.normalisation_policy != "adabn":
             return
+        self.require_evaluation()
+        set_target_statistics(self.features, batches)
+
+    def require_evaluation(self) -> None:
+        """Raise a ValueError in training mode, where what `observe_target` measures would be another network's."""
         if self.training:
             raise ValueError("observe_target: the method is in training mode; call eval() first")
-        set_target_statistics(self.features, batches)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """New optimisers by group: "features" and "heads". `begin_step` schedules those made last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
+from dynconv.methods.base import About
 from dynconv.models import NormalisationPolicy
 
 
@@ -27,9 +29,11 @@ class DANNConfig(AdversarialConfig):
 
 
 class DANN(AdversarialMethod):
-    """One discriminator tells the source's features from the target's; the features hide it."""
+    """One discriminator tells the source's features from the target's; the features hide it, through gradient reversal
+    whose weight rises during the run (Ganin et al., section 4.2; the rise in section 5.2.2)."""
 
-    config_class = DANNConfig
+    config_class: ClassVar[type[DANNConfig]] = DANNConfig
+    about = About("Ganin et al., JMLR 2016")
 
     def make_discriminators(self) -> nn.Module:
         return self.bank(1, self.features.out_features)

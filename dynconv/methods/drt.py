@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from dynconv.methods.base import Update
+from dynconv.distributed import gather_rows_with_gradient
+from dynconv.losses.mmd import Estimator, GaussianKernels, mk_mmd
+from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.mcd import MCD, MCDConfig
 from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 class DRTConfig(MCDConfig):
     """DRT: another method's loss on a network with dynamic residuals on every convolution."""
 
-    loss: Literal["mcd", "source-only"] = "mcd"
-    """What trains the dynamic network: MCD (the paper's default) or cross entropy alone (both in section 4.2)."""
+    loss: Literal["mcd", "mmd", "source-only"] = "mcd"
+    """What trains the dynamic network: MCD as H of eq. 8 (the paper's default), "mmd" of the features as H (named with
+    eq. 8, no result in the paper; `discrepancy_weight` 1 is DAN's), or cross entropy alone (section 4.2)."""
+    mmd_estimator: Estimator = "linear"
+    """Which pairs of samples "mmd" compares, as in DAN, with DAN's family of kernels in equal parts."""
     residual: Literal["subspace", "channel", "combined"] = "subspace"
     """Subspace routing (eq. 4), channel attention (eq. 3) or both (eq. 5); compared in Table 1."""
     num_bases: int = 4
@@ -42,7 +47,7 @@ class DRTConfig(MCDConfig):
     form: Literal["three-step", "reversal"] = "reversal"
     """All at once through gradient reversal (as released DRT trains), or MCD's steps A, B and C."""
     discrepancy_weight: float = 50.0
-    """Weight of the discrepancy (lambda of eq. 6: 50)."""
+    """Weight of the discrepancy (lambda of eq. 6: 50, with MCD)."""
     normalisation_policy: NormalisationPolicy = "joint"
     """How batch normalisation treats the two domains: one "joint" pass in released DRT, of the source alone with loss
     "source-only"; all choices as in `MethodConfig`."""
@@ -57,8 +62,15 @@ class DRTConfig(MCDConfig):
         super().__post_init__()
         check_range(self, ("residual_lr_factor",), above=0)
         self.dynamic_spec()
+        game = ("distance", "discrepancy_steps", "reversal_weight")
+        if self.loss != "mmd":
+            choice = f"loss {self.loss!r}, which estimates no MMD"
+            check_unused(self, ("mmd_estimator",), choice, "choose loss 'mmd'")
+        else:
+            choice = "loss 'mmd', which has one classifier and no game"
+            check_unused(self, (*game, "form", "prediction"), choice, "choose loss 'mcd'")
         if self.loss == "source-only":
-            unused = ("discrepancy_weight", "discrepancy_steps", "reversal_weight", "class_balance", "ramp_steps")
+            unused = (*game, "discrepancy_weight", "class_balance", "ramp_steps")
             check_unused(self, unused, "loss 'source-only', which looks at no target", "choose loss 'mcd'")
             check_source_policy(self.normalisation_policy, ("joint", *SOURCE_POLICIES), "loss 'source-only'")
 
@@ -75,20 +87,33 @@ class DRTConfig(MCDConfig):
 
 
 class DRT(MCD):
-    """min Lce + lambda Ld (eq. 6) over a dynamic network, with Ld by MCD's game or left out."""
+    """min Lce + lambda Ld (eq. 6) over a dynamic network, with Ld by MCD's game, by MMD, or left out."""
 
     config_class = DRTConfig
     config: DRTConfig
+    about = About("Li et al., CVPR 2021")
 
     def __init__(self, config: DRTConfig, num_classes: int) -> None:
-        num_heads = 1 if config.loss == "source-only" else 2
+        num_heads = 2 if config.loss == "mcd" else 1
         super().__init__(config, num_classes, num_heads=num_heads, dynamic=config.dynamic_spec())
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         if self.config.loss == "source-only":
             yield self.source_update(batch)
+        elif self.config.loss == "mmd":
+            yield self.mmd_update(batch)
         else:
             yield from super().updates(batch)
+
+    def mmd_update(self, batch: Batch) -> Update:
+        """eq. 6 with the squared MMD between the features of all sources and of the target as H of eq. 8."""
+        source, target = self.encode(batch)
+        learning = self.source_loss(source, batch.source.labels)
+        everyone = (gather_rows_with_gradient(features) for features in (source, target))
+        mmd = mk_mmd(*everyone, kernels=GaussianKernels(), estimator=self.config.mmd_estimator)
+        loss = learning + self.balance_loss(target) + self.weight * mmd
+        logs = {"cross_entropy": learning.detach(), "mmd": mmd.detach()}
+        return Update(loss, of=("features", "heads"), logs=logs | {"discrepancy_weight": self.weight})
 
     def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         residual = dynamic_parameters(self.features)

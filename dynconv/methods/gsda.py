@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dynconv.distributed import all_mean, world_size
 from dynconv.losses import Hierarchy, domain_accuracies, parse_tree, synchronisation_terms
 from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, Alignment, Encoded, fixed
+from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.nn import DiscriminatorBank
 
@@ -92,6 +93,7 @@ class GSDA(AdversarialMethod):
 
     config_class = GSDAConfig
     config: GSDAConfig
+    about = About("Hu et al., CVPR 2020", partial=True)
     discriminators: DiscriminatorBank
     membership: Tensor
     edges: Tensor

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch.nn.functional as F
 from torch import nn
 
 from dynconv.losses import probabilities
@@ -14,6 +16,7 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
+from dynconv.methods.base import About
 from dynconv.methods.checks import check_range
 from dynconv.methods.dann import domain_game
 
@@ -24,6 +27,10 @@ class MADAConfig(AdversarialConfig):
 
     class_weight: float = 0.3
     """Weight of each class's loss (0.3 in the released code)."""
+    assignment: Literal["soft", "hard"] = "soft"
+    """How a sample is divided among the discriminators: by its predicted probabilities (eq. 4), or all of it to that of
+    its most probable class, the choice that the paper's soft one stands against. What the paper shares between the
+    discriminators is `shared_layers`."""
     lr_gamma: float = 3e-4
     """How fast "inverse" falls, per step (released MADA: 0.0003)."""
 
@@ -37,13 +44,17 @@ class MADA(AdversarialMethod):
 
     config_class = MADAConfig
     config: MADAConfig
+    about = About("Pei et al., AAAI 2018")
 
     def make_discriminators(self) -> nn.Module:
         return self.bank(self.num_classes, self.features.out_features)
 
     def alignment(self, encoded: Encoded, reverse: float | None) -> Alignment:
         # The predictions of both domains, as in the paper; no gradient goes through them.
-        weights = probabilities(encoded.scores.detach()).to(encoded.features.dtype)
+        weights = probabilities(encoded.scores.detach())
+        if self.config.assignment == "hard":
+            weights = F.one_hot(weights.argmax(dim=1), self.num_classes)
+        weights = weights.to(encoded.features.dtype)
         features = reversed_gradient(encoded.features, reverse)
         game = domain_game(self.discriminators(weights.t()[:, :, None] * features), encoded.domains, None)
         return game._replace(opposed=self.config.class_weight * game.opposed)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynconv.losses import class_balance, classifier_discrepancy
-from dynconv.methods.base import Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, MethodConfig, Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.models import DynamicSpec, NormalisationPolicy
 from dynconv.nn import GradientReversal
@@ -26,6 +26,9 @@ class MCDConfig(MethodConfig):
 
     form: Literal["three-step", "reversal"] = "three-step"
     """The paper's steps A, B and C, or all at once through gradient reversal (as released DRT trains)."""
+    distance: Literal["l1", "l2"] = "l1"
+    """The discrepancy of two predictions: mean absolute difference, or mean squared difference, which the paper reports
+    to work less well (section 3.2)."""
     discrepancy_weight: float = 1.0
     """Weight of the discrepancy beside the cross entropy (1 in MCD; lambda in DRT eq. 6)."""
     discrepancy_steps: int = 4
@@ -62,13 +65,14 @@ class MCDConfig(MethodConfig):
 
 class MCD(Method):
     """min over classifiers and features of the source's cross entropy; max over classifiers, min over features of the
-    target's discrepancy.
+    target's discrepancy (steps A, B and C of Saito et al., section 3.3).
 
     `dynamic` and `num_heads` are for the methods that run this algorithm on another network.
     """
 
     config_class: ClassVar[type[MCDConfig]] = MCDConfig
     config: MCDConfig
+    about = About("Saito et al., CVPR 2018")
 
     def __init__(
         self, config: MCDConfig, num_classes: int, *, num_heads: int = 2, dynamic: DynamicSpec | None = None
@@ -126,7 +130,7 @@ class MCD(Method):
     def discrepancy(self, features: Tensor) -> Tensor:
         """How far both classifiers disagree on features (B, F): a scalar."""
         first, second = (head(features) for head in self.heads)
-        return classifier_discrepancy(first, second)
+        return classifier_discrepancy(first, second, distance=self.config.distance)
 
     def balance_loss(self, features: Tensor) -> Tensor:
         """The weighted class balance term of target features (B, F), summed over the classifiers: a scalar."""

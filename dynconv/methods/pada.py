@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dynconv.distributed import all_mean
+from dynconv.distributed import all_mean, all_min
 from dynconv.methods.adversarial import Encoded
-from dynconv.methods.base import Refresh
-from dynconv.methods.checks import check_range
+from dynconv.methods.base import About, Refresh
+from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.dann import DANN, DANNConfig
 
 
@@ -21,10 +22,25 @@ class PADAConfig(DANNConfig):
 
     weights_every: int = 500
     """Steps between two estimates of the classes' weights (released PADA: 500)."""
+    weighting: Literal["both", "classifier", "discriminator"] = "both"
+    """Which losses of the source the weights reach. The paper's ablation: without the classifier's
+    ("discriminator", its PADA-classifier), and without the discriminator's ("classifier", its PADA-adversarial)."""
+    classifier_mean: Literal["weighted", "samples"] = "weighted"
+    """The classifier's loss divided by the sum of its samples' weights (released PADA), or by their number, with the
+    largest class weight made 1 (as the paper prints it; the fewer classes the target has, the smaller the loss)."""
+    largest: Literal["classes", "batch"] = "classes"
+    """What the discriminator's weights are divided by: the largest of all classes (the paper), or of the source samples
+    in the batch (released PADA)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, ("weights_every",), least=1)
+        if self.weighting == "discriminator":
+            choice = "weighting 'discriminator', which leaves the classifier's loss alone"
+            check_unused(self, ("classifier_mean",), choice, "choose weighting 'both'")
+        if self.weighting == "classifier":
+            choice = "weighting 'classifier', which leaves the discriminator's loss alone"
+            check_unused(self, ("largest",), choice, "choose weighting 'both'")
         if self.target_sampling != "all":
             raise ValueError(
                 "target_sampling: PADA weighs the classes by the predictions on all target images; leave it at 'all'"
@@ -33,10 +49,14 @@ class PADAConfig(DANNConfig):
 
 class PADA(DANN):
     """DANN whose source samples count, for classifier and discriminator, by how much of the target is predicted to be
-    of their class (eq. 4 and 5)."""
+    of their class (eq. 4 and 5).
 
-    config_class = PADAConfig
+    The released code passes both domains at once; that is the `normalisation_policy` "joint".
+    """
+
+    config_class: ClassVar[type[PADAConfig]] = PADAConfig
     config: PADAConfig
+    about = About("Cao et al., ECCV 2018", partial=True)
     class_weights: Tensor
 
     def make_discriminators(self) -> torch.nn.Module:
@@ -56,9 +76,13 @@ class PADA(DANN):
         return Refresh(logs={"class-weights/smallest": float(low), "class-weights/largest": float(high)})
 
     def classification_loss(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy with each class's weight, as a weighted mean (eq. 5)."""
+        """Cross entropy with each class's weight (eq. 5), as `classifier_mean` says."""
+        if self.config.weighting == "discriminator":
+            return super().classification_loss(scores, labels)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         weights = self.class_weights.to(scores.dtype)
+        if self.config.classifier_mean == "samples":
+            weights = weights / weights.max()
         total = F.cross_entropy(
             scores,
             labels,
@@ -66,11 +90,15 @@ class PADA(DANN):
             label_smoothing=self.config.label_smoothing * self.num_classes / (self.num_classes - 1),
             reduction="sum",
         )
-        return total / all_mean(weights[labels].sum())
+        return total / (len(labels) if self.config.classifier_mean == "samples" else all_mean(weights[labels].sum()))
 
-    def sample_weights(self, encoded: Encoded) -> Tensor:
-        """Source samples by their class's weight over the largest of all classes (the released code takes the largest
-        of the batch), target samples 1."""
+    def sample_weights(self, encoded: Encoded) -> Tensor | None:
+        """Source samples by their class's weight over the largest one, as `largest` says, target samples 1."""
+        if self.config.weighting == "classifier":
+            return None
+        of_source = self.class_weights[encoded.labels]
+        # all_min knows of every process's samples, and the largest is minus the least of their negatives.
+        largest = self.class_weights.max() if self.config.largest == "classes" else -all_min(-of_source.max())
         weights = torch.ones_like(encoded.domains)[:, None]
-        weights[: len(encoded.labels), 0] = (self.class_weights / self.class_weights.max())[encoded.labels].to(weights)
+        weights[: len(encoded.labels), 0] = (of_source / largest).to(weights)
         return weights

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dynconv.methods.base import Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, MethodConfig, Update
 from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class SourceOnly(Method):
     """Cross entropy on the source; the target is never looked at, not even by batch normalisation."""
 
     config_class = SourceOnlyConfig
+    about = About("none: cross entropy on the source")
 
     def __init__(self, config: SourceOnlyConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)

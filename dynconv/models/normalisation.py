@@ -92,7 +92,9 @@ def statistics_held(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def set_target_statistics(module: nn.Module, batches: Callable[[], Iterable[Tensor]]) -> None:
+def set_target_statistics(
+    module: nn.Module, batches: Callable[[], Iterable[Tensor]], *, layers: int | None = None
+) -> None:
     """Make the target's running statistics in every `DomainBatchNorm` the mean and variance (with N, not N - 1) of what
     reaches the layer, over all images (AdaBN: Li et al. 2016, Algorithm 1).
 
@@ -103,12 +105,19 @@ def set_target_statistics(module: nn.Module, batches: Callable[[], Iterable[Tens
     Args:
         module: A network of images, in evaluation mode.
         batches: Gives the target images, this process's share of them, anew at each call.
+        layers: So many layers, the first that a pass comes to; those after them take the source's statistics. None for
+            all layers.
 
     Raises:
         ValueError: There is no image.
     """
     with normalised_as(module, "target"):
-        for layer in _in_order(module, batches()):
+        order = _in_order(module, batches())
+        count = len(order) if layers is None else layers
+        for layer in order[count:]:
+            for name in ("running_mean", "running_var"):
+                layer.target.get_buffer(name).copy_(layer.source.get_buffer(name))
+        for layer in order[:count]:
             moments = _Moments()
 
             def take(_layer: nn.Module, inputs: tuple[Tensor, ...], moments: _Moments = moments) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dynconv.data.base import Domain, Split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_samples(domains: Sequence[Domain], path: Path | str, *, columns: int = 10, seed: int = 0) -> None:
@@ -48,7 +52,11 @@ def save_samples(domains: Sequence[Domain], path: Path | str, *, columns: int = 
                 axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=255)
                 axis.set_title(classes[int(split.labels[index])], fontsize=6, pad=1)
         line[0].text(-0.15, 0.5, title, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    path = Path(path)
+    write_figure(figure, Path(path))
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure (its suffix chooses the format); `path` is at every moment the old file or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     figure.savefig(temporary)

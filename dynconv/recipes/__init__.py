@@ -1,12 +1,13 @@
 """One recipe per table, by name: `dynconv reproduce NAME` trains and prints it."""
 
-from dynconv.recipes import calibrator, drt, drt_small, gsda, gsda_choices, gsda_scratch
+from dynconv.recipes import baselines, calibrator, drt, drt_small, gsda, gsda_choices, gsda_scratch
 from dynconv.recipes.base import Recipe, Row
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
+        baselines.DIGITS,
         drt_small.EMBEDDED,
         drt_small.DIGITS,
         drt_small.RESIDUALS,

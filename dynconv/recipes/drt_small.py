@@ -17,6 +17,7 @@ _ADVERSARIAL: dict[str, Any] = {
     "normalisation_policy": "separate",
     "discrepancy_weight": 4.0,
 }
+DRT_DIGITS = DRTConfig(**_ADVERSARIAL)
 _DANN: dict[str, Any] = {**_SHARED, "bottleneck": 0, "hidden_features": 128}
 _TASKS = {
     "mnist-usps": "MNIST → USPS",

@@ -11,6 +11,7 @@ from dynconv.engine.config import NOT_IDENTITY
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun
+from dynconv.report.table import named
 
 # These say which task a run is of, and which of its seeds.
 NOT_OPTIONS = (*NOT_IDENTITY, "protocol", "source", "target", "seed")
@@ -111,7 +112,7 @@ def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods
                 others.append(values.get(f"{methods[other]}.{short}", value))
         if any(other != value for other in others) and name != "method":
             differing.append(f"{short}={_word(value)}")
-    return f"{method} ({', '.join(differing)})" if differing else method
+    return f"{named(method)} ({', '.join(differing)})" if differing else named(method)
 
 
 def _word(value: Any) -> str:

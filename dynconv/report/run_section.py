@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
+from dynconv.engine.loading import read_skipped
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import STEP_0, Before
 from dynconv.report.collect import FoundRun
@@ -44,12 +46,25 @@ def run_section(
 def _facts(run: FoundRun, start: Before | None, found: Analysis | str) -> list[tuple[str, str]]:
     options = run.config.run
     facts = [("method", run.config.method), ("task", options.task), ("seed", str(run.seed))]
+    if options.skip_bad:
+        facts.append(("unreadable images", _left_out(run)))
     if start is not None:
         facts.append(("before adaptation", start.run if start.what != STEP_0 else "step 0 of the run itself"))
     if isinstance(found, Analysis):
         error = f"a linear classifier errs on {100 * found.a_error:.1f} % of held-out features"
         facts.append(("A-distance", f"{found.a_distance:.2f} ({error})"))
     return facts
+
+
+def _left_out(run: FoundRun) -> str:
+    try:
+        skipped = read_skipped(run.folder)
+    except ValueError as error:
+        return str(error)
+    if skipped is None:
+        return f"there is no {run.folder.skipped.name}: how many were left out is not known"
+    counts = Counter(each.domain for each in skipped)
+    return "; ".join(f"{count} of {domain} left out" for domain, count in sorted(counts.items())) or "none was found"
 
 
 def _choices(run: FoundRun) -> Table:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynconv.engine.runs import HONEST, RunState
-from dynconv.report.table import percent
+from dynconv.report.table import named, percent
 
 STYLES = {"done": "green", "running": "cyan", "unfinished": "yellow", "damaged": "red"}
 
@@ -44,7 +44,7 @@ def runs_table(runs: Sequence[RunState], root: Path) -> Group:
         cells = ["-" if value is None else percent(value) for value in scores]
         path = Path(run.run)
         name = str(path.relative_to(root)) if path != root and path.is_relative_to(root) else run.run
-        words = (Text(name), run.method or "-", Text(run.task or "-"))
+        words = (Text(name), Text("-" if run.method is None else named(run.method)), Text(run.task or "-"))
         table.add_row(*words, seed, steps, state, *cells)
         if run.note:
             notes.append(Text.assemble(f"{name}: ", (run.state, STYLES[run.state]), f": {run.note}"))

@@ -9,8 +9,17 @@ from rich.table import Table
 
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import CLASS_MEAN, OF_CLASS, Row, before, mean_of
+from dynconv.methods import METHODS
 
 RULES = ("last", "source-val", "label-free", "oracle")
+# What stands beside the name of a method that learns from the target's labels, wherever figures do.
+BOUND = "bound: trained on target labels"
+
+
+def named(method: str) -> str:
+    """A method as tables call it: by its name, and what it is where it is no adaptation."""
+    kind = METHODS.get(method)
+    return f"{method} [{BOUND}]" if kind is not None and kind.supervised_by_target else method
 
 
 def selection_table(folder: RunFolder) -> Table:

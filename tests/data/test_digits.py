@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 import bz2
+import hashlib
+import inspect
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from publishers_digits import pictures, write_svhn, write_syn
 
-from dynconv.data import DataError, Domain, load_domain, load_protocol, protocols
+from dynconv.data import DataError, Domain, Protocol, load_domain, load_protocol, variants
+from dynconv.data.cache import cache_root
+from dynconv.data.digits import DIGIT_SETS, REAL, read_digits
+from dynconv.data.variants import THINNED, Take, thinned
 
 DIGITS = tuple("0123456789")
 
@@ -52,11 +59,30 @@ def root(tmp_path: Path) -> Path:
     write_mnist(place)
     write_usps(place)
     write_mnist_m(place)
+    write_svhn(place, (12, 11))
+    write_syn(place, (12, 11))
     return place
+
+
+@pytest.fixture
+def published(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small files, known as the published ones; ADDA takes 5 images of MNIST and 4 of USPS, M3SDA 6 and 5."""
+    for name, known in REAL.items():
+        monkeypatch.setitem(DIGIT_SETS, name, replace(known, splits={"train": 12, "test": 11}))
+        monkeypatch.setitem(variants.M3SDA, name, Take(repeats=4) if name == "usps" else Take(6, 5))
+    sampled = {"mnist": Take(train=5), "usps": Take(train=4)}
+    for variant in ("adda", "mcd"):
+        pairs = {**variants.PAIRS[variant], "mnist-usps": sampled, "usps-mnist": sampled}
+        monkeypatch.setitem(variants.PAIRS, variant, pairs)
+    return root
 
 
 def load(name: str, root: Path, **options: int) -> Domain:
     return load_domain(name, classes=DIGITS, data_root=root, cache_dir=root.parent / "cache", **options)
+
+
+def load_pair(spec: str, root: Path, **options: int) -> Protocol:
+    return load_protocol(spec, data_root=root, cache_dir=root.parent / "cache", **options)
 
 
 def colours(domain: Domain) -> list[list[int]]:
@@ -82,6 +108,34 @@ def test_the_publishers_files_are_read_value_for_value(name: str, expected: list
         assert colours(domain) == expected
         assert domain.train.labels.tolist() == [n % 10 for n in range(12)]
         assert domain.test.labels.tolist() == [n % 10 for n in range(11)]
+
+
+@pytest.mark.parametrize("name", ["svhn", "syn"])
+def test_stacks_are_read_value_for_value_with_ten_as_zero(name: str, root: Path) -> None:
+    for limited in (False, True, True):  # the third time what was drawn is in the cache
+        domain = load_pair(f"mnist-{name}", root, **({"target_limit": 11} if limited else {})).target
+        assert domain.test is not None
+        assert domain.test.labels.tolist() == [n % 10 for n in range(11)]
+        expected = torch.from_numpy(pictures(11, 32).transpose(0, 3, 1, 2).copy())
+        assert domain.test.images_at(torch.arange(11)).equal(expected)
+        assert domain.test.images.is_contiguous()  # type: ignore[union-attr]
+        assert len(domain.train) == (11 if limited else 12)
+
+
+def test_what_is_drawn_of_a_stack_is_cached_and_the_whole_is_not(root: Path) -> None:
+    load("svhn", root)
+    assert not list((root.parent / "cache").glob("svhn*"))
+    small = load_pair("svhn-mnist", root, source_limit=10).sources[0]
+    (file,) = (root.parent / "cache").glob("svhn*")
+    with np.load(file) as stored:
+        assert stored["train_images"].shape == (10, 32, 32, 3)
+    for spec in ("svhn-mnist@odd-source", "svhn-mnist@even-source", "mnist-svhn"):
+        load_pair(spec, root, source_limit=10, target_limit=10)
+    assert len(list((root.parent / "cache").glob("svhn*"))) == 4, "each drawing has its own"
+    everything = pictures(12, 32).transpose(0, 3, 1, 2)
+    for image, label in zip(small.train.images_at(torch.arange(10)), small.train.labels, strict=True):
+        (place,) = np.flatnonzero((everything == image.numpy()).all(axis=(1, 2, 3)))
+        assert place % 10 == label
 
 
 def test_changed_files_are_read_again(root: Path) -> None:
@@ -111,15 +165,46 @@ def test_one_channel_is_the_luma_of_a_colour_set_and_the_grey_of_a_grey_one(root
     assert colours(load("mnist", root, channels=1)) == [[n] for n in range(12)]
 
 
-@pytest.mark.parametrize("name", ["mnist", "usps", "mnist_m"])
-def test_missing_files_are_named_with_the_layout_and_a_way_to_get_them(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "first", "how"),
+    [
+        ("mnist", "MNIST/raw/train-images-idx3-ubyte", "import MNIST"),
+        ("usps", "usps.bz2", "import USPS"),
+        ("mnist_m", "mnist_m_train_labels.txt", "mnist_m.tar.gz"),
+        ("svhn", "train_32x32.mat", "import SVHN; [SVHN({root!r}, split=part, download=True) for part in"),
+        ("syn", "SynthDigits/synth_train_32x32.mat", "SynthDigits.zip at http://yaroslav.ganin.net"),
+    ],
+)
+def test_missing_files_are_named_with_the_layout_and_a_way_to_get_them(
+    name: str, first: str, how: str, tmp_path: Path
+) -> None:
     with pytest.raises(DataError) as caught:
         load(name, tmp_path)
-    message = str(caught.value)
-    first = {"mnist": "MNIST/raw/train-images-idx3-ubyte", "usps": "usps.bz2", "mnist_m": "mnist_m_train_labels.txt"}
-    how = {"mnist": "import MNIST", "usps": "import USPS", "mnist_m": "mnist_m.tar.gz"}
-    for words in (str(tmp_path), first[name], how[name], "--data-root", "DYNCONV_DATA"):
-        assert words in message
+    for words in (str(tmp_path), first, how.format(root=str(tmp_path)), "--data-root", "DYNCONV_DATA"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mnist", "usps", "svhn"])
+def test_the_command_that_fetches_a_set_is_one_that_torchvision_understands(name: str, tmp_path: Path) -> None:
+    from torchvision import datasets
+
+    command = REAL[name].how_to_get(tmp_path)
+    code = command.partition('"')[2].rpartition('"')[0]
+    calls: list[tuple[str, dict[str, object]]] = []
+
+    class Recorded:
+        def __init__(self, root: str, **options: object) -> None:
+            calls.append((root, options))
+
+    kind = next(word for word in ("MNIST", "USPS", "SVHN") if word.lower() == name)
+    line = code.partition("; ")[2]
+    exec(line, {kind: Recorded})
+    assert [root for root, _ in calls] == [str(tmp_path)] * 2
+    accepted = inspect.signature(getattr(datasets, kind).__init__).parameters
+    for _, options in calls:
+        assert set(options) <= set(accepted) and options["download"] is True
+    first = "split" if name == "svhn" else "train"
+    assert [options[first] for _, options in calls] == (["train", "test"] if name == "svhn" else [True, False])
 
 
 def test_damaged_files_are_an_error_that_names_the_set_and_the_place(root: Path) -> None:
@@ -153,18 +238,94 @@ def test_a_wrong_list_of_mnist_m_is_an_error_that_names_the_line_or_the_file(roo
             load("mnist_m", root)
 
 
-def test_the_adda_variant_refuses_sets_that_are_too_small(root: Path) -> None:
-    with pytest.raises(DataError, match="draws 2000 training images, there are 12"):
-        load_protocol("mnist-usps@adda", data_root=root, cache_dir=root.parent / "cache")
+@pytest.mark.parametrize("name", ["svhn", "syn"])
+def test_a_damaged_stack_is_an_error_that_names_the_file(name: str, root: Path) -> None:
+    path = root / DIGIT_SETS[name].files[1]
+    whole = path.read_bytes()
+    unreadable = "cannot be read as a MATLAB file"
+    for content, message in (
+        (whole[: len(whole) // 2], "y is not among X .it may be cut short"),
+        (whole[:-3], unreadable),
+        (whole[:100], unreadable),
+        (b"<html>not found</html>" + b" " * 300, unreadable),
+        (b"", unreadable),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=f"(?s){name}: .*{path.name}.*{message}.*Fetch it again: .*{path.parent}"):
+            load(name, root)
 
 
-def test_the_adda_variant_draws_its_own_number_of_each_set(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocols, "ADDA_COUNTS", {"mnist": 5, "usps": 4})
-    for spec, counts in (("mnist-usps", (5, 4)), ("usps-mnist", (4, 5))):
-        drawn = load_protocol(f"{spec}@adda", data_root=root, cache_dir=root.parent / "cache")
-        assert drawn.variant == "adda"
-        assert (len(drawn.sources[0].train), len(drawn.target.train)) == counts
-        assert drawn.target.test is not None and len(drawn.target.test) == 11
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("mnist-usps@adda", "mnist"),
+        ("svhn-mnist@cycada", "svhn"),
+        ("usps-mnist@mcd", "usps"),
+        ("mnist-syn@m3sda", "mnist"),
+    ],
+)
+def test_a_variant_with_counts_refuses_another_set_than_the_published(spec: str, found: str, root: Path) -> None:
+    train, test = REAL[found].splits.values()
+    with pytest.raises(
+        DataError, match=rf"{found}: .*train: expected {train}, found 12; test: expected {test}, found 11"
+    ):
+        load_pair(spec, root)
+
+
+@pytest.mark.parametrize(
+    ("spec", "counts"),
+    [
+        ("mnist-usps@adda", ((5, 11), (4, 11))),
+        ("usps-mnist@adda", ((4, 11), (5, 11))),
+        ("svhn-mnist@adda", ((12, 11), (12, 11))),
+        ("mnist-usps@cycada", ((12, 11), (12, 11))),
+        ("usps-mnist@mcd", ((4, 11), (5, 11))),
+        ("svhn-mnist@mcd", ((12, 11), (12, 11))),
+        ("mnist+usps+svhn+syn-mnist_m@m3sda", ((6, 5), (48, 11), (6, 5), (6, 5), (6, 5))),
+    ],
+)
+def test_a_variant_draws_its_own_number_of_each_set(
+    spec: str, counts: tuple[tuple[int, int], ...], published: Path
+) -> None:
+    drawn = load_pair(spec, published)
+    assert drawn.variant == spec.partition("@")[2]
+    assert [tuple(splits.values()) for splits in drawn.counts().values()] == list(counts)
+
+
+def test_half_of_the_odd_or_even_digits_are_removed_from_one_sides_training_images(root: Path) -> None:
+    whole = [2, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    for variant, side, left in (
+        ("odd-source", 0, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("even-source", 0, [1, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("odd-target", 1, [2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("even-target", 1, [1, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+        ("without-odd-source", 0, [2, 0, 1, 0, 1, 0, 1, 0, 1, 0]),
+        ("without-even-target", 1, [0, 2, 0, 1, 0, 1, 0, 1, 0, 1]),
+    ):
+        protocol = load_pair(f"svhn-usps@{variant}", root)
+        sides = (protocol.sources[0], protocol.target)
+        for place, domain in enumerate(sides):
+            counts = torch.bincount(domain.train.labels, minlength=10).tolist()
+            assert counts == (left if place == side else whole)
+            assert domain.test is not None and len(domain.test) == 11
+
+
+def test_of_each_thinned_digit_half_stays_rounded_up_and_the_drawing_is_fixed() -> None:
+    labels = torch.arange(10).repeat_interleave(torch.arange(1, 11))
+    for parity, variant in enumerate(("even-source", "odd-source")):
+        kept = thinned(labels, THINNED[variant])
+        expected = [count - count // 2 if digit % 2 == parity else count for digit, count in enumerate(range(1, 11))]
+        assert torch.bincount(labels[kept]).tolist() == expected
+        assert kept.equal(thinned(labels, THINNED[variant])) and kept.equal(kept.sort().values)
+    nines = kept[labels[kept] == 9]
+    assert not nines.equal(nines[0] + torch.arange(5)), "the first of each digit, not a drawing"
+
+
+def test_a_limit_holds_within_a_variant(published: Path) -> None:
+    assert len(load_pair("mnist-usps@m3sda", published, target_limit=7).target.train) == 7
+    assert len(load_pair("mnist-usps@m3sda", published, target_limit=40).target.train) == 40
+    assert len(load_pair("usps-mnist@adda", published, target_limit=3).target.train) == 3
+    assert len(load_pair("svhn-mnist@odd-source", published, source_limit=10).sources[0].train) == 10
 
 
 def test_real_digits_have_the_published_counts_and_fixed_subsets(data_root: Path) -> None:
@@ -174,7 +335,46 @@ def test_real_digits_have_the_published_counts_and_fixed_subsets(data_root: Path
 
     assert load_mnist_usps("") == {"mnist": {"train": 60000, "test": 10000}, "usps": {"train": 7291, "test": 2007}}
     assert load_mnist_usps("@adda") == {"mnist": {"train": 2000, "test": 10000}, "usps": {"train": 1800, "test": 2007}}
+    assert load_mnist_usps("@cycada") == load_mnist_usps("")
+    assert load_mnist_usps("@mcd") == load_mnist_usps("@adda")
+    assert load_mnist_usps("@m3sda") == {
+        "mnist": {"train": 25000, "test": 9000},
+        "usps": {"train": 29164, "test": 2007},
+    }
+    assert load_mnist_usps("@odd-source")["mnist"] == {"train": 44748, "test": 10000}
+    assert load_mnist_usps("@without-odd-source")["mnist"] == {"train": 29492, "test": 10000}
     assert load_mnist_usps("", 500)["mnist"]["train"] == 500
+
+
+def test_real_mnist_and_usps_are_what_is_published(data_root: Path) -> None:
+    for name in ("mnist", "usps"):
+        known = REAL[name]
+        arrays = read_digits(name, data_root, cache_root(None))
+        for part, count in known.splits.items():
+            assert np.bincount(arrays[f"{part}_labels"]).tolist() == list(known.per_class[part])
+            assert len(arrays[f"{part}_images"]) == count
+        for file, digest in known.digests.items():
+            assert digest == f"md5:{hashlib.md5((data_root / file).read_bytes()).hexdigest()}"
+
+
+def test_a_part_of_mnist_m_is_used_as_it_is_but_not_under_m3sdas_name(data_root: Path) -> None:
+    whole = load_protocol("usps-mnist_m", data_root=data_root, image_size=8)
+    part = whole.counts()["mnist_m"]
+    if part == dict(REAL["mnist_m"].splits):
+        assert load_protocol("usps-mnist_m@m3sda", data_root=data_root).counts()["mnist_m"]["train"] == 25000
+        return
+    with pytest.raises(DataError, match=f"mnist_m: .*expected 59001, found {part['train']}"):
+        load_protocol("usps-mnist_m@m3sda", data_root=data_root)
+
+
+@pytest.mark.parametrize("name", DIGIT_SETS)
+def test_published_facts_agree_with_each_other(name: str) -> None:
+    known = DIGIT_SETS[name]
+    assert set(known.splits) == {"train", "test"}
+    for part, each in known.per_class.items():
+        assert len(each) == 10 and sum(each) == known.splits[part]
+    assert set(known.digests) <= set(known.files)
+    assert all(digest.startswith("md5:") and len(digest) == 36 for digest in known.digests.values())
 
 
 def test_real_mnist_and_usps_are_white_digits_on_black(data_root: Path) -> None:

@@ -49,7 +49,8 @@ def test_a_batch_holds_normalised_images_with_their_labels_domains_and_target_in
 
 def test_a_target_batch_carries_nothing_but_images_and_indices() -> None:
     batch = next(DomainBatches(make_protocol(30), batch_size=4, seed=0, device="cpu"))
-    assert set(vars(batch.target)) == {"images", "indices"}
+    assert {name for name, value in vars(batch.target).items() if value is not None} == {"images", "indices"}
+    assert set(vars(batch.target)) == {"images", "indices", "pseudo_labels", "pseudo_probabilities"}
 
 
 def test_every_pass_over_a_domain_holds_each_image_once_in_a_new_order() -> None:
@@ -227,6 +228,30 @@ def test_a_restored_iterator_goes_on_with_its_selection(chosen: TargetSelection 
         assert all(torch.equal(a, b) for a, b in zip(fields(before), fields(after), strict=True))
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_pseudo_labels_come_with_their_images_into_every_part_and_through_a_checkpoint(
+    soft: bool, tmp_path: Path
+) -> None:
+    sure = torch.rand(6, 10, generator=torch.Generator().manual_seed(0))
+    chosen = TargetSelection(CHOSEN.indices, CHOSEN.labels, sure if soft else None)
+    batches, resumed = (DomainBatches(make_protocol(30), batch_size=6, seed=0) for _ in range(2))
+    batches.select_target(chosen)
+    next(batches)
+    torch.save(batches.state_dict(), tmp_path / "state.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    batch, again = next(batches), next(resumed)
+    places = [CHOSEN.indices.tolist().index(index) for index in batch.target.indices.tolist()]
+    for drawn in (batch, again):
+        parts = [part.target for part in drawn.split(2)]
+        assert torch.equal(torch.cat([part.pseudo_labels for part in parts]), CHOSEN.labels[places])
+        if soft:
+            assert torch.equal(torch.cat([part.pseudo_probabilities for part in parts]), sure[places])
+        else:
+            assert drawn.target.pseudo_probabilities is None
+    batches.select_target(None)
+    assert next(batches).target.pseudo_labels is None
+
+
 def test_a_selection_is_kept_as_it_was_given() -> None:
     given = selection((1, 0), (2, 1))
     batches = DomainBatches(make_protocol(30), batch_size=8, seed=0)
@@ -242,6 +267,10 @@ def test_a_selection_is_kept_as_it_was_given() -> None:
         (selection((20, 0)), r"selection\.indices: expected 0 to 19, got 20"),
         (selection((-1, 0)), r"selection\.indices: expected 0 to 19, got -1"),
         (selection((0, 10)), r"selection\.labels: expected 0 to 9, got 10"),
+        (
+            TargetSelection(*torch.zeros(2, 1, dtype=torch.int64), torch.ones(1, 9)),
+            r"selection\.probabilities: expected 10 columns, got 9",
+        ),
     ],
 )
 def test_a_selection_that_does_not_fit_is_refused_and_changes_nothing(chosen: TargetSelection, message: str) -> None:
@@ -259,6 +288,8 @@ def test_a_malformed_selection_cannot_be_made() -> None:
         TargetSelection(two.float(), two)
     with pytest.raises(ValueError, match="some of them twice"):
         TargetSelection(two * 0, two)
+    with pytest.raises(ValueError, match=r"probabilities: expected float32 \(2, num_classes\), got .*\(1, 3\)"):
+        TargetSelection(two, two, torch.ones(1, 3))
 
 
 def noise(name: str, size: int, seed: int) -> Domain:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from dynconv.data import (
     normalise,
     source_validation_split,
 )
-from dynconv.data.files import Decoding, read_images
+from dynconv.data import files as files_module
+from dynconv.data.files import CacheMode, Decoding, read_images, remembered_unreadable, unreadable
 
 
 @pytest.fixture
@@ -45,12 +48,6 @@ def test_files_give_the_images_of_the_tensor_they_stand_for(paths: list[Path]) -
     assert files.images_at(torch.tensor([], dtype=torch.int64)).shape == (0, 3, 16, 16)
 
 
-def test_a_picture_is_squeezed_to_the_square_as_pillow_does_it(paths: list[Path]) -> None:
-    (image,) = ImageFiles("x", paths, Decoding(16)).images_at(torch.tensor([4]))
-    expected = Image.open(paths[4]).resize((16, 16), Image.Resampling.BILINEAR)
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(expected))
-
-
 def test_the_memory_limit_is_the_size_of_the_decoded_images(paths: list[Path]) -> None:
     size = 12 * 3 * 16 * 16
     assert isinstance(read_images("x", paths, Decoding(16, memory_limit=size)), torch.Tensor)
@@ -66,7 +63,133 @@ def test_threads_change_no_pixel_and_pass_errors_on(paths: list[Path]) -> None:
         four.images_at(every)
 
 
+def test_every_cache_gives_the_same_images(paths: list[Path], tmp_path: Path) -> None:
+    def read(cache: CacheMode, threads: int = 1) -> torch.Tensor | ImageFiles:
+        return read_images("x", paths, Decoding(16, threads=threads, memory_limit=0, cache=cache, cache_dir=tmp_path))
+
+    held, stored, lazy = read("memory"), read("disk", threads=3), read("none")
+    assert isinstance(held, torch.Tensor) and isinstance(read("auto"), ImageFiles)
+    order = torch.tensor([7, 0, 7, 11])
+    for files in (stored, lazy, read("disk")):
+        assert isinstance(files, ImageFiles) and files.shape == held.shape
+        assert torch.equal(files.images_at(order), held[order])
+        assert torch.equal(files.subset(order).images_at(torch.tensor([3, 0])), held[[11, 7]])
+        assert files.images_at(order).is_contiguous(memory_format=torch.channels_last)
+        assert files.images_at(order[:0]).shape == (0, 3, 16, 16)
+    assert isinstance(read_images("x", [], Decoding(16, cache="disk", cache_dir=tmp_path)), ImageFiles)
+
+
+def test_what_the_cache_folder_holds_is_not_decoded_again_until_a_file_changes(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[Path] = []
+    plain = files_module.decode
+
+    def counting(path: Path, *rest: object) -> np.ndarray:
+        decoded.append(path)
+        return plain(path, *rest)
+
+    monkeypatch.setattr(files_module, "decode", counting)
+    every = torch.arange(12)
+
+    def images(chosen: list[Path], size: int = 16, channels: int = 3) -> torch.Tensor:
+        decoded.clear()
+        found = read_images("x", chosen, Decoding(size, channels, cache="disk", cache_dir=tmp_path))
+        assert isinstance(found, ImageFiles)
+        return found.images_at(every[: len(chosen)])
+
+    before = images(paths)
+    assert decoded == paths
+    assert torch.equal(images(paths), before) and decoded == []
+    for different in (paths[::-1], paths[:5]):
+        images(different)
+        assert decoded == different
+    images(paths, size=8)
+    assert decoded == paths
+    images(paths, channels=1)
+    assert decoded == paths
+    assert torch.equal(images(paths), before) and decoded == [], "each size has its own file"
+    Image.fromarray(np.zeros((9, 9, 3), dtype=np.uint8)).save(paths[3])
+    after = images(paths)
+    assert decoded == paths and after[3].max() == 0
+    assert torch.equal(after[4:], before[4:])
+
+
+def test_passes_over_the_files_tell_how_far_they_are(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files_module, "_CHUNK", 5)
+    seen: list[tuple[str, int, int]] = []
+    decoding = Decoding(16, cache="memory", on_progress=lambda *words: seen.append(words), cache_dir=tmp_path)
+    read_images("x", paths, decoding)
+    assert seen == [("x: decoding", 5, 12), ("x: decoding", 10, 12), ("x: decoding", 12, 12)]
+    seen.clear()
+    remembered_unreadable("x", paths, decoding)
+    assert [numbers for _, *numbers in seen] == [[5, 12], [10, 12], [12, 12]]
+    seen.clear()
+    read_images("x", paths, dataclasses.replace(decoding, cache="disk"))
+    assert seen == [("x: decoding to the cache folder", 12, 12)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_unreadable_images_are_found_with_their_reasons(paths: list[Path], threads: int) -> None:
+    paths[2].write_bytes(b"")
+    paths[9].write_bytes(b"nothing")
+    paths[11].unlink()
+    found = unreadable("x", paths, Decoding(16, threads=threads))
+    assert [place for place, _ in found] == [2, 9, 11]
+    for (place, why), word in zip(found, ("empty", "no image", "No such file"), strict=True):
+        assert str(paths[place]) in why and word in why
+
+
+def test_which_images_are_unreadable_is_remembered_until_a_file_changes(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Path] = []
+    plain = files_module.read_picture
+
+    def counting(path: Path, *rest: object) -> torch.Tensor:
+        looked_at.append(path)
+        return plain(path, *rest)
+
+    monkeypatch.setattr(files_module, "read_picture", counting)
+
+    def bad() -> list[int]:
+        looked_at.clear()
+        return [place for place, _ in remembered_unreadable("x", paths, Decoding(16, cache_dir=tmp_path / "cache"))]
+
+    good = paths[4].read_bytes()
+    paths[4].write_bytes(b"nothing")
+    assert bad() == [4]
+    assert bad() == [4] and looked_at == [paths[4]], "only those that were bad are tried again"
+    paths[7].write_bytes(b"")
+    assert bad() == [4, 7] and len(looked_at) == 12 + 2
+    paths[4].write_bytes(good)
+    assert bad() == [7]
+    monkeypatch.setattr(files_module, "read_picture", plain)
+    assert bad() == [7]
+
+
+def test_a_fault_that_passed_does_not_leave_an_image_out(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = files_module.read_picture
+
+    def failing(path: Path, *rest: object) -> torch.Tensor:
+        if path == paths[4]:
+            raise DataError("the disk was away")
+        return plain(path, *rest)
+
+    decoding = Decoding(16, cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module, "read_picture", failing)
+        assert remembered_unreadable("x", paths, decoding) == [(4, "the disk was away")]
+    assert remembered_unreadable("x", paths, decoding) == []
+
+
 def test_wrong_options_are_refused() -> None:
+    with pytest.raises(DataError, match="cache: expected one of auto, memory, disk, none, got 'ram'"):
+        Decoding(16, cache="ram")
     with pytest.raises(DataError, match="threads: expected 1 or more, got 0"):
         Decoding(16, threads=0)
     with pytest.raises(DataError, match="memory_limit: .*got -1"):
@@ -87,12 +210,17 @@ def arguments(tmp_path: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("size", [16, 224])
-def test_a_run_sees_the_same_images_from_files_and_from_memory(arguments: dict[str, object], size: int) -> None:
+@pytest.mark.parametrize("cache", ["disk", "none"])
+def test_a_run_sees_the_same_images_from_every_cache(
+    arguments: dict[str, object], size: int, cache: CacheMode, tmp_path: Path
+) -> None:
     batches, evaluated = [], []
-    for limit in (2**30, 0):
-        protocol = load_protocol(None, image_size=size, memory_limit=limit, **arguments)
+    for mode in ("memory", cache):
+        protocol = load_protocol(
+            None, image_size=size, cache=mode, cache_dir=tmp_path / "cache", target_limit=15, **arguments
+        )
         protocol, held_out = source_validation_split(protocol, seed=0)
-        assert isinstance(protocol.target.train.images, ImageFiles if limit == 0 else torch.Tensor)
+        assert isinstance(protocol.target.train.images, torch.Tensor if mode == "memory" else ImageFiles)
         stream = DomainBatches(protocol, batch_size=5, seed=0, augmentation="crop-flip", class_balanced=True)
         batches.append([next(stream) for _ in range(4)])
         evaluated.append(list(evaluation_batches(held_out[0], batch_size=3)))
@@ -126,6 +254,38 @@ def test_a_file_that_cannot_be_read_stops_the_stream(arguments: dict[str, object
     stream = DomainBatches(protocol, batch_size=20, seed=0)
     with pytest.raises(DataError, match=r"t: the image .*dog/\d\.png cannot be read"):
         next(stream)
+
+
+@pytest.mark.parametrize("ten_crop", [False, True])
+def test_an_evaluation_reads_the_next_images_while_these_are_computed(
+    arguments: dict[str, object], ten_crop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = load_protocol(None, image_size=224, cache="none", **arguments).target.train
+    begun = [threading.Event() for _ in range(4)]
+    images_at = ImageFiles.images_at
+
+    def telling(self: ImageFiles, indices: torch.Tensor) -> torch.Tensor:
+        begun[int(indices[0]) // 5].set()
+        return images_at(self, indices)
+
+    monkeypatch.setattr(ImageFiles, "images_at", telling)
+    for place, (_, labels) in enumerate(evaluation_batches(split, batch_size=5, ten_crop=ten_crop)):
+        assert torch.equal(labels, split.labels[5 * place : 5 * place + 5])
+        assert all(event.wait(30) for event in begun[: place + 2])
+        assert not any(event.is_set() for event in begun[place + 2 :]), "one ahead, and no more"
+    assert place == 3
+
+
+def test_a_file_that_cannot_be_read_stops_an_evaluation_at_its_place(
+    arguments: dict[str, object], tmp_path: Path
+) -> None:
+    split = load_protocol(None, image_size=16, cache="none", **arguments).target.train
+    (tmp_path / "sets" / "t" / "dog" / "3.png").write_bytes(b"")
+    seen = 0
+    with pytest.raises(DataError, match=r"dog/3\.png cannot be read"):
+        for _, labels in evaluation_batches(split, batch_size=4):
+            seen += len(labels)
+    assert seen == 12
 
 
 def test_a_margin_is_cropped_from_the_centre_and_into_ten(arguments: dict[str, object]) -> None:

@@ -28,8 +28,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
                 (tmp_path / folder / label).mkdir(parents=True)
                 for index in range(count):
                     Image.new("RGB", (6, 5), (3 * place,) * 3).save(tmp_path / folder / label / f"{index}.jpg")
-        counts = dict.fromkeys(known.folders, count * len(known.classes))
-        monkeypatch.setitem(IMAGE_SETS, name, replace(known, counts={**counts, **(published or {})}))
+        counts = {**dict.fromkeys(known.folders, count * len(known.classes)), **(published or {})}
+        splits = {domain: {"all": number} for domain, number in counts.items()}
+        monkeypatch.setitem(IMAGE_SETS, name, replace(known, splits=splits))
 
     return make
 
@@ -40,6 +41,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
         ("office31:amazon+dslr-webcam", "office31", 31),
         ("office-home:product-real-world", "office-home", 65),
         ("visda2017:train-validation", "visda2017", 12),
+        ("pacs:photo", "pacs", 7),
     ],
 )
 def test_a_set_is_read_from_its_publishers_folders(
@@ -95,6 +97,7 @@ def test_missing_and_unknown_classes_are_named(write: Write, tmp_path: Path) -> 
         ("office31:amazon-webcam", "office31/webcam/images", "domain_adaptation_images.tar.gz"),
         ("office-home:art-real-world", "OfficeHomeDataset_10072016/Real World", "OfficeHomeDataset_10072016.zip"),
         ("visda2017:train-validation", "visda2017/validation", "train.tar and validation.tar"),
+        ("pacs:sketch-photo", "PACS/kfold/photo", "https://dali-dl.github.io/project_iccv2017.html"),
     ],
 )
 def test_missing_files_say_which_where_and_how_to_get_them(
@@ -104,6 +107,30 @@ def test_missing_files_say_which_where_and_how_to_get_them(
         load_protocol(spec, data_root=tmp_path)
     message = str(caught.value)
     assert f"{tmp_path / folder}" in message and publisher in message and "--data-root or DYNCONV_DATA" in message
+
+
+def test_a_publishers_lists_beside_the_class_folders_are_no_classes(write: Write, tmp_path: Path) -> None:
+    write("visda2017")
+    write("pacs")
+    (tmp_path / "visda2017" / "train" / "image_list.txt").write_text("aeroplane/0.jpg 0\n")
+    (tmp_path / "PACS" / "kfold" / "art_painting_train_kfold.txt").write_text("art_painting/dog/0.jpg 1\n")
+    (tmp_path / "PACS" / "kfold" / "photo" / "photo_test_kfold.txt").write_text("photo/dog/0.jpg 1\n")
+    for spec in ("visda2017:train-validation", "pacs:art_painting-photo"):
+        assert load_protocol(spec, data_root=tmp_path, image_size=8).classes
+
+
+@pytest.mark.parametrize("name", IMAGE_SETS)
+def test_the_published_facts_agree_with_each_other(name: str) -> None:
+    known = IMAGE_SETS[name]
+    assert set(known.splits) == set(known.folders)
+    assert len(set(known.classes)) == len(known.classes)
+    for domain, splits in known.splits.items():
+        assert set(splits) == ({"train", "test"} if known.lists else {"all"})
+        for split, counts in known.per_class.get(domain, {}).items():
+            assert len(counts) == len(known.classes)
+            assert sum(counts) == splits[split]
+    for splits in known.absent.values():
+        assert {label for labels in splits.values() for label in labels} <= set(known.classes)
 
 
 def test_partial_adaptation_keeps_ten_classes_of_the_target_at_their_places(
@@ -143,10 +170,14 @@ def test_one_domain_is_evaluated_on_all_its_images_if_the_network_has_its_classe
 
 
 def test_the_published_office31_has_its_counts(data_root: Path) -> None:
+    known = IMAGE_SETS["office31"]
+    for listing in image_sets.list_image_set("office31", tuple(known.folders), data_root):
+        labels = torch.tensor([label for _, label in listing.train])
+        assert tuple(torch.bincount(labels).tolist()) == known.per_class[listing.name]["all"]
     protocol = load_protocol("office31:dslr-webcam", data_root=data_root, image_size=64)
     assert protocol.counts() == {"dslr": {"train": 399, "test": 99}, "webcam": {"train": 795, "test": 795}}
     for domain, count in PDA_COUNTS.items():
         source = "webcam" if domain == "amazon" else "amazon"
-        partial = load_protocol(f"office31:{source}-{domain}@pda", data_root=data_root, image_size=8)
+        partial = load_protocol(f"office31:{source}-{domain}@pda", data_root=data_root, image_size=8, memory_limit=0)
         assert partial.counts()[domain] == {"train": count, "test": count}
         assert torch.bincount(partial.target.train.labels, minlength=31).gt(0).sum() == 10

@@ -62,6 +62,12 @@ class Tiny(nn.Module):
     config_class = TinyConfig
     default_batch_size = 12
     class_balanced = False
+    supervised_by_target = False
+    observed_images = None
+
+    @classmethod
+    def for_task(cls, config: TinyConfig, num_classes: int, num_sources: int) -> Tiny:
+        return cls(config, num_classes)
 
     def __init__(self, config: TinyConfig, num_classes: int) -> None:
         super().__init__()

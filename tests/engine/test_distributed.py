@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,17 +31,39 @@ STEPS = 3
 # Without batch statistics and dropout a sample's result is its own, so that only the order of sums differs.
 SMALL = {"hidden_features": 8, "dropout": 0.0, "bottleneck": 16, "norm": "none", "lr": 0.05}
 PLAIN = {"norm": "none", "lr": 0.05, "optimiser": "sgd"}
+NETWORK = {"hidden_features": 8, "norm": "none", "lr": 0.05}
+ALIGNED = {"bottleneck": 16, "norm": "none", "lr": 0.05}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "source-only": ("source-only", PLAIN | {"label_smoothing": 0.1}),
+    "target-only": ("target-only", PLAIN),
+    # A selection before every step but the first.
+    "self-training": (
+        "self-training",
+        PLAIN | {"warmup_steps": 1, "selection_every": 1, "selection": "class-balanced", "pseudo_labels": "soft"},
+    ),
     "mcd": ("mcd", PLAIN | {"class_balance": 0.3}),
     "mcd, reversal": ("mcd", PLAIN | {"form": "reversal", "class_balance": 0.3, "discrepancy_weight": 5.0}),
+    "m3sda": ("m3sda", PLAIN | {"moment_weight": 0.5, "prediction": "weighted"}),
+    # A third of the steps on the source, and a gate that some steps pass.
+    "adda": ("adda", NETWORK | {"optimiser": "sgd", "pretrain": 0.3, "gate": 0.2}),
+    "adda, shared": ("adda", NETWORK | {"weight_sharing": "shared", "mapping": "confusion", "pretrain": 0.3}),
     "drt": ("drt", PLAIN | {"num_bases": 2, "class_balance": 0.3}),
+    "drt, mmd": ("drt", PLAIN | {"num_bases": 2, "loss": "mmd", "discrepancy_weight": 1.0, "lr_schedule": "constant"}),
+    # The weights of the kernels change before every step but the first.
+    "dan": ("dan", ALIGNED | {"weights_every": 1}),
+    "dan, all pairs": ("dan", ALIGNED | {"estimator": "unbiased", "kernel_weights": "equal"}),
+    "jan": ("jan", ALIGNED | {"ramp": "none", "estimator": "ring"}),
+    "jan-a": ("jan", ALIGNED | {"ramp": "none", "adversarial": True, "estimator": "biased"}),
     "dann": ("dann", SMALL | {"ramp": "none"}),
     "dann, alternating, entropy": ("dann", SMALL | {"form": "alternating", "entropy_weight": 0.5, "ramp": "none"}),
     "mada": ("mada", SMALL | {"ramp": "none"}),
     "cdan": ("cdan", SMALL | {"ramp": "none"}),
     "cdan+e": ("cdan", SMALL | {"ramp": "none", "entropy_conditioning": True}),
     "pada": ("pada", SMALL | {"ramp": "none", "weights_every": 1}),
+    # The mean norm of a domain and the singular values of its features belong to the whole batch.
+    "hafn": ("afn", PLAIN | {"width": 16, "dropout": 0.0, "form": "hard", "radius": 3.0}),
+    "safn": ("afn", PLAIN | {"width": 16, "dropout": 0.0}),
+    "bsp": ("bsp", SMALL | {"ramp": "none", "spectral_weight": 0.05, "num_singular_values": 2}),
     # Deep enough that the signs of the differences between levels are not the same in both halves.
     "gsda": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 5.0}),
     "gsda, sum": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 0.5, "reduction": "sum", "lr": 1e-3}),
@@ -66,8 +89,8 @@ def train(case: str, rank: int, world_size: int, accumulate: int = 1, clip: floa
     name, fields = CASES[case]
     torch.manual_seed(0)
     cls = METHODS[name]
-    method: Method = cls(cls.config_class(**fields), CLASSES).double()
     data = protocol()
+    method: Method = cls.for_task(cls.config_class(**fields), CLASSES, len(data.sources)).double()
     batches = DomainBatches(
         data, batch_size=12, seed=0, class_balanced=method.class_balanced, augmentation="flip",
         rank=rank, world_size=world_size,
@@ -110,7 +133,9 @@ def test_two_processes_take_the_steps_of_one(case: str, halves: list[dict[str, d
     whole = train(case, 0, 1)
     start = METHODS[CASES[case][0]]
     torch.manual_seed(0)
-    initial = start(start.config_class(**CASES[case][1]), CLASSES).double().state_dict()
+    initial = (
+        start.for_task(start.config_class(**CASES[case][1]), CLASSES, len(protocol().sources)).double().state_dict()
+    )
     moved = max(float((whole[key] - value).abs().max()) for key, value in initial.items() if value.is_floating_point())
     assert moved > 1e-3
     for half in halves:
@@ -122,7 +147,9 @@ def test_two_processes_take_the_steps_of_one(case: str, halves: list[dict[str, d
 
 
 def test_the_methods_are_all_there() -> None:
-    assert {name for name, _ in CASES.values()} == set(METHODS) - {"tiny"}
+    # AdaBN is source-only with batch statistics; those of its target are held against one process's in
+    # tests/models/test_normalisation.py.
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"tiny", "adabn"}
 
 
 def test_half_a_batch_has_other_sums_than_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +195,12 @@ def _collectives(rank: int, folder: Path) -> None:
     with pytest.raises(ValueError, match="expected this process's share, . of 5 rows, got 0"):
         distributed.gather_rows(rows[:0], 5)
     assert distributed.any_process(rank == 1) and not distributed.any_process(False)
+    # Each row has the sum of what the processes' losses, of weights 1 and 2, give it.
+    own = torch.tensor([[1.0 + rank, 5.0]], requires_grad=True)
+    everyone = distributed.gather_rows_with_gradient(own)
+    assert everyone.tolist() == [[1.0, 5.0], [2.0, 5.0]]
+    (everyone.square().sum() * (1 + rank)).backward()
+    assert own.grad is not None and own.grad.tolist() == [[6.0 * (1 + rank), 30.0]]
     # A loss of both: (x0 + x1)^2 on each process has the gradient 2 * (2 * (x0 + x1)), whose mean is half of it.
     value = torch.tensor([1.0 + rank], requires_grad=True)
     distributed.all_sum(value).square().sum().backward()
@@ -194,6 +227,7 @@ def test_collectives_of_two_processes(tmp_path: Path) -> None:
 def test_in_one_process_collectives_do_nothing() -> None:
     value = torch.ones(2, requires_grad=True)
     assert distributed.all_sum(value) is value and distributed.all_mean(value) is value
+    assert distributed.gather_rows_with_gradient(value) is value
     assert distributed.my_share(3).tolist() == [0, 1, 2]
     assert not distributed.any_process(False)
     parameter = nn.Parameter(torch.zeros(2))
@@ -316,22 +350,12 @@ def test_divergence_in_all_processes_is_told_once_with_its_step(
 @pytest.mark.slow
 @pytest.mark.parametrize("image", ["class0/1.png", "class0/4.png", "class1/7.png"])
 def test_an_unreadable_image_in_one_process_ends_all_with_one_message(
-    image: str, domains: Path, make_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    image: str, domains: Path, make_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     shutil.copytree(domains / "one", tmp_path / "one")
     (tmp_path / "one" / image).write_bytes(b"no image")
     # Left in their files, so that a process meets them when their turn comes.
-    monkeypatch.setitem(ENVIRONMENT, "PYTHONPATH", str(tmp_path))
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util, sys\n"
-        "class Lazy:\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'dynconv.data.protocols': return None\n"
-        "        import dynconv.data.files as files\n"
-        "        files.MEMORY_LIMIT = 0\n"
-        "sys.meta_path.insert(0, Lazy())\n"
-    )
-    config = make_config(tmp_path / "run", "source-only", source=(f"one={tmp_path / 'one'}",))
+    config = make_config(tmp_path / "run", "source-only", source=(f"one={tmp_path / 'one'}",), cache="none")
     done = subprocess.run(
         train_command(config, tmp_path / "run", "--devices", "2"), stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -339,3 +363,19 @@ def test_an_unreadable_image_in_one_process_ends_all_with_one_message(
     assert f"{image} cannot be read" in done.stderr and "Traceback" not in done.stderr
     if "(process 1)" in done.stderr:
         assert "process 1 ended with the exit code 2" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_go_without_the_same_bad_images_and_share_one_cache(
+    domains: Path, make_config: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "DYNCONV_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(domains / "one", tmp_path / "one")
+    (tmp_path / "one" / "class0" / "1.png").write_bytes(b"no image")
+    options = {"source": (f"one={tmp_path / 'one'}",), "skip_bad": True, "cache": "disk"}
+    config = make_config(tmp_path / "run", "source-only", **options)
+    told = run_train(config, tmp_path / "run", "--devices", "2")
+    assert told.count("one: left out 1 of 60 images") == 1
+    assert [row["path"] for row in json.loads((tmp_path / "run" / "skipped.json").read_text())] == ["class0/1.png"]
+    assert len(list((tmp_path / "cache").glob("images-*.bin"))) == 3
+    assert not list((tmp_path / "cache").glob("*.partial"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from dynconv.data import Batch
 from dynconv.losses import conditional_entropy
-from dynconv.methods import CDAN, DANN, METHODS, PADA
+from dynconv.methods import CDAN, DANN, METHODS, PADA, CDANConfig, PADAConfig
 from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, adversarial_weight
 from dynconv.methods.selection import select_confident
 
@@ -113,6 +114,20 @@ def test_madas_discriminators_see_the_features_by_the_probability_of_their_class
     torch.testing.assert_close(game.opposed, 0.5 * torch.stack(losses).sum())
 
 
+def test_madas_hard_assignment_gives_each_sample_to_one_discriminator(batch: Batch) -> None:
+    method = make("mada", assignment="hard", class_weight=0.5)
+    encoded = method.encoded(batch)
+    predicted = encoded.scores.argmax(dim=1).tolist()
+    assert len(set(predicted)) > 1
+    total = 0.0
+    for i, feature in enumerate(encoded.features):
+        for k in range(3):
+            seen = feature if predicted[i] == k else torch.zeros_like(feature)
+            logit = method.discriminators.discriminator(k)(seen[None])[0, 0]
+            total += torch.nn.functional.binary_cross_entropy_with_logits(logit, encoded.domains[i]).item() / 10
+    assert method.alignment(encoded, None).opposed.item() == pytest.approx(0.5 * total, rel=1e-9)
+
+
 def test_cdan_sees_the_product_of_features_and_predictions(batch: Batch) -> None:
     method = make("cdan")
     encoded = method.encoded(batch)
@@ -135,8 +150,49 @@ def test_cdan_e_weighs_samples_by_their_certainty_within_each_domain(batch: Batc
     torch.testing.assert_close(method.alignment(encoded, None).opposed, torch.stack(halves).mean())
 
 
-def test_a_random_projection_keeps_the_inner_products_of_cdan() -> None:
-    method = make("cdan", random_features=4096)
+@pytest.mark.parametrize("conditioning", ["concatenated", "predictions"])
+def test_cdans_comparisons_see_predictions_beside_the_features_or_alone(conditioning: str, batch: Batch) -> None:
+    method = make("cdan", conditioning=conditioning, predictions_learn=True)
+    encoded = method.encoded(batch)
+    losses = []
+    for feature, scores, domain in zip(*encoded[:3], strict=True):
+        p = scores.softmax(dim=0)
+        seen = p if conditioning == "predictions" else torch.cat([feature, p])
+        losses.append(
+            torch.nn.functional.binary_cross_entropy_with_logits(method.discriminators(seen[None])[0, 0], domain)
+        )
+    wanted = torch.stack(losses).mean()
+    opposed = method.alignment(encoded, None).opposed
+    torch.testing.assert_close(opposed, wanted)
+    torch.testing.assert_close(gradients(opposed, method.features), gradients(wanted, method.features))
+    assert gradients(wanted, method.heads).abs().sum() > 0
+
+
+def test_without_predictions_learn_no_gradient_goes_through_them(batch: Batch) -> None:
+    for learn in (False, True):
+        method = make("cdan", predictions_learn=learn)
+        opposed = method.alignment(method.encoded(batch), None).opposed
+        assert bool(gradients(opposed, method.heads).abs().sum() > 0) is learn
+
+
+def test_cdan_e_may_take_its_weights_as_they_are(batch: Batch) -> None:
+    method = make("cdan", entropy_conditioning=True, entropy_normalisation="none")
+    encoded = method.encoded(batch)
+    product = torch.einsum("nc,nf->ncf", encoded.scores.softmax(dim=1), encoded.features).flatten(1)
+    total = 0.0
+    for logit, domain, scores in zip(
+        method.discriminators(product)[:, 0], encoded.domains, encoded.scores, strict=True
+    ):
+        entropy = -sum(p * math.log(p) for p in scores.softmax(dim=0).tolist())
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, domain).item()
+        total += (1 + math.exp(-entropy)) * loss / 10
+    assert method.alignment(encoded, None).opposed.item() == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("sampling", ["gaussian", "uniform"])
+def test_a_random_projection_keeps_the_inner_products_of_cdan(sampling: str) -> None:
+    method = make("cdan", random_features=4096, random_sampling=sampling)
+    assert bool(method.random_of_features.abs().max() < 3**0.5) is (sampling == "uniform")
     assert isinstance(method, CDAN)
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(5, 8, generator=generator, dtype=torch.float64)
@@ -169,6 +225,57 @@ def test_padas_weights_are_the_targets_mean_prediction_and_reach_both_losses(bat
     torch.testing.assert_close(weights[:4], of_label / method.class_weights.max())
     assert weights[4:].tolist() == [1] * 6
     assert torch.equal(method.state_dict()["class_weights"], method.class_weights)
+
+
+def test_padas_weights_may_leave_out_one_of_the_losses_and_be_scaled_otherwise(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = torch.tensor([1.5, 0.5, 1.0], dtype=torch.float64)
+
+    def losses(**fields: Any) -> tuple[float, list[float]]:
+        method = make("pada", **fields)
+        assert isinstance(method, PADA)
+        method.class_weights.copy_(weights)
+        encoded = method.encoded(batch)
+        of_samples = method.sample_weights(encoded)
+        given = [1.0] * 10 if of_samples is None else of_samples[:, 0].tolist()
+        return method.classification_loss(encoded.scores[:4], encoded.labels).item(), given
+
+    method = make("pada")
+    scores = method.encoded(batch).scores[:4]
+    # The labels are 0, 1, 2, 1.
+    each = [-row.log_softmax(dim=0)[label].item() for row, label in zip(scores, (0, 1, 2, 1), strict=True)]
+    weighted = (1.5 * each[0] + 0.5 * each[1] + each[2] + 0.5 * each[3]) / 3.5
+    by_class = [1, 1 / 3, 2 / 3, 1 / 3] + [1] * 6
+    samples = (each[0] + each[1] / 3 + 2 / 3 * each[2] + each[3] / 3) / 4
+    assert losses() == (pytest.approx(weighted), pytest.approx(by_class))
+    assert losses(weighting="classifier") == (pytest.approx(weighted), [1.0] * 10)
+    assert losses(weighting="discriminator") == (pytest.approx(sum(each) / 4), pytest.approx(by_class))
+    assert losses(classifier_mean="samples") == (pytest.approx(samples), pytest.approx(by_class))
+    # No image of the heaviest class is in the batch: what is divided by is the largest weight there.
+    weights[:] = torch.tensor([0.5, 0.25, 0.75])
+    batch.source.labels[2] = 1
+    assert losses(largest="batch")[1] == pytest.approx([1, 0.5, 0.5, 0.5] + [1] * 6)
+    assert losses()[1] == pytest.approx([2 / 3, 1 / 3, 1 / 3, 1 / 3] + [1] * 6)
+    # Another process has a sample of weight 1.
+    monkeypatch.setattr("dynconv.methods.pada.all_min", lambda least: least.clamp(max=-1.0))
+    assert losses(largest="batch")[1] == pytest.approx([0.5, 0.25, 0.25, 0.25] + [1] * 6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (CDANConfig, {"conditioning": "predictions"}, "predictions_learn: conditioning 'predictions' trains"),
+        (CDANConfig, {"conditioning": "concatenated", "random_features": 9}, "random_features: 9 contradicts"),
+        (CDANConfig, {"random_sampling": "uniform"}, "random_sampling: uniform contradicts random_features 0"),
+        (CDANConfig, {"entropy_normalisation": "none"}, "entropy_normalisation: none contradicts entropy_cond"),
+        (PADAConfig, {"weighting": "discriminator", "classifier_mean": "samples"}, "classifier_mean: samples contrad"),
+        (PADAConfig, {"weighting": "classifier", "largest": "batch"}, "largest: batch contradicts weighting"),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(kind: type, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**fields)
 
 
 def test_confident_images_are_chosen_with_their_predicted_class() -> None:

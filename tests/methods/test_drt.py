@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dynconv.data import Batch
+from dynconv.losses import GaussianKernels, class_balance, mk_mmd
 from dynconv.methods import DRT, MCD, DRTConfig, MCDConfig, SourceOnly, SourceOnlyConfig
 from dynconv.models import dynamic_parameters
 from dynconv.nn import DynamicConv2d
@@ -16,7 +17,7 @@ def layers(method: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in method.modules() if isinstance(layer, nn.Conv2d)]
 
 
-@pytest.mark.parametrize("loss", ["mcd", "source-only"])
+@pytest.mark.parametrize("loss", ["mcd", "mmd", "source-only"])
 def test_every_convolution_is_dynamic_as_the_fields_say(loss: str) -> None:
     made = DRT(DRTConfig(loss=loss, num_bases=6, basis_kernel_size=None), num_classes=10)
     assert len(layers(made)) == 3
@@ -64,6 +65,23 @@ def test_with_the_source_loss_it_has_one_head_and_never_sees_the_target(batch: B
     assert all(buffer.isfinite().all() for buffer in made.buffers())
 
 
+@pytest.mark.parametrize("estimator", ["linear", "unbiased"])
+def test_with_mmd_one_classifier_learns_and_the_features_come_together(estimator: str, batch: Batch) -> None:
+    torch.manual_seed(0)
+    fields = {"mmd_estimator": estimator, "discrepancy_weight": 3.0, "class_balance": 0.1, "ramp_steps": 10}
+    made = DRT(DRTConfig(loss="mmd", **fields), num_classes=3).double().train()
+    assert len(made.heads) == 1
+    made.begin_step(5, 20)
+    (update,) = made.updates(batch)
+    assert update.of == ("features", "heads")
+    source, target = made.encode(batch)
+    learning = nn.functional.cross_entropy(made.heads[0](source), batch.source.labels)
+    mmd = mk_mmd(source, target, kernels=GaussianKernels(), estimator=estimator)
+    wanted = learning + 0.1 * class_balance(made.heads[0](target)) + 1.5 * mmd
+    torch.testing.assert_close(update.loss, wanted)
+    torch.testing.assert_close(update.logs["mmd"], mmd.detach())
+
+
 def test_bases_and_branches_learn_at_their_own_rate() -> None:
     made = DRT(DRTConfig(lr=0.01, residual_lr_factor=10.0, head_lr_factor=2.0, lr_schedule="constant"), num_classes=3)
     optimisers = made.optimisers()
@@ -97,6 +115,11 @@ def test_training_moves_every_dynamic_parameter(batch: Batch, train) -> None:
         ({"loss": "source-only", "class_balance": 0.1}, "class_balance: 0.1 contradicts loss 'source-only'"),
         ({"loss": "source-only", "ramp_steps": 9}, "ramp_steps: 9 contradicts loss 'source-only'"),
         ({"discrepancy_steps": 2}, "discrepancy_steps: 2 contradicts form 'reversal'"),
+        ({"loss": "mmd", "form": "three-step"}, "form: three-step contradicts loss 'mmd'"),
+        ({"loss": "mmd", "reversal_weight": 4.0}, "reversal_weight: 4.0 contradicts loss 'mmd'"),
+        ({"loss": "mmd", "prediction": "max"}, "prediction: max contradicts loss 'mmd'"),
+        ({"mmd_estimator": "biased"}, "mmd_estimator: biased contradicts loss 'mcd'"),
+        ({"loss": "source-only", "mmd_estimator": "biased"}, "mmd_estimator: biased contradicts loss 'source-only'"),
     ],
 )
 def test_fields_that_make_no_network_are_refused(fields: dict, message: str) -> None:

@@ -172,6 +172,15 @@ def test_the_ramp_reaches_the_losses(form: str, batch: Batch) -> None:
     assert update.logs["discrepancy_weight"] == 2
 
 
+@pytest.mark.parametrize(("distance", "power"), [("l1", 1), ("l2", 2)])
+def test_the_discrepancy_is_the_mean_difference_of_the_predictions(distance: str, power: int, batch: Batch) -> None:
+    made = method(distance=distance)
+    target = made.encode(batch)[1]
+    first, second = (head(target).softmax(dim=1).tolist() for head in made.heads)
+    wanted = [abs(a - b) ** power for p, q in zip(first, second, strict=True) for a, b in zip(p, q, strict=True)]
+    assert made.discrepancy(target).item() == pytest.approx(sum(wanted) / 18, rel=1e-9)
+
+
 def test_predictions_are_the_sum_or_the_surer_head(batch: Batch) -> None:
     made, surer = method(), method(prediction="max")
     images = batch.target.images

@@ -21,6 +21,8 @@ from dynconv.models import DomainBatchNorm, NormalisationPolicy, build, domain_n
 
 POLICIES: tuple[NormalisationPolicy, ...] = typing.get_args(NormalisationPolicy)
 TWO_DOMAINS = ("domain-specific", "adabn")
+# Under these ADDA has an encoder for each domain.
+OWN_ENCODERS = ("separate", "source-only", "frozen")
 SMALL: dict[str, Any] = {"hidden_features": 16, "bottleneck": 8, "dropout": 0.0}
 
 
@@ -41,10 +43,13 @@ def weights(tmp_path: Path) -> str:
 def make(policy: str, weights: str, name: str = "mcd", **fields: Any) -> Method:
     torch.manual_seed(0)
     kind = METHODS[name]
-    if "hidden_features" in {field.name for field in dataclasses.fields(kind.config_class)}:
-        fields = SMALL | fields
+    known = {field.name for field in dataclasses.fields(kind.config_class)}
+    if "hidden_features" in known:
+        fields = {key: value for key, value in SMALL.items() if key in known} | fields
     if name == "gsda":
         fields = {"num_groups": (2,)} | fields
+    if name == "adda" and policy not in OWN_ENCODERS:
+        fields = {"weight_sharing": "shared"} | fields
     fields = {"normalisation_policy": policy, "weights": weights} | fields
     return kind(kind.config_class(**fields), num_classes=3).double().train()
 
@@ -129,7 +134,12 @@ def test_gradients_reach_every_parameter_that_the_domain_has(policy: str, weight
 
 
 def policies_of(name: str) -> tuple[str, ...]:
-    return ("source-only", "frozen", "adabn") if name == "source-only" else POLICIES
+    own = {
+        "source-only": ("source-only", "frozen", "adabn"),
+        "target-only": ("source-only", "frozen"),
+        "adabn": ("adabn",),
+    }
+    return own.get(name, POLICIES)
 
 
 @pytest.mark.parametrize(("name", "policy"), [(name, policy) for name in METHODS for policy in policies_of(name)])
@@ -156,7 +166,7 @@ def test_every_method_trains_and_predicts_under_every_policy(
     torch.testing.assert_close(scores, method.scores(method.features(batch.target.images)))
     with method.evaluating_domain("source"):
         same = torch.equal(method.predict(batch.target.images), scores)
-    assert same is (policy not in TWO_DOMAINS)
+    assert same is (policy not in TWO_DOMAINS and not (name == "adda" and policy in OWN_ENCODERS))
 
 
 @pytest.mark.parametrize("policy", TWO_DOMAINS)
@@ -259,12 +269,13 @@ def test_the_policy_does_not_change_the_weights_that_a_seed_draws(weights: str) 
         assert torch.equal(made.features.convolutions[0].weight, drawn[0].features.convolutions[0].weight)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# AdaBN is a policy, and refuses all else.
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "adabn"])
 def test_without_normalisation_there_is_no_policy(name: str) -> None:
     kind = METHODS[name].config_class
     default = kind(norm="none").normalisation_policy
-    separate = dict.fromkeys(("mcd", "dann", "cdan", "pada"), "separate")
-    assert default == {**separate, "source-only": "source-only"}.get(name, "joint")
+    separate = dict.fromkeys(("mcd", "dann", "cdan", "pada", "adda", "m3sda"), "separate")
+    assert default == {**separate, **dict.fromkeys(("source-only", "target-only"), "source-only")}.get(name, "joint")
     for policy in POLICIES:
         if policy != default:
             wanted = f"normalisation_policy: {policy} contradicts norm 'none'.* leave normalisation_policy at {default}"
@@ -272,7 +283,7 @@ def test_without_normalisation_there_is_no_policy(name: str) -> None:
                 kind(norm="none", normalisation_policy=policy)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "adabn"])
 def test_frozen_statistics_must_come_with_weights(name: str) -> None:
     kind = METHODS[name].config_class
     for fields in ({}, {"weights": "none"}, {"backbone": "resnet50", "weights": "none"}, {"backbone": "resnet-small"}):

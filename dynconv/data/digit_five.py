@@ -1,0 +1,128 @@
+"""Digit-Five as the authors of M3SDA released it: six MATLAB files, which are other builds of their sets than those of
+the sets' own publishers.
+
+| set | file | images |
+|---|---|---|
+| mnist | mnist_data.mat | 55,000 / 10,000, at 32 x 32, labels one-hot |
+| mnist_m | mnistm_with_label.mat | 55,000 / 10,000, at 28 x 28, made by the authors, not DANN's; labels one-hot |
+| usps | usps_28x28.mat | 7,438 / 1,860, at 28 x 28 (the published split is 7,291 / 2,007) |
+| svhn | svhn_train_32x32.mat, svhn_test_32x32.mat | 73,257 / 26,032, the published files renamed |
+| syn | syn_number.mat | 25,000 / 9,000, the first of Synthetic Digits' 479,400 / 9,553 |
+
+The protocol (Peng et al., ICCV 2019) draws 25,000 and 9,000 images of each; USPS is taken whole, its training images
+four times: 29,752 / 1,860. The released code draws anew in every run, tests on all 10,000 images of MNIST and on the
+first 9,000 elsewhere; here both drawings are uniform and the same in every run (`dynconv.data.variants`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dynconv.data.cache import Arrays
+from dynconv.data.digit_files import DigitSet, checked_images, checked_labels, read_mat, read_stacks
+from dynconv.data.errors import DataError
+
+PREFIX = "digit-five"
+FOLDER = "Digit-Five"
+
+
+def _read_mnist(root: Path, cache_dir: Path) -> Arrays:
+    path = root / FOLDER / "mnist_data.mat"
+    stored = read_mat(path, ("train_32", "test_32", "label_train", "label_test"))
+    arrays: Arrays = {}
+    for part in ("train", "test"):
+        images = checked_images(stored[f"{part}_32"], (32, 32), f"{path}: {part}_32")
+        labels = checked_labels(stored[f"label_{part}"], len(images), f"{path}: label_{part}")
+        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    return arrays
+
+
+def _read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
+    path = root / FOLDER / "mnistm_with_label.mat"
+    stored = read_mat(path, ("train", "test", "label_train", "label_test"))
+    arrays: Arrays = {}
+    for part in ("train", "test"):
+        images = checked_images(stored[part], (28, 28, 3), f"{path}: {part}")
+        labels = checked_labels(stored[f"label_{part}"], len(images), f"{path}: label_{part}")
+        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    return arrays
+
+
+def _read_usps(root: Path, cache_dir: Path) -> Arrays:
+    path = root / FOLDER / "usps_28x28.mat"
+    cells = read_mat(path, ("dataset",))["dataset"]
+    if cells.shape != (2, 2) or cells.dtype != np.object_:
+        raise DataError(f"{path}: dataset: expected 2 x 2 cells of images and labels, got {cells.dtype} {cells.shape}")
+    arrays: Arrays = {}
+    for part, (images, labels) in zip(("train", "test"), cells, strict=True):
+        grey = checked_images(images, (1, 28, 28), f"{path}: images of {part}", white=1)[:, 0]
+        arrays[f"{part}_images"] = grey
+        arrays[f"{part}_labels"] = checked_labels(labels, len(grey), f"{path}: labels of {part}")
+    return arrays
+
+
+def _read_syn(root: Path, cache_dir: Path) -> Arrays:
+    path = root / FOLDER / "syn_number.mat"
+    stored = read_mat(path, ("train_data", "test_data", "train_label", "test_label"))
+    arrays: Arrays = {}
+    for part in ("train", "test"):
+        images = checked_images(stored[f"{part}_data"], (32, 32, 3), f"{path}: {part}_data")
+        labels = checked_labels(stored[f"{part}_label"], len(images), f"{path}: {part}_label")
+        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
+    return arrays
+
+
+def _how_to_get(root: Path) -> str:
+    return (
+        "the authors of M3SDA (Peng et al., 2019) publish it as Digit-Five at "
+        "https://drive.google.com/open?id=1A4RJOFj4BJkmliiEL7g9WzNIDUHLxfmm, linked from M3SDA/code_MSDA_digit of "
+        f"https://github.com/VisionLearningGroup/VisionLearningGroup.github.io; put its .mat files in {root / FOLDER}"
+    )
+
+
+_STACKS = tuple(f"{FOLDER}/svhn_{part}_32x32.mat" for part in ("train", "test"))
+
+SETS = {
+    "mnist": DigitSet(
+        "MNIST in Digit-Five",
+        (f"{FOLDER}/mnist_data.mat",),
+        _read_mnist,
+        _how_to_get,
+        {"train": 55000, "test": 10000},
+        cache_drawn=True,
+    ),
+    "mnist_m": DigitSet(
+        "MNIST-M in Digit-Five",
+        (f"{FOLDER}/mnistm_with_label.mat",),
+        _read_mnist_m,
+        _how_to_get,
+        {"train": 55000, "test": 10000},
+        cache_drawn=True,
+    ),
+    "usps": DigitSet(
+        "USPS in Digit-Five",
+        (f"{FOLDER}/usps_28x28.mat",),
+        _read_usps,
+        _how_to_get,
+        {"train": 7438, "test": 1860},
+        cache_drawn=True,
+    ),
+    "svhn": DigitSet(
+        "SVHN in Digit-Five",
+        _STACKS,
+        read_stacks(*_STACKS),
+        _how_to_get,
+        {"train": 73257, "test": 26032},
+        cache_drawn=True,
+    ),
+    "syn": DigitSet(
+        "Synthetic Digits in Digit-Five",
+        (f"{FOLDER}/syn_number.mat",),
+        _read_syn,
+        _how_to_get,
+        {"train": 25000, "test": 9000},
+        cache_drawn=True,
+    ),
+}

@@ -1,0 +1,58 @@
+"""The two sides of ADDA's game: the discriminator's loss, and what the encoders make of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MappingForm = Literal["inverted", "minimax", "confusion"]
+
+
+def discrimination_loss(source: Tensor, target: Tensor) -> Tensor:
+    """-E_s log D - E_t log(1 - D) with D = sigmoid(logit), the probability of being of the source (ADDA, Tzeng et al.,
+    CVPR 2017, the L_advD of eq. 9).
+
+    Args:
+        source: Logits of source samples, any shape.
+        target: Logits of target samples, any shape.
+
+    Returns:
+        A scalar in float32, or float64 for float64 logits; 2 log 2 where D is 1/2 everywhere.
+    """
+    source, target = _raised(source), _raised(target)
+    return F.softplus(-source).mean() + F.softplus(target).mean()
+
+
+def mapping_loss(source: Tensor, target: Tensor, form: MappingForm) -> Tensor:
+    """What the encoders minimise (ADDA, the choices of section 3.2).
+
+    Args:
+        source: Logits of source samples, any shape; "inverted" does not look at them.
+        target: Logits of target samples, any shape.
+        form: "inverted" labels, -E_t log D (eq. 7); "minimax", the discriminator's loss negated (eq. 6); "confusion",
+            the cross entropy against a uniform distribution on both domains (eq. 8).
+
+    Returns:
+        A scalar in float32, or float64 for float64 logits.
+
+    Raises:
+        ValueError: For another form.
+    """
+    if form == "inverted":
+        return F.softplus(-_raised(target)).mean()
+    if form == "minimax":
+        return -discrimination_loss(source, target)
+    if form == "confusion":
+        return _confusion(_raised(source)) + _confusion(_raised(target))
+    raise ValueError(f"form: expected 'inverted', 'minimax' or 'confusion', got {form!r}")
+
+
+def _confusion(logits: Tensor) -> Tensor:
+    return (F.softplus(-logits) + F.softplus(logits)).mean() / 2
+
+
+def _raised(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,0 +1,93 @@
+"""An encoder for each domain in the place of one, and where a trained one comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dynconv.models import DomainName, Features
+from dynconv.models.weights import load_state
+
+
+class Encoders(Features):
+    """Two backbones of one shape: `source` for source images, `target` for target images.
+
+    `domain` says which of them the next pass takes; without a word it is the target's.
+
+    Args:
+        encoder: Becomes `source`, and `target` begins as its copy.
+    """
+
+    def __init__(self, encoder: Features) -> None:
+        super().__init__()
+        self.source = encoder
+        self.target = copy.deepcopy(encoder)
+        self.domain: DomainName = "target"
+        self.image_size = encoder.image_size
+        self.out_features = encoder.out_features
+        self.memory_format = encoder.memory_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.source(images) if self.domain == "source" else self.target(images)
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Make `target` what `source` is."""
+        # Each by its own name in the state, running statistics and counters too.
+        for own, model in zip(self.target.state_dict().values(), self.source.state_dict().values(), strict=True):
+            own.copy_(model)
+
+
+def load_source(networks: nn.ModuleDict, path: Path) -> None:
+    """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads".
+
+    Raises:
+        ValueError: The file is missing, is no run's checkpoint, or is of another network; each misfit is listed.
+    """
+    where = f"source_checkpoint {path}"
+    if not path.is_file():
+        raise ValueError(
+            f"{where}: there is no such file; expected a checkpoint of a finished run, such as RUN/checkpoints/last.pt"
+        )
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(found["method"])
+    except Exception as error:
+        raise ValueError(
+            f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a finished run"
+        ) from error
+    load_state(networks, {name: value for name, value in state.items() if name.startswith(tuple(networks))}, where)
+
+
+@contextlib.contextmanager
+def encoding(encoders: Encoders, domain: DomainName) -> Iterator[None]:
+    """Within the context `encoders` takes its images for those of `domain`.
+
+    Raises:
+        ValueError: `domain` is neither "source" nor "target".
+    """
+    if domain not in ("source", "target"):
+        raise ValueError(f"domain: expected 'source' or 'target', got {domain!r}")
+    before = encoders.domain
+    encoders.domain = domain
+    try:
+        yield
+    finally:
+        encoders.domain = before
+
+
+@contextlib.contextmanager
+def evaluated(module: nn.Module) -> Iterator[None]:
+    """Within the context all of `module` is in evaluation mode; afterwards each layer is in the mode it came in."""
+    layers = [layer for layer in module.modules() if layer.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True

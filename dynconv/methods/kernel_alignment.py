@@ -1,0 +1,124 @@
+"""What the methods have in common that bring two domains together by their mean embeddings, without an opponent."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from torch import Tensor
+
+from dynconv.distributed import gather_rows_with_gradient
+from dynconv.losses import cross_entropy
+from dynconv.losses.mmd import Bandwidth, Estimator, GaussianKernels
+from dynconv.methods.base import Method, MethodConfig, Update
+from dynconv.methods.checks import check_range, check_unused
+
+if TYPE_CHECKING:
+    from dynconv.data import Batch
+
+
+@dataclass(frozen=True)
+class KernelConfig(MethodConfig):
+    """The fields of DAN and JAN; how they are trained is that of their released code in PyTorch."""
+
+    alignment_weight: float = 1.0
+    """Weight of the discrepancy beside the cross entropy (lambda; 1 in the released code)."""
+    ramp: Literal["none", "sigmoid"] = "none"
+    """The weight from the first step on, or its rise as 2 / (1 + exp(-10 p)) - 1 with p = the part of the run that is
+    over (JAN)."""
+    estimator: Estimator = "linear"
+    """Which pairs of samples are compared: "linear", quadruples of neighbours that share no sample (DAN section 3.2,
+    JAN eq. 11); "ring", overlapping neighbours (released code); "unbiased", all pairs; "biased", and each sample with
+    itself (JAN eq. 9)."""
+    bandwidth: Bandwidth = "median"
+    """Middle of the kernels' bandwidths: the "median" of the batch's squared distances (papers, of all training data)
+    or their "mean" (released code)."""
+    num_kernels: int = 33
+    """Gaussian kernels of a layer."""
+    kernel_factor: float = 2**0.5
+    """Each bandwidth is this many times the one before (2 in the released code)."""
+
+    bottleneck: int = 256
+    """Width of the layer whose output is aligned (released code: 256); 0 for none."""
+    optimiser: Literal["adam", "sgd"] = "sgd"
+    """SGD in the papers."""
+    nesterov: bool = True
+    """Nesterov's form of the momentum (released code)."""
+    lr: float = 3e-3
+    """Learning rate of what is new (released code on Office-31: 0.003, and 0.0003 for pretrained weights)."""
+    pretrained_lr_factor: float = 0.1
+    """Parameters that came with `weights` learn with this many times `lr`."""
+    lr_schedule: Literal["constant", "step", "inverse"] = "inverse"
+    """"inverse" multiplies the learning rate by (1 + `lr_gamma` * step) ** -`lr_power` (released code)."""
+    lr_gamma: float = 3e-4
+    """How fast "inverse" falls, per step (released code: 0.0003)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, ("alignment_weight",), least=0)
+        check_range(self, ("num_kernels",), least=1)
+        check_range(self, ("kernel_factor",), above=0)
+        if self.num_kernels == 1:
+            check_unused(self, ("kernel_factor",), "num_kernels 1, which has no second", "choose more kernels")
+
+    def kernels(self) -> GaussianKernels:
+        """The kernels of a layer."""
+        return GaussianKernels(self.num_kernels, self.kernel_factor, self.bandwidth)
+
+
+class Layers(NamedTuple):
+    """What the network makes of one domain's images."""
+
+    features: Tensor
+    """(B, F)."""
+    scores: Tensor
+    """(B, C)."""
+
+
+class KernelMethod(Method):
+    """min over features and heads of the source's cross entropy + weight * the discrepancy of the domains' layers.
+
+    The discrepancy is that of the whole batch: over several processes each has the others' samples too.
+    """
+
+    config_class: ClassVar[type[KernelConfig]] = KernelConfig
+    default_batch_size = 36
+    config: KernelConfig
+
+    def __init__(self, config: KernelConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.weight = alignment_weight(config, 0.0)
+
+    @abc.abstractmethod
+    def discrepancy(self, source: Layers, target: Layers) -> tuple[Tensor, Mapping[str, Tensor | float]]:
+        """How far the domains are apart, a scalar, and what to log."""
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        super().begin_step(step, max_steps)
+        self.weight = alignment_weight(self.config, step / max_steps)
+
+    def update_groups(self) -> tuple[str, ...]:
+        """The optimisers that step."""
+        return ("features", "heads")
+
+    def updates(self, batch: Batch) -> Iterator[Update]:
+        source, target = (Layers(features, self.heads[0](features)) for features in self.encode(batch))
+        learning = cross_entropy(source.scores, batch.source.labels, smoothing=self.config.label_smoothing)
+        discrepancy, logs = self.discrepancy(whole(source), whole(target))
+        logs = {"cross_entropy": learning.detach(), "alignment_weight": self.weight, **logs}
+        yield Update(learning + self.weight * discrepancy, of=self.update_groups(), logs=logs)
+
+
+def whole(layers: Layers) -> Layers:
+    """The layers of every process's samples."""
+    return Layers(*(gather_rows_with_gradient(layer) for layer in layers))
+
+
+def alignment_weight(config: KernelConfig, progress: float) -> float:
+    """The weight of the discrepancy when the part `progress` of the run is over."""
+    if config.ramp == "none":
+        return config.alignment_weight
+    return config.alignment_weight * (2 / (1 + math.exp(-10 * progress)) - 1)

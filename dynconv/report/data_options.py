@@ -1,0 +1,86 @@
+"""The options of `dynconv data list`, `check` and `sample`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+DataRoot = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DYNCONV_DATA)")]
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """List every known data set and protocol: counts, classes, what of them is here, and where to get the rest."""
+
+    names: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: a table of all)"),
+    ] = ()
+    """Domains (usps, office31:amazon), collections (office31) or protocols (mnist-usps@adda) to tell all about."""
+    data_root: DataRoot = None
+    """Folder of the real data sets. Without one nothing is looked for."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of tables."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Hold data against what is published: files and their digests, counts per split and class, every image decoded.
+    Exits with 2 where anything differs."""
+
+    names: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="[NAME ...]", help_behavior_hint="(default: all that is there)"),
+    ] = ()
+    """Domains (usps, office31:amazon), collections (office31), protocols (mnist-usps@adda), or NAME=DIR for your own
+    folders and lists."""
+    data_root: DataRoot = None
+    """Folder of the real data sets."""
+    subset: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Allow fewer images than published, and say so; all else must hold."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of tables and lines."""
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Draw training images of each class in a picture, domains side by side."""
+
+    names: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="(required)"),
+    ]
+    """Domains (usps, office31:amazon), collections (office31), NAME=DIR, or one protocol (mnist-usps@adda): its sources
+    and its target."""
+    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
+    """Picture to write; its suffix chooses the format."""
+    per_class: Annotated[int, tyro.conf.arg(metavar="N")] = 4
+    """Images of each class and domain."""
+    most_classes: Annotated[int, tyro.conf.arg(metavar="N")] = 40
+    """Classes shown; of more, so many are taken at even distances."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Fixes which images are drawn."""
+    data_root: DataRoot = None
+    """Folder of the real data sets."""
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("NAME: expected a domain, a collection, a protocol or NAME=DIR, got none")
+        for name, value in (("per-class", self.per_class), ("most-classes", self.most_classes)):
+            if value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.out.is_dir():
+            raise ValueError(f"--out {self.out} is a folder; give a file such as {self.out / 'samples.png'}")
+
+
+def data_root_of(given: Path | None) -> Path | None:
+    """The folder given, else $DYNCONV_DATA, else None."""
+    named = os.environ.get("DYNCONV_DATA")
+    return given.expanduser() if given is not None else Path(named) if named else None

@@ -1,0 +1,60 @@
+"""The page of the methods: current, complete, and with every field's documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dynconv.methods import METHODS, MethodConfig
+from dynconv.methods.adversarial import AdversarialConfig
+from dynconv.methods.table import field_docs, methods_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_committed_page_is_current() -> None:
+    assert PAGE.read_text(encoding="utf-8") == methods_page(), "python -m dynconv.methods.table > docs/methods.md"
+
+
+def test_every_method_has_a_line_as_it_says_of_itself() -> None:
+    lines = {cells(line)[0]: cells(line) for line in methods_page().splitlines() if line.startswith("| [")}
+    assert list(lines) == [f"[{name}](#{name})" for name in METHODS]
+    for name, kind in METHODS.items():
+        assert lines[f"[{name}](#{name})"][-1] == kind.about.paper and kind.about.paper
+    assert lines["[pada](#pada)"][1:-1] == ["yes", "yes", "-", "union", "yes"]
+    assert lines["[m3sda](#m3sda)"][4] == "by domain"
+    assert lines["[target-only](#target-only)"][4] == "none: a bound, trained on target labels"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_stands_on_the_page_once_for_each_default(name: str) -> None:
+    config = METHODS[name].config_class
+    page = methods_page()
+    own = page.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0]
+    inherited = {field.name: field.default for field in dataclasses.fields(MethodConfig)}
+    if issubclass(config, AdversarialConfig):
+        inherited |= {field.name: field.default for field in dataclasses.fields(AdversarialConfig)}
+    docs = field_docs(config)
+    assert all(docs.values())
+    for field in dataclasses.fields(config):
+        is_own = field.name not in inherited or inherited[field.name] != field.default
+        assert (f"\n| `{field.name}` |" in own) is is_own, field.name
+
+
+def test_a_field_that_a_class_takes_over_has_its_new_documentation() -> None:
+    found = field_docs(METHODS["target-only"].config_class)
+    assert "The one source is the target's labelled training split." in found["normalisation_policy"]
+    assert found["lr"] == field_docs(MethodConfig)["lr"] == "Learning rate (MCD digits: 2e-4)."
+
+
+def test_defaults_and_choices_are_written_as_on_the_command_line() -> None:
+    page = methods_page()
+    assert "| `nesterov` | `false` | bool |" in page
+    assert '| `optimiser` | `"adam"` | `"adam"`, `"sgd"` |' in page
+    assert "| `lr_milestones` | `(0.3333333333333333, 0.6666666666666666)` | several float |" in page
