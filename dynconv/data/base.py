@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +12,7 @@ from dynconv.data.augment import centre_crop, ten_crops
 from dynconv.data.errors import DataError
 from dynconv.data.files import ImageFiles, Skipped
 from dynconv.data.normalise import Normalisation, normalise
+from dynconv.data.threads import reading_pool
 
 HOLD_OUT = 0.2
 
@@ -186,7 +186,7 @@ def _read_in_turn(split: Split, places: Sequence[Tensor], margin: bool) -> Itera
     if isinstance(split.images, Tensor) or len(places) < 2:
         yield from map(read, places)
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
+    with reading_pool(1, "read") as reader:
         waiting = reader.submit(read, places[0])
         for following in places[1:]:
             ready = waiting.result()

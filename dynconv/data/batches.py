@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from dynconv.data.augment import AUGMENTATIONS, CROP_SCALE, SMALL_CROP_SCALE, Au
 from dynconv.data.base import Protocol, Split
 from dynconv.data.normalise import NORMALISATIONS, Normalisation, normalise
 from dynconv.data.samplers import Balanced, Shuffled
+from dynconv.data.threads import reading_pool
 from dynconv.distributed import share_of
 
 # The last word of the generator's key of each random draw (see `samplers`).
@@ -216,7 +217,7 @@ class DomainBatches:
         from_files = any(not isinstance(split.images, Tensor) for split in self._splits)
         # What is in memory is drawn in less time than a thread on the same cores would take from the training.
         self._prefetch = prefetch if from_files or self._device.type == "cuda" else 0
-        self._reader = ThreadPoolExecutor(1) if self._prefetch else None
+        self._reader = reading_pool(1, "batches") if self._prefetch else None
         self._ahead: deque[Future[_Drawn]] = deque()
 
     @property

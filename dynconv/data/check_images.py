@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from dynconv.data.decode import read_picture
 from dynconv.data.errors import DataError
 from dynconv.data.findings import Findings
+from dynconv.data.threads import reading_pool
 
 Progress = Callable[[int, int], None]
 
@@ -62,7 +62,7 @@ def check_image_files(
     """
     seen: dict[ImageRow, Seen] = {}
     examine = partial(_examine, findings.domain)
-    with ThreadPoolExecutor(max(1, threads), thread_name_prefix="check") as pool:
+    with reading_pool(max(1, threads), "check") as pool:
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
             for row, (digest, why, found, colour) in zip(chunk, pool.map(examine, chunk), strict=True):

@@ -3,8 +3,8 @@
 Pillow decodes and torch resizes, on bytes. From a JPEG of 500 x 375 and 94 KB to a square of 256 that takes 2.9 ms of a
 core where Pillow alone takes 3.6: torch's antialiased resizing is three times as fast, and differs from Pillow's in one
 value of 500, by one level. torchvision's decoder (the same libjpeg-turbo, the same pixels) would save another 0.4 ms,
-but is deprecated since 0.29. JPEG's own reduction while decoding (Pillow's `draft`) is not used: with twice the square's
-side left to resize from, it does nothing below 1024 x 1024 pixels, and with less it changes up to 2 of 256 levels.
+but is deprecated since 0.29. JPEG's own reduction while decoding (Pillow's `draft`) is not used: with twice the side
+left to resize from, it does nothing below 1024 x 1024 pixels, and with less it changes values by up to 2 levels.
 """
 
 from __future__ import annotations

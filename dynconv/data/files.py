@@ -18,6 +18,7 @@ from dynconv.data.cache import Arrays, cache_root, cached, fingerprint, one_at_a
 from dynconv.data.decode import decode, read_picture
 from dynconv.data.errors import DataError
 from dynconv.data.stored import StoredImages
+from dynconv.data.threads import reading_pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -170,7 +171,7 @@ def _mapped(function: Callable[[T], R], items: Sequence[T], threads: int) -> Ite
 @functools.cache
 def _decoders(threads: int) -> ThreadPoolExecutor:
     """Threads that live as long as the process: one pool for all data sets, batches and epochs."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="decode")
+    return reading_pool(threads, "decode")
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,0 +1,29 @@
+"""Pools of threads that read images beside a training."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+
+def reading_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads each compute on one core.
+
+    Torch gives every thread that computes an OpenMP team of its own, as large as the training's. On two busy cores the
+    crops of 32 images of 256 x 256 then took 300 to 500 ms instead of 10.
+
+    Args:
+        threads: How many.
+        name: How they are called in a debugger.
+    """
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_compute_alone)
+
+
+def _compute_alone() -> None:
+    from threadpoolctl import threadpool_limits
+
+    # Torch sets a thread's number at its first use, and would set it again after us.
+    torch.get_num_threads()
+    # Of this thread alone, where torch.set_num_threads would change every thread that starts later.
+    threadpool_limits(limits=1, user_api="openmp")
