@@ -47,7 +47,7 @@ class Options(CommonOptions):
     """Measure the loader and the training steps that it has to feed."""
 
     images: int | None = None
-    """Image files of each of the two domains. Default: 160, with --quick 40."""
+    """Image files of each of the two domains, at least 4. Default: 160, with --quick 40."""
     batch: int = 32
     """Images of the source, and of the target."""
     decoders: tuple[int, ...] = ()
@@ -300,13 +300,14 @@ def measure_steps(models: Sequence[str], options: Options, session: Session) -> 
 
 def plan(options: Options, device: torch.device) -> Plan[str]:
     """What the options describe; ValueError for an unknown word or a number out of range."""
-    for name, value in (
-        ("images", options.images),
-        ("batch", options.batch),
-        *(("decoders", n) for n in options.decoders),
+    for name, value, least in (
+        # Two of each class: one is held out for the test.
+        ("images", options.images, 2 * CLASSES),
+        ("batch", options.batch, 1),
+        *(("decoders", n, 1) for n in options.decoders),
     ):
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {value}")
+        if value is not None and value < least:
+            raise ValueError(f"--{name}: expected at least {least}, got {value}")
     if options.workers < 0:
         raise ValueError(f"--workers: expected at least 0, got {options.workers}")
     chosen("--caches", options.caches, CACHES, CACHES)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
+from rich.console import Console
 
 from dynconv.engine.checkpoint import load_checkpoint
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.interrupt import Interrupted
+from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.train import make_fabric, open_folder, prepare, train
 
 # Those that a resume may leave otherwise than a run never stopped: the one before the last, and what could not be used.
 OTHER = ("previous.pt", "unusable.pt")
@@ -45,3 +53,31 @@ def assert_same_run(one: RunFolder, other: RunFolder, *, logs: bool = True) -> N
                 torch.equal(left[key], right[key]) if isinstance(left[key], torch.Tensor) else left[key] == right[key]
             )
             assert equal, f"{name}: {key} differs"
+
+
+def call_at_step(run: Run, step: int, action: Callable[[], None]) -> None:
+    """Have `action` called at the start of the step after `step` finished ones."""
+    begin = run.method.begin_step
+
+    def begin_step(current: int, max_steps: int) -> None:
+        if current == step:
+            action()
+        begin(current, max_steps)
+
+    run.method.begin_step = begin_step
+
+
+def interrupt() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def whole_and_stopped(config: Callable[[str], TrainConfig], step: int, console: Console) -> tuple[RunFolder, Run]:
+    """A run never stopped, and one as it was when stopped in the step after `step`, which then ended the same."""
+    whole = train(config("whole"), console=console)
+    own = config("broken")
+    run = prepare(own, open_folder(own), make_fabric(own.run))
+    call_at_step(run, step, interrupt)
+    with pytest.raises(Interrupted):
+        run.fit(console)
+    assert_same_run(whole, train(config("broken"), console=console))
+    return whole, run

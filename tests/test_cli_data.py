@@ -70,6 +70,10 @@ def test_list_tells_every_set_and_protocol_without_data(capsys: Capture) -> None
         "office31:amazon Office-31 not looked for 2,817 31",
         "mnist-usps@adda mnist 2,000 / 10,000 usps 1,800 / 2,007 ADDA (Tzeng et al., 2017)",
         "domainnet:SOURCE-TARGET (30)",
+        # Counts as a source, and as the target.
+        "digit-five:TARGET (5) all but the target of each of M3SDA",
+        "usps 29,752 / 1,860 usps 29,752 / 1,860",
+        "webcam 795 webcam 295",
     ):
         assert words in out
 
@@ -97,6 +101,30 @@ def test_list_tells_all_about_what_is_named(capsys: Capture, tmp_path: Path) -> 
     out = prints(capsys, "list", "svhn-mnist@odd-source")
     assert "svhn 53,512 / 26,032" in out and "@even-source" not in out
     assert "'moon' is no known domain" in fails(capsys, "data", "list", "moon")
+    assert "NAME=DIR, your own images, is for `dynconv data check`" in fails(capsys, "data", "list", f"a={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("usps-mnist@odd-source", "usps 5,538 / 2,007 mnist 60,000 / 10,000 GAM (Huang et al., 2018), Table 2"),
+        ("mnist-usps@full", "mnist 60,000 / 10,000 usps 7,291 / 2,007"),
+        ("mnist-mnist_m@odd-target", "mnist 60,000 / 10,000 mnist_m unknown / 9,001 GAM (Huang et al., 2018), Table 2"),
+        (
+            "embedded:plain-optical@even-source",
+            "plain 1,500 / 500 optical 1,438 / 359 GAM (Huang et al., 2018), Table 2",
+        ),
+        ("office31:dslr-webcam@pda", "dslr 498 webcam 295 PADA (Cao et al., 2018)"),
+    ],
+)
+def test_list_counts_whatever_protocol_is_named_and_no_other(name: str, row: str, capsys: Capture) -> None:
+    assert prints(capsys, "list", name).partition("paper ")[2].endswith(f" {name} {row}")
+
+
+def test_list_tells_the_variants_of_a_protocol_named_without_one(capsys: Capture) -> None:
+    out = prints(capsys, "list", "svhn-mnist")
+    assert "svhn-mnist svhn 73,257 / 26,032 mnist 60,000 / 10,000 svhn-mnist@adda" in out
+    assert "svhn-mnist@even-source" in out and "mnist-usps" not in out
 
 
 def test_list_speaks_to_machines(capsys: Capture) -> None:
@@ -124,12 +152,12 @@ def test_check_exits_with_2_and_says_what_is_wrong(capsys: Capture, own: Path, t
     captured = capsys.readouterr()
     assert f"problems:\n  x, class cat: the folder {tmp_path / 'cat'} holds no image\n" in captured.out
     assert f"the image {tmp_path / 'dog' / '1.png'} cannot be read: " in captured.out
-    assert captured.err == "dynconv: error: 3 problems in x (1 of 2 checked)\n"
+    assert captured.err == "dynconv: error: 5 problems in x (1 of 2 checked)\n"
     assert cli.main(["data", "check", f"x={tmp_path}", "--json"]) == 2
     told = json.loads(capsys.readouterr().out)
-    assert not told["sound"] and told["domains"][0]["problems"] == 3
+    assert not told["sound"] and told["domains"][0]["problems"] == 4
     assert {finding["kind"] for finding in told["domains"][0]["findings"] if finding["problem"]} == {
-        "empty class", "unreadable image", "missing class",
+        "empty class", "unreadable image", "missing class", "no test split",
     }  # fmt: skip
 
 
@@ -199,7 +227,23 @@ def test_sample_refuses_what_cannot_be_drawn(capsys: Capture, own: Path, tmp_pat
         capsys, "data", "sample", day, "--out", out, "--per-class", "0"
     )
     assert "is a folder" in fails(capsys, "data", "sample", day, "--out", str(tmp_path))
+    for name in ("x.foo", "x"):
+        # Before anything is looked for.
+        message = fails(capsys, "data", "sample", f"day={tmp_path / 'absent'}", "--out", str(tmp_path / name))
+        assert f"{name}: expected a suffix of " in message and "png" in message
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "x.png", Path("/proc/none/x.png")):
+        assert f"--out {place} cannot be written: " in fails(capsys, "data", "sample", day, "--out", str(place))
     assert not (tmp_path / "x.png").exists()
+
+
+def test_sample_shows_no_more_columns_than_the_largest_class_fills(capsys: Capture, own: Path, tmp_path: Path) -> None:
+    pictures = []
+    for count in ("4", "100000000"):
+        out = tmp_path / "x.png"
+        prints(capsys, "sample", f"day={own / 'day'}", "--out", str(out), "--per-class", count)
+        pictures.append(out.read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_sample_of_a_protocol_draws_what_training_sees(data_root: Path, capsys: Capture, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from dynconv.data import digits, embedded
 from dynconv.data.cache import cache_root
 from dynconv.data.check_files import check_data_files, note_stray, scan_classes, scan_list
 from dynconv.data.check_images import ImageRow, check_image_arrays, check_image_files, note_copies
+from dynconv.data.digit_files import MNIST_M_FORM, read_digit
 from dynconv.data.errors import DataError
-from dynconv.data.findings import Findings
+from dynconv.data.findings import Findings, Kind
 from dynconv.data.image_sets import IMAGE_SETS
 from dynconv.data.manifest import Published, needed, presence, published
+from dynconv.data.published_lists import FORM, class_of
 from dynconv.data.specs import EMBEDDED
 
 Counts = dict[str, dict[str, int]]
@@ -34,6 +36,7 @@ class DomainCheck:
         counts: Images found, by split and class.
         findings: Problems and notes.
         how_to_get: Where the published files are; empty for a user's own images.
+        uncompared: Neither digests nor counts per class are published, so that its pixels and labels could be others.
     """
 
     name: str
@@ -44,6 +47,7 @@ class DomainCheck:
     counts: Counts
     findings: Findings
     how_to_get: str = ""
+    uncompared: bool = False
 
     @property
     def sound(self) -> bool:
@@ -60,7 +64,11 @@ class DomainCheck:
             "place": str(self.place),
             "sound": self.sound,
             "published": dict(self.splits),
-            "counts": self.counts,
+            "compared": bool(self.title) and not self.uncompared,
+            "counts": {
+                split: {label: each[label] for label in self.classes if label in each}
+                for split, each in self.counts.items()
+            },
             **self.findings.to_dict(),
         }
 
@@ -101,7 +109,7 @@ def check_known(name: str, data_root: Path | None, how: Checking) -> DomainCheck
         wanted = ", ".join(" or ".join(places) for places in needed(name))
         findings.add("no such data", f"not found below {root}: {wanted}")
     elif name == "mnist_m":
-        rows = _mnist_m_rows(findings, root)
+        rows = _mnist_m_rows(findings, root, how.subset)
         how.images(findings, rows, size=(32, 32))
         counts = counted(rows)
     elif name in digits.DIGIT_SETS:
@@ -113,7 +121,10 @@ def check_known(name: str, data_root: Path | None, how: Checking) -> DomainCheck
         how.images(findings, rows)
         counts = counted(rows)
     _compare(findings, facts, counts, how.subset)
-    return DomainCheck(name, facts.title, root, facts.splits, facts.classes, counts, findings, facts.how_to_get)
+    uncompared = not facts.per_class and not facts.digests
+    return DomainCheck(
+        name, facts.title, root, facts.splits, facts.classes, counts, findings, facts.how_to_get, uncompared
+    )
 
 
 def _check_digits(findings: Findings, facts: Published, root: Path, how: Checking) -> Counts:
@@ -155,19 +166,15 @@ def _check_embedded(findings: Findings, facts: Published, how: Checking) -> Coun
     }
 
 
-def _mnist_m_rows(findings: Findings, root: Path) -> list[ImageRow]:
-    def read_label(path: str, label: str) -> str:
-        if label not in digits.CLASSES:
-            raise ValueError(f"the label {label!r} is none of {digits.CLASSES[0]} to {digits.CLASSES[-1]}")
-        return label
-
+def _mnist_m_rows(findings: Findings, root: Path, subset: bool) -> list[ImageRow]:
     rows: list[ImageRow] = []
     for split in ("train", "test"):
         name = f"mnist_m/mnist_m_{split}_labels.txt"
         folder = root / "mnist_m" / f"mnist_m_{split}"
         if not check_data_files(findings, root, (name,), {}):
             continue
-        listed = scan_list(findings, root / name, folder, split, read_label)
+        repeated: Kind = "repeated rows" if subset else "listed twice"
+        listed = scan_list(findings, root / name, folder, split, read_digit, form=MNIST_M_FORM, repeated=repeated)
         rows += listed
         named = {row.path for row in listed}
         if stray := [file for file in sorted(folder.glob("*.png")) if file not in named]:
@@ -186,12 +193,7 @@ def _image_set_rows(findings: Findings, name: str, root: Path) -> list[ImageRow]
         return scan_classes(findings, folder, "all", known.classes)
 
     def read_label(path: str, label: str) -> str:
-        if not label.isdecimal() or int(label) >= len(known.classes):
-            raise ValueError(f"the label {label!r} is none of 0 to {len(known.classes) - 1}")
-        found = known.classes[int(label)]
-        if found not in Path(path).parent.parts:
-            raise ValueError(f"the label {label} is that of {found}, the image is {path}")
-        return found
+        return class_of(path, label, domain, known.classes)
 
     rows: list[ImageRow] = []
     for split, places in known.lists[domain].items():
@@ -200,7 +202,7 @@ def _image_set_rows(findings: Findings, name: str, root: Path) -> list[ImageRow]
             text = f"the list of the split is missing: {' or '.join(str(root / place) for place in places)}"
             findings.add("missing file", text, split=split)
         else:
-            rows += scan_list(findings, file, root / known.base, split, read_label)
+            rows += scan_list(findings, file, root / known.base, split, read_label, form=FORM)
     return rows
 
 
@@ -223,9 +225,9 @@ def _compare(findings: Findings, facts: Published, counts: Counts, subset: bool)
             findings.add("subset", f"{found:,} of {expected:,} images: a subset", split=split)
         elif found != expected:
             text = f"expected {expected:,} images, found {found:,}"
-            findings.add("wrong count", text, split=split)
+            findings.add(_other_count(found, expected), text, split=split)
         # An empty folder was told as such.
-        told = {finding.label for finding in findings.kept if finding.kind == "empty class"}
+        told = findings.labels["empty class"]
         per_class = facts.per_class.get(split, ())
         for place, label in enumerate(facts.classes):
             each = counts[split].get(label, 0)
@@ -235,4 +237,8 @@ def _compare(findings: Findings, facts: Published, counts: Counts, subset: bool)
                 findings.add("missing class", "no image of this class", split=split, label=label)
             elif per_class and each != per_class[place] and not (subset and each < per_class[place]):
                 text = f"expected {per_class[place]:,} images, found {each:,}"
-                findings.add("wrong count", text, split=split, label=label)
+                findings.add(_other_count(each, per_class[place]), text, split=split, label=label)
+
+
+def _other_count(found: int, expected: int) -> Kind:
+    return "too few images" if found < expected else "too many images"

@@ -1,7 +1,4 @@
-"""Folders and lists of images, and the files of digit sets, read so that one damaged line or file hides no other.
-
-The loaders stop at the first problem, as training must; a check goes on and tells them all.
-"""
+"""Folders and lists of images, and the files of digit sets, read so that one damaged line or file hides no other."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from dynconv.data.check_images import ImageRow
-from dynconv.data.findings import Findings
-from dynconv.data.folders import SUFFIXES
+from dynconv.data.findings import Findings, Kind
+from dynconv.data.walk import ListProblem, class_folders, read_list
 
 _BLOCK = 2**20
 
@@ -94,34 +91,29 @@ def _wrong_idx(file: Path, head: bytes) -> str | None:
 def scan_classes(findings: Findings, folder: Path, split: str, known: Collection[str]) -> list[ImageRow]:
     """The images of `folder`, which holds one folder per class; `known` are the published names, empty for any."""
     rows: list[ImageRow] = []
-    stray: list[Path] = []
-    for entry in _entries(findings, folder, split):
-        if not entry.is_dir():
-            stray.append(entry)
+    try:
+        classes, beside = class_folders(folder)
+    except OSError as error:
+        findings.add("unreadable file", f"the folder {folder} cannot be read: {error}", split=split, file=folder)
+        return rows
+    if not classes:
+        text = f"{folder} holds no folder: expected one folder of images per class"
+        findings.add("missing class", text, split=split, file=folder)
+    stray = list(beside)
+    for each in classes:
+        place, here = each.place, {"split": split, "label": each.place.name, "file": str(each.place)}
+        if known and place.name not in known:
+            findings.add("unknown class", f"{place} is no class of the published set", **here)
             continue
-        if known and entry.name not in known:
-            text = f"{entry} is no class of the published set"
-            findings.add("unknown class", text, split=split, label=entry.name, file=entry)
-            continue
-        files = _entries(findings, entry, split)
-        images = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-        read = set(images)
-        stray += [file for file in files if file not in read]
-        if not images:
-            findings.add("empty class", f"the folder {entry} holds no image", split=split, label=entry.name, file=entry)
-        rows += [ImageRow(file, split, entry.name) for file in images]
+        if each.error is not None:
+            findings.add("unreadable file", f"the folder {place} cannot be read: {each.error}", **here)
+        elif not each.images:
+            findings.add("empty class", f"the folder {place} holds no image", **here)
+        stray += each.stray
+        rows += [ImageRow(file, split, place.name) for file in each.images]
     if stray:
         note_stray(findings, stray, f"beside the images of {folder} (they are not read)", split)
     return rows
-
-
-def _entries(findings: Findings, folder: Path, split: str) -> list[Path]:
-    """What a folder holds, sorted, without names that start with a dot."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        findings.add("unreadable file", f"the folder {folder} cannot be read: {error}", split=split, file=folder)
-        return []
 
 
 def note_stray(findings: Findings, stray: Sequence[Path], where: str, split: str) -> None:
@@ -131,42 +123,33 @@ def note_stray(findings: Findings, stray: Sequence[Path], where: str, split: str
 
 
 def scan_list(
-    findings: Findings, listing: Path, folder: Path, split: str, read_label: Callable[[str, str], str]
+    findings: Findings,
+    listing: Path,
+    folder: Path,
+    split: str,
+    read_label: Callable[[str, str], str],
+    *,
+    form: str = "path label",
+    repeated: Kind = "listed twice",
 ) -> list[ImageRow]:
-    """The images that the "path label" lines of `listing` name.
+    """The images that the lines of a list name; the same line again is told, and is another row.
 
     Args:
         findings: Where malformed lines, unknown labels and files that are not there go.
-        listing: The list.
-        folder: What its paths are relative to.
+        listing, folder, read_label, form: see `dynconv.data.walk.read_list`.
         split: The split that it lists.
-        read_label: A path and its label to the name of the class; raises a ValueError with the words for a label that
-            fits neither the set nor the path.
+        repeated: What it is when an image is listed twice under the same label.
     """
     rows: list[ImageRow] = []
-    try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        findings.add("unreadable file", f"{listing} is no text file of lines: {error}", split=split, file=listing)
-        return rows
-    filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not filled:
-        findings.add("malformed line", f"{listing} lists no image", split=split, file=listing)
-    for number, line in filled:
-        here, parts = f"{listing}, line {number}", line.strip().rsplit(maxsplit=1)
-        if len(parts) != 2:
-            text = f'{here}: expected "path label", got {line[:80]!r}'
-            findings.add("malformed line", text, split=split, file=listing)
+    seen: set[ImageRow] = set()
+    for found in read_list(listing, folder, read_label, form):
+        if isinstance(found, ListProblem):
+            findings.add(found.kind, found.text, split=split, label=found.label, file=found.file)
             continue
-        try:
-            label = read_label(*parts)
-        except ValueError as error:
-            findings.add("unknown label", f"{here}: {error}", split=split, file=listing)
-            continue
-        path = folder / parts[0]
-        if path.is_file():
-            rows.append(ImageRow(path, split, label))
-        else:
-            text = f"{here}: the image {path} is not there"
-            findings.add("list that lacks files", text, split=split, label=label, file=path)
+        row = ImageRow(found.path, split, found.label)
+        if row in seen:
+            text = f"{listing} lists the image {row.path} more than once"
+            findings.add(repeated, text, split=split, label=row.label, file=row.path)
+        seen.add(row)
+        rows.append(row)
     return rows

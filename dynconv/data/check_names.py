@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from dynconv.data.check import Checking, DomainCheck, check_known, counted
 from dynconv.data.check_files import scan_classes, scan_list
 from dynconv.data.check_images import ImageRow
+from dynconv.data.class_choice import words as in_words
 from dynconv.data.errors import DataError
 from dynconv.data.findings import Findings
-from dynconv.data.folders import parse_assignment
+from dynconv.data.folders import parse_assignment, sorted_classes
 from dynconv.data.manifest import needed, presence
 from dynconv.data.specs import COLLECTIONS, EMBEDDED, known_domains, parse_spec
 
@@ -27,6 +30,7 @@ def domains_meant(words: Sequence[str], data_root: Path | None) -> list[str]:
         DataError: a word is none of these, or there are none and nothing is there.
     """
     if not words:
+        _check_root(data_root)
         present = [name for name in known_domains() if needed(name) and presence(name, data_root) != "missing"]
         if not present:
             raise DataError(
@@ -67,45 +71,57 @@ def check_domains(names: Sequence[str], data_root: Path | None, how: Checking) -
     """Check what `domains_meant` gave, one after the other.
 
     Raises:
-        DataError: no data root is given and one is needed.
+        DataError: no data root is given and one is needed, it is no folder, or a name is given to two places.
     """
     known = [name for name in names if "=" not in name]
-    if data_root is None and any(not name.startswith(f"{EMBEDDED}:") for name in known):
-        raise DataError("no place to look: give the folder of the data sets with --data-root, or set DYNCONV_DATA")
-    if data_root is not None and known and not data_root.is_dir():
-        raise DataError(f"the data root {data_root} is no folder (looked from {Path.cwd()})")
+    if any(not name.startswith(f"{EMBEDDED}:") for name in known):
+        _check_root(data_root)
+    given = [parse_assignment(name, "NAME=DIR")[0] for name in names if "=" in name]
+    if twice := sorted(name for name, count in Counter(given).items() if count > 1):
+        raise DataError(f"NAME=DIR: named twice, with another place each: {', '.join(twice)}")
     checks = [check_own(name, how) if "=" in name else check_known(name, data_root, how) for name in names]
     own = [check for check in checks if not check.title and check.classes]
     for check in own:
         others = sorted({label for other in own for label in other.classes} - set(check.classes))
         if others:
-            shown = ", ".join(others[:12]) + f" and {len(others) - 12} more" * (len(others) > 12)
-            text = f"it lacks classes that the others have: {shown}; training then needs --classes common or partial"
+            text = (
+                f"it lacks classes that the others have: {in_words(others)}; training refuses that without --classes "
+                "common or partial (with these, check the domains one by one)"
+            )
             check.findings.add("other classes", text)
     return checks
+
+
+def _check_root(data_root: Path | None) -> None:
+    if data_root is None:
+        raise DataError("no place to look: give the folder of the data sets with --data-root, or set DYNCONV_DATA")
+    if not data_root.is_dir():
+        raise DataError(f"the data root {data_root} is no folder (looked from {Path.cwd()})")
 
 
 def check_own(word: str, how: Checking) -> DomainCheck:
     """A user's own folders, or "path label" list: what training would refuse, and what it would stop at."""
     name, place = parse_assignment(word, "NAME=DIR")
     findings, rows = Findings(name), []
-    if place.is_file():
-        rows = scan_list(findings, place, place.parent, "all", lambda path, label: label)
-    elif not place.is_dir():
+    # Of a name that is too long pathlib raises.
+    if os.path.isfile(place):
+        # Whose own list it is may well repeat an image.
+        rows = scan_list(findings, place, place.parent, "all", lambda path, label: label, repeated="repeated rows")
+    elif not os.path.isdir(place):
         findings.add("no such data", f"{place} does not exist (looked from {Path.cwd()})", file=place)
     else:
         rows = _folder_rows(findings, place)
     how.images(findings, rows)
-    classes = _sorted({row.label for row in rows if row.split != "test"})
+    classes = sorted_classes({row.label for row in rows if row.split != "test"})
+    each = Counter(row.label for row in rows if row.split == "all")
+    if each and max(each.values()) == 1:
+        text = "there is one image per class: of a source, none would be left for a test split"
+        findings.add("no test split", text)
     if len(classes) == 1:
         findings.add("missing class", f"there is one class only ({classes[0]}): expected two or more")
     for label in sorted({row.label for row in rows} - set(classes)):
         findings.add("unknown class", "the training split has no such class", split="test", label=label)
     return DomainCheck(name, "", place, {}, classes, counted(rows), findings)
-
-
-def _sorted(names: set[str]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=lambda name: (int(name) if name.isdecimal() else 0, name)))
 
 
 def _folder_rows(findings: Findings, place: Path) -> list[ImageRow]:
@@ -117,7 +133,4 @@ def _folder_rows(findings: Findings, place: Path) -> list[ImageRow]:
         text = f"{place} has a folder {found!r} but none called {lacking!r}: give both, or {place / found}"
         findings.add("missing file", text, file=place / lacking)
         return scan_classes(findings, place / found, found, ())
-    rows = scan_classes(findings, place, "all", ())
-    if not rows and not findings.problems:
-        findings.add("missing class", f"{place} holds no folder: expected one folder of images per class", file=place)
-    return rows
+    return scan_classes(findings, place, "all", ())

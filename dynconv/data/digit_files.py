@@ -3,8 +3,9 @@ MATLAB files (SVHN, Synthetic Digits)."""
 
 from __future__ import annotations
 
+import bz2
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 
 from dynconv.data.cache import Arrays, cached, stamp
 from dynconv.data.errors import DataError
+from dynconv.data.folders import Listing
+from dynconv.data.walk import sound_rows
 
 CLASSES = tuple(str(digit) for digit in range(10))
 
@@ -20,6 +23,9 @@ Array = np.ndarray[Any, Any]
 
 USPS_FILES = ("usps.bz2", "usps.t.bz2")
 MNIST_M_LABELS = ("mnist_m/mnist_m_train_labels.txt", "mnist_m/mnist_m_test_labels.txt")
+MNIST_M_FORM = "FILE.png DIGIT"
+
+_USPS_LABELS = frozenset(str(label) for label in range(1, 11))
 
 
 @dataclass(frozen=True)
@@ -37,16 +43,19 @@ class DigitSet:
         per_class: Images of each digit, by split; empty where they are not published and not known for sure.
         digests: File to "md5:..."; empty where the publisher gives none.
         cache_drawn: Cache what a protocol draws of it: the whole is too big to be kept twice.
+        image_files: Data root to its image files, of a set that consists of such; `read` then has a third argument, the
+            files that are left out. None of a set of a few files, of which none can be.
     """
 
     title: str
     files: tuple[str, ...]
-    read: Callable[[Path, Path], Arrays]
+    read: Callable[..., Arrays]
     how_to_get: Callable[[Path], str]
     splits: Mapping[str, int]
     per_class: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     cache_drawn: bool = False
+    image_files: Callable[[Path], Listing] | None = None
 
 
 def read_mnist(root: Path, cache_dir: Path) -> Arrays:
@@ -61,22 +70,86 @@ def read_mnist(root: Path, cache_dir: Path) -> Arrays:
 
 def read_usps(root: Path, cache_dir: Path) -> Arrays:
     def parse() -> Arrays:
-        from torchvision.datasets import USPS
-
         arrays: Arrays = {}
-        for part in ("train", "test"):
-            data = USPS(str(root), train=part == "train", download=False)
-            arrays[f"{part}_images"], arrays[f"{part}_labels"] = data.data, np.array(data.targets, dtype=np.int64)
+        for part, file in zip(("train", "test"), USPS_FILES, strict=True):
+            arrays[f"{part}_images"], arrays[f"{part}_labels"] = _read_libsvm(root / file)
         return arrays
 
-    # Text in bz2: about 4 s to parse, 10 ms from the cache.
-    recipe = {"set": "usps", "format": 1, "files": stamp(root / file for file in USPS_FILES)}
+    # Text in bz2: seconds to parse, 10 ms from the cache. Format 2: its values were checked.
+    recipe = {"set": "usps", "format": 2, "files": stamp(root / file for file in USPS_FILES)}
     return cached(cache_dir, "usps", recipe, parse)
 
 
-def read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
+def _read_libsvm(path: Path) -> tuple[Array, Array]:
+    """Images (N, 16, 16) uint8 and digits (N,) int64 of `LABEL 1:VALUE ... 256:VALUE` lines, a digit being its label
+    minus one and a value from -1 to 1.
+
+    torchvision's class for USPS gives the same pixels (float32, rounded down), but tells neither file nor line, and
+    wraps values out of range to other greys.
+    """
+    places = [str(place) for place in range(1, 257)]
+    rows, digits = [], []
+    with bz2.open(path, "rt", encoding="ascii", errors="replace") as stream:
+        for number, line in enumerate(stream, start=1):
+            label, *entries = line.split() or [""]
+            if label not in _USPS_LABELS:
+                raise DataError(f"{path}, line {number}: the label {label[:20]!r} is none of 1 to 10 (1 is digit 0)")
+            found = [entry.partition(":") for entry in entries]
+            try:
+                values = [float(value) for _, _, value in found]
+            except ValueError:
+                values = []
+            if len(values) != 256 or [place for place, _, _ in found] != places:
+                raise DataError(
+                    f'{path}, line {number}: expected a label and 256 entries "1:VALUE" to "256:VALUE", got '
+                    f"{len(entries)} entries: {line[:60].strip()!r}..."
+                )
+            # Half a grey level of leave: there are files whose white is 1.00196.
+            if wrong := [value for value in values if not -1.004 <= value <= 1.004]:
+                raise DataError(f"{path}, line {number}: expected values from -1 to 1, got {wrong[0]:g}")
+            rows.append(np.array(values, dtype=np.float32))
+            digits.append(int(label) - 1)
+    if not rows:
+        raise DataError(f"{path} holds no image")
+    grey = (np.stack(rows).reshape(-1, 16, 16) + 1) / 2 * 255
+    return grey.astype(np.uint8), np.array(digits, dtype=np.int64)
+
+
+def list_mnist_m(root: Path) -> Listing:
+    """The image files of MNIST-M, none opened.
+
+    Raises:
+        DataError: a line of a list is wrong, or images that it names are missing.
+    """
     folder = root / "mnist_m"
-    rows = {part: _mnist_m_rows(folder, part) for part in ("train", "test")}
+    train, test = (
+        tuple(
+            (row.path, int(row.label))
+            for row in sound_rows("mnist_m", root / file, folder / f"mnist_m_{part}", read_digit, MNIST_M_FORM)
+        )
+        for part, file in zip(("train", "test"), MNIST_M_LABELS, strict=True)
+    )
+    return Listing("mnist_m", folder, CLASSES, train, test)
+
+
+def read_digit(path: str, label: str) -> str:
+    """The class of a row of MNIST-M's lists.
+
+    Raises:
+        ValueError: the label is no digit.
+    """
+    if label not in CLASSES:
+        raise ValueError(f"the label {label[:20]!r} is none of {CLASSES[0]} to {CLASSES[-1]}")
+    return label
+
+
+def read_mnist_m(root: Path, cache_dir: Path, without: Collection[Path] = ()) -> Arrays:
+    """See `DigitSet.read`; `without` are image files that are left out."""
+    listing = list_mnist_m(root)
+    rows = {
+        part: [row for row in each or () if row[0] not in without]
+        for part, each in (("train", listing.train), ("test", listing.test))
+    }
 
     def decode() -> Arrays:
         from PIL import Image
@@ -92,32 +165,18 @@ def read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
                             raise ValueError("it has {} x {} pixels".format(*picture.size))
                         images[index] = np.asarray(picture.convert("RGB"))
                 except (OSError, ValueError, SyntaxError) as error:
-                    raise DataError(f"mnist_m: {path} is no 32 x 32 image that can be read: {error}") from error
+                    raise DataError(
+                        f"mnist_m: {path} is no 32 x 32 image that can be read: {error} (`dynconv data check mnist_m` "
+                        "tells all such files, and --skip-bad leaves out those that cannot be read)"
+                    ) from error
             arrays[f"{part}_images"] = images
             arrays[f"{part}_labels"] = np.array([label for _, label in entries], dtype=np.int64)
         return arrays
 
+    # What is left out is no part of the stamp, so that what remains is another recipe.
     files = [path for entries in rows.values() for path, _ in entries]
     recipe = {"set": "mnist_m", "format": 1, "files": stamp([*files, *(root / file for file in MNIST_M_LABELS)])}
     return cached(cache_dir, "mnist_m", recipe, decode)
-
-
-def _mnist_m_rows(folder: Path, part: str) -> list[tuple[Path, int]]:
-    listing = folder / f"mnist_m_{part}_labels.txt"
-    rows: list[tuple[Path, int]] = []
-    for number, line in enumerate(listing.read_text().splitlines(), start=1):
-        name, _, label = line.strip().rpartition(" ")
-        if not name or label not in CLASSES:
-            raise DataError(f'mnist_m: {listing}, line {number}: expected "FILE.png DIGIT", got {line!r}')
-        rows.append((folder / f"mnist_m_{part}" / name, int(label)))
-    if not rows:
-        raise DataError(f"mnist_m: {listing} lists no image")
-    absent = [path for path, _ in rows if not path.is_file()]
-    if absent:
-        raise DataError(
-            f"mnist_m: {len(absent)} of {len(rows)} images that {listing} lists are missing: {absent[0]}, ..."
-        )
-    return rows
 
 
 def read_stacks(train: str, test: str) -> Callable[[Path, Path], Arrays]:

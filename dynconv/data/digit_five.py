@@ -16,6 +16,7 @@ first 9,000 elsewhere; here both drawings are uniform and the same in every run 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,26 +29,21 @@ PREFIX = "digit-five"
 FOLDER = "Digit-Five"
 
 
-def _read_mnist(root: Path, cache_dir: Path) -> Arrays:
-    path = root / FOLDER / "mnist_data.mat"
-    stored = read_mat(path, ("train_32", "test_32", "label_train", "label_test"))
-    arrays: Arrays = {}
-    for part in ("train", "test"):
-        images = checked_images(stored[f"{part}_32"], (32, 32), f"{path}: {part}_32")
-        labels = checked_labels(stored[f"label_{part}"], len(images), f"{path}: label_{part}")
-        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
-    return arrays
+def _read_four(file: str, shape: tuple[int, ...], images: str, labels: str) -> Callable[[Path, Path], Arrays]:
+    """The reader of a file with four variables, whose names are `images` and `labels` with the part in braces."""
+    names = {part: (images.format(part), labels.format(part)) for part in ("train", "test")}
 
+    def read(root: Path, cache_dir: Path) -> Arrays:
+        path = root / FOLDER / file
+        stored = read_mat(path, tuple(name for pair in names.values() for name in pair))
+        arrays: Arrays = {}
+        for part, (image, label) in names.items():
+            pixels = checked_images(stored[image], shape, f"{path}: {image}")
+            arrays[f"{part}_images"] = pixels
+            arrays[f"{part}_labels"] = checked_labels(stored[label], len(pixels), f"{path}: {label}")
+        return arrays
 
-def _read_mnist_m(root: Path, cache_dir: Path) -> Arrays:
-    path = root / FOLDER / "mnistm_with_label.mat"
-    stored = read_mat(path, ("train", "test", "label_train", "label_test"))
-    arrays: Arrays = {}
-    for part in ("train", "test"):
-        images = checked_images(stored[part], (28, 28, 3), f"{path}: {part}")
-        labels = checked_labels(stored[f"label_{part}"], len(images), f"{path}: label_{part}")
-        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
-    return arrays
+    return read
 
 
 def _read_usps(root: Path, cache_dir: Path) -> Arrays:
@@ -60,17 +56,6 @@ def _read_usps(root: Path, cache_dir: Path) -> Arrays:
         grey = checked_images(images, (1, 28, 28), f"{path}: images of {part}", white=1)[:, 0]
         arrays[f"{part}_images"] = grey
         arrays[f"{part}_labels"] = checked_labels(labels, len(grey), f"{path}: labels of {part}")
-    return arrays
-
-
-def _read_syn(root: Path, cache_dir: Path) -> Arrays:
-    path = root / FOLDER / "syn_number.mat"
-    stored = read_mat(path, ("train_data", "test_data", "train_label", "test_label"))
-    arrays: Arrays = {}
-    for part in ("train", "test"):
-        images = checked_images(stored[f"{part}_data"], (32, 32, 3), f"{path}: {part}_data")
-        labels = checked_labels(stored[f"{part}_label"], len(images), f"{path}: {part}_label")
-        arrays |= {f"{part}_images": images, f"{part}_labels": labels}
     return arrays
 
 
@@ -88,7 +73,7 @@ SETS = {
     "mnist": DigitSet(
         "MNIST in Digit-Five",
         (f"{FOLDER}/mnist_data.mat",),
-        _read_mnist,
+        _read_four("mnist_data.mat", (32, 32), "{}_32", "label_{}"),
         _how_to_get,
         {"train": 55000, "test": 10000},
         cache_drawn=True,
@@ -96,7 +81,7 @@ SETS = {
     "mnist_m": DigitSet(
         "MNIST-M in Digit-Five",
         (f"{FOLDER}/mnistm_with_label.mat",),
-        _read_mnist_m,
+        _read_four("mnistm_with_label.mat", (28, 28, 3), "{}", "label_{}"),
         _how_to_get,
         {"train": 55000, "test": 10000},
         cache_drawn=True,
@@ -120,7 +105,7 @@ SETS = {
     "syn": DigitSet(
         "Synthetic Digits in Digit-Five",
         (f"{FOLDER}/syn_number.mat",),
-        _read_syn,
+        _read_four("syn_number.mat", (32, 32, 3), "{}_data", "{}_label"),
         _how_to_get,
         {"train": 25000, "test": 9000},
         cache_drawn=True,

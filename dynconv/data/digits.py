@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol as Interface
@@ -18,13 +18,16 @@ from dynconv.data.digit_files import (
     MNIST_M_LABELS,
     USPS_FILES,
     DigitSet,
+    list_mnist_m,
     read_mnist,
     read_mnist_m,
     read_stacks,
     read_usps,
 )
 from dynconv.data.errors import DataError
+from dynconv.data.files import Decoding, Skipped
 from dynconv.data.images import to_split
+from dynconv.data.skip import without_unreadable
 
 __all__ = ["CLASSES", "DIGIT_SETS", "REAL", "DigitSet", "Drawing", "load_digits", "read_digits"]
 
@@ -44,12 +47,20 @@ class Drawing(Interface):
 
 
 def load_digits(
-    name: str, data_root: Path, *, cache_dir: Path, image_size: int, channels: int, drawing: Drawing | None = None
+    name: str,
+    data_root: Path,
+    *,
+    cache_dir: Path,
+    image_size: int,
+    channels: int,
+    drawing: Drawing | None = None,
+    without: Collection[Path] = (),
 ) -> Domain:
     """One of `DIGIT_SETS`, or what `drawing` takes of it, from the files below `data_root`.
 
     In memory at 32 x 32: SVHN 0.3 GB, Synthetic Digits whole 1.5 GB. While its files are read Synthetic Digits takes
-    1.5 GB more, whatever is drawn; what was drawn is cached, so that is so the first time only.
+    1.5 GB more, whatever is drawn; what was drawn is cached, so that is so the first time only. `without` are image
+    files that are left out (see `unreadable_images`).
 
     Raises:
         DataError: a file is missing (it says which, where, and how to get it) or cannot be read, or the drawing is not
@@ -58,7 +69,7 @@ def load_digits(
     known = DIGIT_SETS[name]
 
     def read() -> Arrays:
-        arrays = read_digits(name, data_root, cache_dir)
+        arrays = read_digits(name, data_root, cache_dir, without)
         return arrays if drawing is None else _drawn(arrays, drawing)
 
     if drawing is not None and known.cache_drawn:
@@ -83,7 +94,7 @@ def load_digits(
     return Domain(name.rpartition(":")[2], CLASSES, train, test)
 
 
-def read_digits(name: str, data_root: Path, cache_dir: Path) -> Arrays:
+def read_digits(name: str, data_root: Path, cache_dir: Path, without: Collection[Path] = ()) -> Arrays:
     """The stored images and labels of one of `DIGIT_SETS`: see `DigitSet.read`.
 
     Raises:
@@ -92,7 +103,7 @@ def read_digits(name: str, data_root: Path, cache_dir: Path) -> Arrays:
     known = DIGIT_SETS[name]
     check_present(name, data_root)
     try:
-        return known.read(data_root, cache_dir)
+        return known.read(data_root, cache_dir, without) if without else known.read(data_root, cache_dir)
     except DataError as error:
         text = str(error).removeprefix(f"{name}: ")
         raise DataError(f"{name}: {text}\nFetch it again: {known.how_to_get(data_root)}") from error
@@ -103,6 +114,20 @@ def read_digits(name: str, data_root: Path, cache_dir: Path) -> Arrays:
             f"{name}: the files below {data_root} ({', '.join(known.files)}) cannot be read: "
             f"{type(error).__name__}: {error}.\nFetch them again: {known.how_to_get(data_root)}"
         ) from error
+
+
+def unreadable_images(name: str, data_root: Path, decoding: Decoding) -> tuple[Skipped, ...]:
+    """The image files of one of `DIGIT_SETS` that cannot be read (see `without_unreadable`); none of a set that
+    consists of a few files.
+
+    Raises:
+        DataError: a file is missing, a list is wrong, or no image of a class is left.
+    """
+    known = DIGIT_SETS[name]
+    if known.image_files is None:
+        return ()
+    check_present(name, data_root)
+    return without_unreadable(known.image_files(data_root), decoding)[1]
 
 
 def check_present(name: str, data_root: Path) -> None:
@@ -196,7 +221,12 @@ REAL: dict[str, DigitSet] = {
         },
     ),
     "mnist_m": DigitSet(
-        "MNIST-M", MNIST_M_LABELS, read_mnist_m, _mnist_m_from_publisher, {"train": 59001, "test": 9001}
+        "MNIST-M",
+        MNIST_M_LABELS,
+        read_mnist_m,
+        _mnist_m_from_publisher,
+        {"train": 59001, "test": 9001},
+        image_files=list_mnist_m,
     ),
     "svhn": DigitSet(
         "SVHN (cropped digits)",
@@ -225,3 +255,6 @@ DIGIT_SETS: dict[str, DigitSet] = {
     **REAL,
     **{f"{digit_five.PREFIX}:{name}": known for name, known in digit_five.SETS.items()},
 }
+# SVHN as published, in renamed files.
+_RENAMED = f"{digit_five.PREFIX}:svhn"
+DIGIT_SETS[_RENAMED] = replace(DIGIT_SETS[_RENAMED], per_class=REAL["svhn"].per_class)

@@ -43,8 +43,8 @@ class Decoding:
         threads: Files decoded at a time (outside the interpreter's lock).
         memory_limit: What `cache` "auto" holds in memory: splits of at most so many decoded bytes.
         cache: "memory" decodes a split once and holds it, whatever its size; "disk" keeps it in a file of the cache
-            folder, which later runs read too; "none" decodes an image whenever it is asked for; "auto" is "memory"
-            below the limit and "none" above.
+            folder, which later runs read too and nothing removes (see `dynconv.data.stored`); "none" decodes an image
+            whenever it is asked for; "auto" is "memory" below the limit and "none" above.
         cache_dir: The cache folder (default: $DYNCONV_CACHE or the user's).
         on_progress: Called while a split is decoded or looked through, with what is done, and images done and in all.
     """
@@ -140,10 +140,19 @@ class ImageFiles:
             recipe,
             len(self),
             (size, size, channels),
-            lambda index: decode(self.paths[index], self.name, size, channels),
+            self._decoded,
         )
         store.open(self._squares, self.decoding.progress(f"{self.name}: decoding to the cache folder"))
         return ImageFiles(self.name, self.paths, self.decoding, (store, range(len(self))))
+
+    def _decoded(self, index: int) -> np.ndarray[Any, Any]:
+        """uint8 (H, W, C), from the file."""
+        try:
+            return decode(self.paths[index], self.name, self.decoding.size, self.decoding.channels)
+        except DataError as error:
+            raise DataError(
+                f"{error}; `dynconv data check` finds all such images, `dynconv train --skip-bad` goes without them"
+            ) from error
 
     def _squares(self, places: Sequence[int]) -> np.ndarray[Any, Any]:
         """uint8 (n, H, W, C)."""
@@ -156,7 +165,7 @@ class ImageFiles:
                 store, records = self._stored
                 store.read(records[index], pixels[place])
             else:
-                pixels[place] = decode(self.paths[index], self.name, size, channels)
+                pixels[place] = self._decoded(index)
 
         for _ in _mapped(fill, list(enumerate(places)), self.decoding.threads):
             pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -21,18 +21,23 @@ Kind = Literal[
     "unknown class",
     "empty class",
     "wrong count",
+    "too few images",
+    "too many images",
+    "no test split",
+    "listed twice",
     "unreadable image",
     "wrong image size",
     "subset",
     "other classes",
     "stray files",
+    "repeated rows",
     "one colour",
     "copies",
     "copies with other labels",
 ]
 # What is told and is no damage: publishers ship such sets.
 NOTES: frozenset[Kind] = frozenset(
-    {"subset", "other classes", "stray files", "one colour", "copies", "copies with other labels"}
+    {"subset", "stray files", "repeated rows", "one colour", "copies", "copies with other labels"}
 )
 
 
@@ -75,14 +80,18 @@ class Findings:
         domain: The domain's name.
         kept: At most `MOST_PER_KIND` of each kind.
         counts: How many there were of each kind.
+        labels: The classes told under each kind, those not kept included.
     """
 
     domain: str
     kept: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    labels: defaultdict[Kind, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, kind: Kind, text: str, *, split: str = "", label: str = "", file: object = "") -> None:
         self.counts[kind] += 1
+        if label:
+            self.labels[kind].add(label)
         if self.counts[kind] <= MOST_PER_KIND:
             self.kept.append(Finding(kind, self.domain, text, split, label, str(file)))
 

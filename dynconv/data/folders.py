@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,7 @@ import torch
 from dynconv.data.base import Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, read_images
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
+from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, sound_rows
 
 # One fixed division of a set without a published test split, so that every run measures on the same images.
 SPLIT_SEED = 0
@@ -68,9 +68,10 @@ def list_images(name: str, place: Path) -> Listing:
     Raises:
         DataError: `place` is absent, holds no class, a class holds no image, or a list has a malformed line.
     """
-    if place.is_file():
-        rows = _read_list(name, place)
-    elif place.is_dir():
+    # Of a name that is too long pathlib raises.
+    if os.path.isfile(place):
+        rows = sound_rows(name, place, place.parent, lambda path, label: label)
+    elif os.path.isdir(place):
         train, test = place / "train", place / "test"
         if train.is_dir() and test.is_dir():
             return _published_split(name, place, _read_classes(name, train), _read_classes(name, test))
@@ -86,7 +87,7 @@ def list_images(name: str, place: Path) -> Listing:
             f"{name}: {place} does not exist (looked from {Path.cwd()}). Expected a folder with one folder per class, "
             'or a text file of "path label" lines'
         )
-    classes = _sorted_classes(label for _, label in rows)
+    classes = sorted_classes(label for _, label in rows)
     return Listing(name, place, classes, _numbered(rows, classes), None)
 
 
@@ -97,68 +98,46 @@ def list_classes(name: str, folder: Path) -> Listing:
         DataError: `folder` holds no class, or a class holds no image.
     """
     rows = _read_classes(name, folder)
-    classes = _sorted_classes(label for _, label in rows)
+    classes = sorted_classes(label for _, label in rows)
     return Listing(name, folder, classes, _numbered(rows, classes), None)
 
 
-def _published_split(name: str, place: Path, train: list[tuple[Path, str]], test: list[tuple[Path, str]]) -> Listing:
-    classes = _sorted_classes(label for _, label in train)
+def _published_split(name: str, place: Path, train: list[Row], test: list[Row]) -> Listing:
+    classes = sorted_classes(label for _, label in train)
     if unknown := sorted({label for _, label in test} - set(classes)):
         raise DataError(f"{name}: {place / 'test'} has classes that {place / 'train'} lacks: {', '.join(unknown)}")
     return Listing(name, place, classes, _numbered(train, classes), _numbered(test, classes))
 
 
-def _sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+def sorted_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """The names of the classes, sorted: numerically where all are numbers."""
     names = set(labels)
-    if all(name.isascii() and name.isdigit() for name in names):
+    if all(is_number(name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
 
-def _numbered(rows: list[tuple[Path, str]], classes: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
+def _numbered(rows: list[Row], classes: tuple[str, ...]) -> tuple[tuple[Path, int], ...]:
     number = {name: index for index, name in enumerate(classes)}
     return tuple((path, number[label]) for path, label in rows)
 
 
-def _read_classes(name: str, folder: Path) -> list[tuple[Path, str]]:
-    rows: list[tuple[Path, str]] = []
-    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+def _read_classes(name: str, folder: Path) -> list[Row]:
+    try:
+        classes, _ = class_folders(folder)
+    except OSError as error:
+        raise DataError(f"{name}: the folder {folder} cannot be read: {error}") from error
     if not classes:
         raise DataError(f"{name}: {folder} holds no folder: expected one folder of images per class")
     for each in classes:
-        images = sorted(
-            file for file in each.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-        )
-        if not images:
+        if each.error is not None:
+            raise DataError(f"{name}: the folder {each.place} cannot be read: {each.error}") from each.error
+        if not each.images:
             raise DataError(
-                f"{name}: the class folder {each} holds no image ({', '.join(sorted(SUFFIXES))}). Expected "
+                f"{name}: the class folder {each.place} holds no image ({', '.join(sorted(SUFFIXES))}). Expected "
                 f"{folder}/CLASS/IMAGE: remove the folder, or give the one that holds the classes"
             )
-        rows.extend((file, each.name) for file in images)
-    return rows
-
-
-def _read_list(name: str, file: Path) -> list[tuple[Path, str]]:
-    rows: list[tuple[Path, str]] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f'{name}: {file} is no text file of "path label" lines: {error}') from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = line.strip().rsplit(maxsplit=1)
-        if len(parts) != 2:
-            raise DataError(f'{name}: {file}, line {number}: expected "path label", got {line!r}')
-        path = file.parent / parts[0]
-        if not path.is_file():
-            raise DataError(
-                f"{name}: {file}, line {number}: {path} does not exist (paths are relative to {file.parent})"
-            )
-        rows.append((path, parts[1]))
-    if not rows:
-        raise DataError(f"{name}: {file} lists no image")
-    return rows
+    return [Row(file, each.place.name) for each in classes for file in each.images]
 
 
 def load_listing(

@@ -15,7 +15,7 @@ from dynconv.data import digits, embedded, folders
 from dynconv.data.base import Domain, Protocol
 from dynconv.data.cache import cache_root
 from dynconv.data.catalogue import KnownProtocol, known_protocols
-from dynconv.data.class_choice import ClassChoice, common_only, match_classes
+from dynconv.data.class_choice import ClassChoice, common_only, match_classes, words
 from dynconv.data.errors import DataError
 from dynconv.data.files import MEMORY_LIMIT, CacheMode, Decoding, Skipped
 from dynconv.data.image_sets import IMAGE_SETS, PDA_CLASSES, list_image_set
@@ -83,7 +83,8 @@ def load_protocol(
         cache: Where decoded image files are kept: see `Decoding`. The images are the same.
         skip_bad: Look through all image files first, leave out those that cannot be read, and name and count them on
             stderr and in `Protocol.skipped`. Otherwise the first such file is an error: here, where the images are
-            decoded here, else when its turn comes. Sets that come as one file (digits) have none to leave out.
+            decoded here, else when its turn comes. Of the digits MNIST-M consists of image files; the others come
+            as a few files, in which there are none to leave out.
         on_progress: Told of the passes over image files: what is done, images done, images in all.
         divide_target: Divide the target as a source, for a bound that is trained on its labels: 80/20 by the fixed seed
             where it has no published test split, and `target_limit` keeps its classes' shares.
@@ -121,14 +122,18 @@ def load_protocol(
         protocol = _protocol(spec, listings, decoding, side, limits, divide_target, skip_bad)
         shared = tuple(map(protocol.classes.index, PDA_CLASSES)) if limited else None
         return replace(protocol, variant=variant, partial=shared)
-    load = partial(_digits, data_root=data_root, cache_dir=cache_dir, image_size=image_size, channels=channels)
+    load = partial(_digits, decoding=replace(decoding, size=image_size), data_root=data_root, skip_bad=skip_bad)
     pair = f"{'+'.join(sources)}-{goal}"
 
-    def chosen(name: str, role: Role, limit: int | None, stratified: bool) -> Domain:
+    def chosen(name: str, role: Role, limit: int | None, stratified: bool) -> tuple[Domain, tuple[Skipped, ...]]:
         return load(name, choice=Choice(name, variant, pair, role, limit, stratified))
 
-    loaded = tuple(chosen(name, "source", source_limit, True) for name in sources)
-    return Protocol(spec, loaded, chosen(goal, "target", target_limit, divide_target), variant)
+    loaded, skipped = zip(
+        *(chosen(name, "source", source_limit, True) for name in sources),
+        chosen(goal, "target", target_limit, divide_target),
+        strict=True,
+    )
+    return Protocol(spec, loaded[:-1], loaded[-1], variant, skipped=tuple(each for rows in skipped for each in rows))
 
 
 def load_domain(
@@ -172,13 +177,12 @@ def load_domain(
             _check_known(spec, IMAGE_SETS[collection].classes, classes)
             (listing,) = list_image_set(collection, (member,), _root(name, data_root))
             return loaded(listing)
-        domain = _digits(
+        domain, _ = _digits(
             name,
             choice=Choice(name, default_variant(name), name, "target"),
+            decoding=replace(decoding, size=image_size),
             data_root=data_root,
-            cache_dir=cache_dir,
-            image_size=image_size,
-            channels=channels,
+            skip_bad=skip_bad,
         )
         _check_known(spec, domain.classes, classes)
         return domain
@@ -187,15 +191,15 @@ def load_domain(
         listing = common_only(listing, classes)
     if unknown := sorted(set(listing.classes) - set(classes)):
         raise DataError(
-            f"{listing.name}: {listing.place} has classes that the network does not know: {_words(unknown)}; "
-            f"it knows {_words(classes)}"
+            f"{listing.name}: {listing.place} has classes that the network does not know: {words(unknown)}; "
+            f"it knows {words(classes)}"
         )
     return loaded(listing.relabelled(classes))
 
 
 def _check_known(spec: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
     if found != expected:
-        raise DataError(f"{spec} has the classes {_words(found)}; the network has {_words(expected)}")
+        raise DataError(f"{spec} has the classes {words(found)}; the network has {words(expected)}")
 
 
 def _decoding(image_size: int, channels: int, threads: int | None, *rest: Any) -> tuple[Decoding, int | None]:
@@ -230,22 +234,27 @@ def _protocol(
 
 
 def _digits(
-    name: str, *, choice: Choice, data_root: Path | None, cache_dir: Path | None, image_size: int, channels: int
-) -> Domain:
-    cache = cache_root(cache_dir)
+    name: str, *, choice: Choice, decoding: Decoding, data_root: Path | None, skip_bad: bool
+) -> tuple[Domain, tuple[Skipped, ...]]:
+    """A digit domain, without the image files that cannot be read if they are to be skipped, and these."""
+    cache, image_size, channels = cache_root(decoding.cache_dir), decoding.size, decoding.channels
     collection, _, member = name.partition(":")
     if collection == EMBEDDED:
         domain = embedded.load_embedded(member, cache_dir=cache, image_size=image_size, channels=channels)
         places = choice.places("train", domain.train.labels)
-        return domain if places is None else replace(domain, train=domain.train.subset(places))
-    return digits.load_digits(
+        return (domain if places is None else replace(domain, train=domain.train.subset(places))), ()
+    root = _root(name, data_root)
+    skipped = digits.unreadable_images(name, root, decoding) if skip_bad else ()
+    domain = digits.load_digits(
         name,
-        _root(name, data_root),
+        root,
         cache_dir=cache,
         image_size=image_size,
         channels=channels,
         drawing=None if choice.whole else choice,
+        without={root / name / each.path for each in skipped},
     )
+    return domain, skipped
 
 
 def _root(name: str, data_root: Path | None) -> Path:
@@ -271,8 +280,3 @@ def _check_numbers(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise DataError(f"{name}: expected 1 or more, got {value}")
-
-
-def _words(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

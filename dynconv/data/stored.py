@@ -2,6 +2,9 @@
 
 The file is a row of records, each a checksum and the pixels of one image. A checksum is looked at when its image is
 first asked for, so opening 30 GB costs nothing, and an image that was damaged on the disk is decoded again alone.
+
+Nothing removes these files: those of images that changed, of another size or of other versions of the libraries stay
+beside the new ones. Where space is wanted, delete `images-*` in the cache folder: what is needed is made again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,9 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 # Images decoded between two writes: 50 MB at 256 x 256, so that an interruption loses a second of work.
 CHUNK = 256
+
+# 2: the checksum holds the image's place.
+_FORMAT = 2
 
 
 class StoredImages:
@@ -52,9 +58,9 @@ class StoredImages:
         shape: tuple[int, int, int],
         decode: Callable[[int], Pixels],
     ) -> None:
-        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([_FORMAT, recipe], sort_keys=True).encode())
         self.path = root / f"images-{name}-{digest.hexdigest()[:16]}.bin"
-        # The checksums begin with the recipe's, so that neither zeros nor another file's records pass for this one's.
+        # The checksums begin with the recipe's and the place's, so that neither zeros nor another record pass for one.
         self._seed = zlib.crc32(digest.digest())
         self._count = count
         self._decode = decode
@@ -84,13 +90,13 @@ class StoredImages:
             if not self._is_there():
                 with one_at_a_time(self.path):
                     # Another process may have made it meanwhile.
-                    if not self._is_there():
+                    if not self._is_there(tell=True):
                         self._make(decode_many, on_progress)
             records = np.memmap(self.path, self._record, mode="r", shape=(self._count,))
         except OSError as error:
             raise DataError(
                 f"--cache disk: {self.path} cannot be written and read: {error}; set DYNCONV_CACHE to a folder with "
-                f"{_gigabytes(self.nbytes)} GB of space, or take another --cache"
+                f"{_bytes(self.nbytes)} of space, or take another --cache"
             ) from error
         self._pixels, self._checksums = np.asarray(records["pixels"]), np.asarray(records["checksum"])
 
@@ -103,20 +109,21 @@ class StoredImages:
         out[...] = self._pixels[index]
         if self._is_checked[index]:
             return
-        if self._checksum(out) != self._checksums[index]:
+        if self._checksum(out, index) != self._checksums[index]:
             log.warning("%s: image %d is damaged there: decoding it again", self.path, index)
             out[...] = self._decode(index)
             self._mend(index, out)
         self._is_checked[index] = True
 
-    def _is_there(self) -> bool:
+    def _is_there(self, *, tell: bool = False) -> bool:
         try:
             found = self.path.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return False
         if found == self.nbytes:
             return True
-        log.warning("%s is damaged (%d bytes, expected %d): making it again", self.path, found, self.nbytes)
+        if tell:
+            log.warning("%s is damaged (%d bytes, expected %d): making it again", self.path, found, self.nbytes)
         return False
 
     def _make(self, decode_many: Callable[[range], Pixels], on_progress: Callable[[int, int], None] | None) -> None:
@@ -128,7 +135,7 @@ class StoredImages:
             file.seek(0, os.SEEK_END)
             for start in range(begun, self._count, CHUNK):
                 places = range(start, min(start + CHUNK, self._count))
-                file.write(self._records(decode_many(places)).data)
+                file.write(self._records(decode_many(places), places).data)
                 if on_progress is not None:
                     on_progress(places.stop, self._count)
             file.flush()
@@ -140,25 +147,27 @@ class StoredImages:
         count = 0
         while len(content := file.read(self._record.itemsize)) == self._record.itemsize and count < self._count:
             (record,) = np.frombuffer(content, self._record)
-            if self._checksum(np.ascontiguousarray(record["pixels"])) != record["checksum"]:
+            if self._checksum(np.ascontiguousarray(record["pixels"]), count) != record["checksum"]:
                 break
             count += 1
         return count
 
-    def _records(self, pixels: Pixels) -> np.ndarray[Any, Any]:
+    def _records(self, pixels: Pixels, places: Sequence[int]) -> np.ndarray[Any, Any]:
         records = np.empty(len(pixels), self._record)
         records["pixels"] = pixels
-        records["checksum"] = [self._checksum(np.ascontiguousarray(image)) for image in pixels]
+        records["checksum"] = [
+            self._checksum(np.ascontiguousarray(image), place) for image, place in zip(pixels, places, strict=True)
+        ]
         return records
 
-    def _checksum(self, image: Pixels) -> int:
-        return zlib.crc32(image.data, self._seed)
+    def _checksum(self, image: Pixels, place: int) -> int:
+        return zlib.crc32(image.data, zlib.crc32(place.to_bytes(8, "little"), self._seed))
 
     def _mend(self, index: int, image: Pixels) -> None:
         try:
             with self.path.open("r+b") as file:
                 file.seek(index * self._record.itemsize)
-                file.write(self._records(image[None]).data)
+                file.write(self._records(image[None], [index]).data)
         except OSError as error:
             log.warning("%s cannot be mended (%s): delete it", self.path, error)
 
@@ -166,10 +175,11 @@ class StoredImages:
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise DataError(
-                f"--cache disk: {self.path.parent} has {_gigabytes(free)} GB of space, and the decoded images need "
-                f"{_gigabytes(needed)}; set DYNCONV_CACHE to a folder with more, or take another --cache"
+                f"--cache disk: {self.path.parent} has {_bytes(free)} of space, and the decoded images need "
+                f"{_bytes(needed)}; set DYNCONV_CACHE to a folder with more, or take another --cache"
             )
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.3g}"
+def _bytes(count: int) -> str:
+    unit, size = next(((unit, size) for unit, size in (("GB", 1e9), ("MB", 1e6)) if count >= size), ("KB", 1e3))
+    return f"{count / size:.3g} {unit}"

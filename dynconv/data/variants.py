@@ -140,7 +140,10 @@ class Choice:
     def key(self) -> str:
         # Not the protocol and the role: a set drawn as they draw is the same in all of them.
         thinned_out = self.thinning and (self.thinning.parity, self.thinning.whole)
-        share = None if self.limit is None else (self.limit, self.stratified)
+        share: tuple[object, ...] | None = None if self.limit is None else (self.limit, self.stratified)
+        if share and (self.take or _WHOLE).repeats > 1:
+            # What was drawn before each image came once before any came twice is another drawing.
+            share = (*share, "the whole set first")
         return f"{self.take or _WHOLE}, thinned {thinned_out}, limit {share}, seed {DRAW_SEED}"
 
     @property
@@ -155,20 +158,22 @@ class Choice:
             return M3SDA[self.name]
         return PAIRS[self.variant][self.pair][self.name] if self.variant in PAIRS else None
 
-    def counts(self) -> dict[str, int]:
-        """Training and test images of the published set that are used; without a limit.
+    def counts(self, splits: Mapping[str, int], per_class: Mapping[str, Sequence[int]]) -> dict[str, int]:
+        """Training and test images that are used of the published set, without a limit.
 
-        Raises:
-            ValueError: a thinned-out set whose counts per class are not known.
+        Args:
+            splits: Published images of "train" and "test".
+            per_class: Published images of each digit, by split; empty where they are not known. Of a set that is
+                thinned out the training images are left out then.
         """
-        known = DIGIT_SETS[self.name]
         take = self.take or _WHOLE
-        train = known.splits["train"] if take.train is None else take.train
+        test = {"test": splits["test"] if take.test is None else take.test}
+        train = splits["train"] if take.train is None else take.train
         if self.thinning:
-            if not known.per_class:
-                raise ValueError(f"{self.name}: the counts per class are not known")
-            train -= sum(map(self.thinning.removed, known.per_class["train"][self.thinning.parity :: 2]))
-        return {"train": train * take.repeats, "test": known.splits["test"] if take.test is None else take.test}
+            if not per_class:
+                return test
+            train -= sum(map(self.thinning.removed, per_class["train"][self.thinning.parity :: 2]))
+        return {"train": train * take.repeats, **test}
 
     @property
     def thinning(self) -> Thinning | None:
@@ -198,16 +203,19 @@ class Choice:
             places = uniform_draw(len(labels), take.train, DRAW_SEED)
         if self.thinning:
             places = thinned(labels, self.thinning)
-        if self.limit is None or self.limit > len(places):
+        if self.limit is None or self.limit >= len(places) * take.repeats:
             places = places.repeat(take.repeats)
-        if self.limit is not None and self.limit < len(places):
-            share = stratified_draw if self.stratified else _uniform_share
-            places = places[share(labels[places], self.limit, DRAW_SEED)]
+        else:
+            # Every image once before any is there twice.
+            times, rest = divmod(self.limit, len(places))
+            places = torch.cat([places.repeat(times), places[self._share(labels[places], rest, whole=times > 0)]])
         return None if torch.equal(places, torch.arange(len(labels))) else places
 
-
-def _uniform_share(labels: Tensor, count: int, seed: int) -> Tensor:
-    return uniform_draw(len(labels), count, seed)
+    def _share(self, labels: Tensor, count: int, *, whole: bool) -> Tensor:
+        """Places of `count` images; `whole`: beside the whole set, which has each class already."""
+        if self.stratified and not (whole and count < len(labels.unique())):
+            return stratified_draw(labels, count, DRAW_SEED)
+        return uniform_draw(len(labels), count, DRAW_SEED)
 
 
 def thinned(labels: Tensor, thinning: Thinning) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynconv.data import DataError
-from dynconv.data.folders import SUFFIXES
+from dynconv.data.walk import SUFFIXES
 
 
 def find_images(place: Path) -> tuple[Path, list[str]]:

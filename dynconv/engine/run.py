@@ -134,8 +134,10 @@ class Run:
         self.method.train()
         if self.step == 0:
             self.evaluate(journal)
+            if self.method.notice is not None:
+                journal.line(self.method.notice)
         while self.step < self.max_steps:
-            if self.refresh_every and self.step % self.refresh_every == 0:
+            if self.refresh_every and self.step % self.refresh_every == 0 and self.method.refresh_due():
                 self.refresh(journal)
             try:
                 self.stepper.advance(next(self.batches), self.step, self.max_steps, self.meter)

@@ -113,6 +113,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         check_skipped(folder, training.skipped)
     seed_everything(config.run.seed, verbose=False)
     method = METHODS[config.method].for_task(config.options, training.num_classes, len(training.sources))
+    method.check_classes(training.classes)
     synchronise_norms(method, fabric.device)
     fabric.to_device(method)
     use_memory_format(method, torch.channels_last if config.run.channels_last else torch.contiguous_format)
@@ -142,6 +143,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     evaluation = Evaluation(training, held_out, scoring, config.run.ten_crop)
     run = Run(config, folder, fabric, method, batches, evaluation)
+    method.check_run(max_steps=run.max_steps, micro_batch=config.batch_size // config.run.accumulate)
     if method.supervised_by_target:
         run.notes.append(
             f"{config.method} is a bound: it trains on the labels of {training.target.name} and looks at no source"

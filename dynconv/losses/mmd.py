@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from dynconv.losses.precision import without_autocast
+
 Estimator = Literal["linear", "ring", "unbiased", "biased"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 Bandwidth = Literal["median", "mean"]
@@ -102,7 +104,12 @@ def mk_mmd(
     distances = _squared_distances(source, target)
     pairs = _pairs(len(source), len(target), estimator, distances)
     values = kernels.at(distances, pairs.rows, pairs.columns)
-    mixed = values.mean(dim=1) if weights is None else values @ weights.detach().to(values.dtype)
+    if weights is None:
+        mixed = values.mean(dim=1)
+    else:
+        # The terms all but cancel where the domains are near: with the 8 bits of autocast nothing would be left.
+        with without_autocast(values):
+            mixed = values @ weights.detach().to(values.dtype)
     return (pairs.weights * mixed).sum()
 
 
@@ -185,7 +192,8 @@ def term_covariance(terms: Tensor) -> Tensor:
         )
     pairs = terms[: 2 * count].unflatten(0, (count, 2))
     differences = pairs[:, 0] - pairs[:, 1]
-    return differences.T @ differences / count
+    with without_autocast(differences):
+        return differences.T @ differences / count
 
 
 def optimal_weights(mmd: Tensor, covariance: Tensor, *, ridge: float = 1e-3) -> Tensor | None:
@@ -215,6 +223,11 @@ def optimal_weights(mmd: Tensor, covariance: Tensor, *, ridge: float = 1e-3) -> 
     solution = LinearRegression(fit_intercept=False, positive=True).fit(lower.T.numpy(), wanted.numpy())
     beta = torch.from_numpy(solution.coef_)
     return (beta / beta.sum()).to(mmd)
+
+
+def fewest_samples(estimator: Estimator) -> int:
+    """How many samples of each domain the estimator takes at least."""
+    return 1 if estimator == "biased" else 2
 
 
 class _Pairs(NamedTuple):
@@ -247,7 +260,7 @@ def _pairs(source: int, target: int, estimator: Estimator, distances: Tensor) ->
     """The entries of the matrix of all samples that the estimator adds up, and how much each counts."""
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator: expected one of {', '.join(map(repr, ESTIMATORS))}, got {estimator!r}")
-    least = 1 if estimator == "biased" else 2
+    least = fewest_samples(estimator)
     if min(source, target) < least:
         raise ValueError(
             f"source, target: the estimator {estimator!r} takes at least {least} of each, got {source} and {target}; "

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv.distributed import all_sum
+from dynconv.losses.precision import without_autocast
 
 RELEASED_SOURCES = 4
 
@@ -82,7 +83,8 @@ def released_moment_distance(source: Tensor, domains: Tensor, target: Tensor, *,
     features, member = _joined(source, domains, target, RELEASED_SOURCES)
     (means,), counts = _moments(features, member, range(1, 2))
     not_centred = torch.arange(len(counts), device=features.device) == RELEASED_SOURCES - 1
-    centred = features - member @ means.masked_fill(not_centred[:, None], 0)
+    with without_autocast(features):
+        centred = features - member @ means.masked_fill(not_centred[:, None], 0)
     pairs = [(a, b) for a in range(len(counts)) for b in range(a) if (a, b) != (3, 2)] + [(3, 1)]
     index = torch.tensor(pairs, device=features.device).T
     rows = [centred[member[:, domain] > 0] for domain in range(len(counts))]
@@ -119,7 +121,9 @@ def _joined(source: Tensor, domains: Tensor, target: Tensor, num_sources: int) -
 def _moments(features: Tensor, member: Tensor, powers: range) -> tuple[Tensor, Tensor]:
     """E f^k (K, D, F) of each domain over all processes, 0 for one without a sample, and its samples (D,)."""
     counts = all_sum(member.sum(dim=0))
-    sums = torch.stack([member.T @ features**power for power in powers])
+    # Autocast would round the fifth powers to 8 bits, and a distance of domains near one another to nothing.
+    with without_autocast(features):
+        sums = torch.stack([member.T @ features**power for power in powers])
     return all_sum(sums) / counts.clamp(min=1)[:, None], counts
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor
 
 from dynconv.distributed import all_sum, world_size
+from dynconv.losses.precision import without_autocast
 
 
 def spectral_penalty(features: Tensor, count: int = 1) -> Tensor:
@@ -32,9 +31,8 @@ def spectral_penalty(features: Tensor, count: int = 1) -> Tensor:
         raise ValueError(f"features: expected (B, F), got {tuple(features.shape)}")
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
-    device = features.device.type
     # Autocast would multiply in bfloat16, whose 8 bits are too few for a decomposition.
-    with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext():
+    with without_autocast(features):
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return all_sum((features @ _leading_directions(features.detach(), count)).square().sum())
 

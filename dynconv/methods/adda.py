@@ -4,7 +4,7 @@ is trained against a discriminator that knows the source's."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from dynconv.distributed import all_mean
 from dynconv.losses import MappingForm, discrimination_loss, domain_accuracies, mapping_loss
 from dynconv.methods.base import About, Method, MethodConfig, Update
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.methods.encoders import Encoders, encoding, evaluated, load_source
+from dynconv.methods.encoders import Encoders, encoding, evaluated, listed, load_source
 from dynconv.models import DomainName, Features, NormalisationPolicy
 from dynconv.models.weights import are_left_out
 from dynconv.nn import DiscriminatorBank
@@ -34,8 +34,9 @@ class ADDAConfig(MethodConfig):
     """Share of the run's steps in which encoder and classifier learn the source, before the adaptation begins (released
     code of GAM, whose scripts are ADDA's: 10,000 steps of each)."""
     source_checkpoint: str = ""
-    """FILE: a checkpoint of a finished run on the source (RUN/checkpoints/last.pt) whose encoder and classifier are
-    taken; the whole run is then adaptation. Empty to train them in the first `pretrain` of this run."""
+    """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
+    encoder and classifier are taken; the whole run is then adaptation. Empty to train them in the first `pretrain` of
+    this run."""
     weight_sharing: Literal["unshared", "shared"] = "unshared"
     """Whether the target has an encoder of its own, which starts as the source's and leaves that and the classifier as
     they are (ADDA), or one encoder serves both and goes on learning the source meanwhile (Table 1's other choice)."""
@@ -82,7 +83,7 @@ class ADDAConfig(MethodConfig):
         if not 0 < self.pretrain < 1:
             raise ValueError(
                 f"pretrain: expected a share of the run above 0 and below 1, got {self.pretrain}; to adapt from the "
-                f"first step, give a finished run's source_checkpoint"
+                f"first step, give another run's source_checkpoint"
             )
         for name in ("gate", "beta1"):
             if getattr(self, name) >= 1:
@@ -123,8 +124,11 @@ class ADDA(Method):
 
     def __init__(self, config: ADDAConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
+        # Of the network that the run begins with; None where it learns the source itself.
+        self.source_classes: tuple[str, ...] | None = None
         if config.source_checkpoint and not are_left_out():
-            load_source(nn.ModuleDict({"features": self.features, "heads": self.heads}), Path(config.source_checkpoint))
+            networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
+            self.source_classes = load_source(networks, Path(config.source_checkpoint))
         if config.weight_sharing == "unshared":
             self.features = both = Encoders(self.features)
             pairs = zip(both.source.parameters(), both.target.parameters(), strict=True)
@@ -168,12 +172,30 @@ class ADDA(Method):
                 group["betas"] = (self.config.beta1, group["betas"][1])
         return optimiser
 
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        pretrained, alone = self._adaptation_begins(max_steps), self.config.discriminator_steps
+        if pretrained + alone >= max_steps:
+            raise ValueError(
+                f"pretrain, discriminator_steps: of the run's {max_steps} steps {pretrained} learn the source and "
+                f"{alone} train the discriminator alone, so nothing is ever adapted; give less of these, or more steps"
+            )
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        if self.source_classes is not None and self.source_classes != tuple(classes):
+            raise ValueError(
+                f"source_checkpoint {self.config.source_checkpoint}: its classes are {listed(self.source_classes)}, "
+                f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
+            )
+
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
         self._set_phase(step, max_steps)
 
+    def _adaptation_begins(self, max_steps: int) -> int:
+        return 0 if self.config.source_checkpoint else math.ceil(self.config.pretrain * max_steps)
+
     def _set_phase(self, step: int, max_steps: int) -> None:
-        start = 0 if self.config.source_checkpoint else math.ceil(self.config.pretrain * max_steps)
+        start = self._adaptation_begins(max_steps)
         self.adapting = step >= start
         self.maps = step >= start + self.config.discriminator_steps
         # The discriminator's accuracy on each micro-batch of the step.

@@ -66,6 +66,9 @@ class AFNConfig(MethodConfig):
             raise ValueError(f"dropout: expected 0 to less than 1, got {self.dropout}")
         if self.dropout == 0:
             check_unused(self, ("preserve_norm",), "dropout 0, which changes no norm", "give a dropout")
+        if self.norm_weight == 0:
+            choice = "norm_weight 0, which asks nothing of the norms"
+            check_unused(self, ("step_size", "radius", "mean_over"), choice, "give a norm_weight")
         if self.form == "stepwise":
             check_unused(self, ("radius",), "form 'stepwise', which has no radius", "choose form 'hard'")
         else:
@@ -83,7 +86,7 @@ class AFN(Method):
 
     config_class = AFNConfig
     config: AFNConfig
-    about = About("Xu et al., ICCV 2019", partial=True)
+    about = About("Xu et al., ICCV 2019", variants=("SAFN", "HAFN"), partial=True)
     default_batch_size = 32
 
     def __init__(self, config: AFNConfig, num_classes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
@@ -68,6 +68,8 @@ class About:
 
     paper: str
     """Authors, venue and year."""
+    variants: tuple[str, ...] = ()
+    """Published names of what the method also is, by its default or by some choice of its fields."""
     multi_source: Literal["by domain", "union"] = "union"
     """Whether several sources are told apart, or their union is one source."""
     partial: bool = False
@@ -223,6 +225,19 @@ class Method(nn.Module, abc.ABC):
     def updates(self, batch: Batch) -> Iterator[Update]:
         """The algorithm: the updates of one training step, each computed when it is asked for."""
 
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        """Raise a ValueError where a run of `max_steps` steps, with `micro_batch` images of each domain in a
+        micro-batch over all processes, would not do what it is asked for."""
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise a ValueError where the method goes on from a network of other classes than `classes`, which are in the
+        order of the scores."""
+
+    @property
+    def notice(self) -> str | None:
+        """A line for whoever watches a run, before its first step; None for nothing."""
+        return None
+
     @property
     def class_balanced(self) -> bool:
         """Whether every class of a source is drawn equally often, whatever its size."""
@@ -232,6 +247,10 @@ class Method(nn.Module, abc.ABC):
         """Steps between two calls of `refresh`, the first one before step 0; 0 for none. `steps_per_pass` is the fewest
         after which every source and every target image was seen."""
         return 0
+
+    def refresh_due(self) -> bool:
+        """Whether `refresh` is to be called at this one of its steps; all target images are scored for it."""
+        return True
 
     def refresh(self, scores: Tensor) -> Refresh:
         """Look at the class scores (N, num_classes) of all N target training images, in their order, in evaluation

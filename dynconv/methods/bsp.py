@@ -53,7 +53,7 @@ class BSP(CDAN):
 
     config_class = BSPConfig
     config: BSPConfig
-    about = About("Chen et al., ICML 2019")
+    about = About("Chen et al., ICML 2019", variants=("BSP+DANN", "BSP+CDAN"))
 
     def make_discriminators(self) -> nn.Module:
         return self.bank(1, self.features.out_features) if self.config.game == "dann" else super().make_discriminators()

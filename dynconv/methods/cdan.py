@@ -84,7 +84,7 @@ class CDAN(AdversarialMethod):
 
     config_class: ClassVar[type[CDANConfig]] = CDANConfig
     config: CDANConfig
-    about = About("Long et al., NeurIPS 2018")
+    about = About("Long et al., NeurIPS 2018", variants=("CDAN+E", "DANN-[f, g]", "DANN-g"))
     random_of_features: Tensor
     random_of_classes: Tensor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from dynconv.losses.mmd import mk_mmd, optimal_weights, quadruple_terms, term_covariance
 from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.methods.kernel_alignment import KernelConfig, KernelMethod, Layers
+from dynconv.methods.kernel_alignment import KernelConfig, KernelMethod, Layers, check_images
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,13 @@ class DANConfig(KernelConfig):
     """DAN. The released code is estimator "ring", bandwidth "mean", 5 kernels of factor 2 with equal weights, on the
     features alone (in PyTorch) or on features and scores (in Caffe); it adds the kernels up, so that its
     `alignment_weight` of 1 is 5 here."""
+
+    of_alignment: ClassVar[tuple[str, ...]] = (
+        *KernelConfig.of_alignment,
+        "layers",
+        "kernel_weights",
+        "weights_every",
+    )
 
     layers: Literal["features+scores", "features", "scores"] = "features+scores"
     """Which layers are aligned, each with kernels of its own (eq. 4; AlexNet's fc6 to fc8 in the paper). One layer
@@ -68,6 +75,12 @@ class DAN(KernelMethod):
             self.register_buffer("mmd_sum", torch.zeros(len(self.aligned), count))
             self.register_buffer("covariance_sum", torch.zeros(len(self.aligned), count, count))
             self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        super().check_run(max_steps=max_steps, micro_batch=micro_batch)
+        if self.config.learns_weights:
+            # Two quadruples, for Q of eq. 8 is of their differences.
+            check_images(micro_batch, 4, "kernel_weights 'learned'")
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)

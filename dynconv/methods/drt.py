@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from dynconv.distributed import gather_rows_with_gradient
-from dynconv.losses.mmd import Estimator, GaussianKernels, mk_mmd
+from dynconv.losses.mmd import Estimator, GaussianKernels, fewest_samples, mk_mmd
 from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.methods.mcd import MCD, MCDConfig
+from dynconv.methods.kernel_alignment import check_images, mixed_order
+from dynconv.methods.mcd import MCD, MCDConfig, risen
 from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
 from dynconv.models import DynamicSpec, NormalisationPolicy, dynamic_parameters
 
@@ -26,7 +27,10 @@ class DRTConfig(MCDConfig):
 
     loss: Literal["mcd", "mmd", "source-only"] = "mcd"
     """What trains the dynamic network: MCD as H of eq. 8 (the paper's default), "mmd" of the features as H (named with
-    eq. 8, no result in the paper; `discrepancy_weight` 1 is DAN's), or cross entropy alone (section 4.2)."""
+    eq. 8, no result in the paper), or cross entropy alone (section 4.2)."""
+    mmd_weight: float = 1.0
+    """Weight of the discrepancy with "mmd" (lambda of eq. 6; the paper has none for it: 1 is DAN's), which rises as
+    `ramp` says."""
     mmd_estimator: Estimator = "linear"
     """Which pairs of samples "mmd" compares, as in DAN, with DAN's family of kernels in equal parts."""
     residual: Literal["subspace", "channel", "combined"] = "subspace"
@@ -61,14 +65,17 @@ class DRTConfig(MCDConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, ("residual_lr_factor",), above=0)
+        check_range(self, ("mmd_weight",), least=0)
         self.dynamic_spec()
         game = ("distance", "discrepancy_steps", "reversal_weight")
         if self.loss != "mmd":
             choice = f"loss {self.loss!r}, which estimates no MMD"
-            check_unused(self, ("mmd_estimator",), choice, "choose loss 'mmd'")
+            check_unused(self, ("mmd_weight", "mmd_estimator"), choice, "choose loss 'mmd'")
         else:
             choice = "loss 'mmd', which has one classifier and no game"
             check_unused(self, (*game, "form", "prediction"), choice, "choose loss 'mcd'")
+            choice = "loss 'mmd', whose weight is mmd_weight"
+            check_unused(self, ("discrepancy_weight",), choice, "choose loss 'mcd'")
         if self.loss == "source-only":
             unused = (*game, "discrepancy_weight", "class_balance", "ramp_steps")
             check_unused(self, unused, "loss 'source-only', which looks at no target", "choose loss 'mcd'")
@@ -96,6 +103,19 @@ class DRT(MCD):
     def __init__(self, config: DRTConfig, num_classes: int) -> None:
         num_heads = 2 if config.loss == "mcd" else 1
         super().__init__(config, num_classes, num_heads=num_heads, dynamic=config.dynamic_spec())
+        self.mmd_weight = config.mmd_weight * risen(config, 0)
+        self.order_seed = 0
+
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        super().check_run(max_steps=max_steps, micro_batch=micro_batch)
+        if self.config.loss == "mmd":
+            estimator = self.config.mmd_estimator
+            check_images(micro_batch, fewest_samples(estimator), f"mmd_estimator {estimator!r}")
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        super().begin_step(step, max_steps)
+        self.mmd_weight = self.config.mmd_weight * risen(self.config, step)
+        self.order_seed = step
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         if self.config.loss == "source-only":
@@ -109,11 +129,12 @@ class DRT(MCD):
         """eq. 6 with the squared MMD between the features of all sources and of the target as H of eq. 8."""
         source, target = self.encode(batch)
         learning = self.source_loss(source, batch.source.labels)
-        everyone = (gather_rows_with_gradient(features) for features in (source, target))
+        order = mixed_order(batch.source.domains, self.order_seed)
+        everyone = gather_rows_with_gradient(source)[order], gather_rows_with_gradient(target)
         mmd = mk_mmd(*everyone, kernels=GaussianKernels(), estimator=self.config.mmd_estimator)
-        loss = learning + self.balance_loss(target) + self.weight * mmd
+        loss = learning + self.balance_loss(target) + self.mmd_weight * mmd
         logs = {"cross_entropy": learning.detach(), "mmd": mmd.detach()}
-        return Update(loss, of=("features", "heads"), logs=logs | {"discrepancy_weight": self.weight})
+        return Update(loss, of=("features", "heads"), logs=logs | {"mmd_weight": self.mmd_weight})
 
     def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
         residual = dynamic_parameters(self.features)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from dynconv.models import DomainName, Features
-from dynconv.models.weights import load_state
 
 
 class Encoders(Features):
@@ -43,25 +42,58 @@ class Encoders(Features):
             own.copy_(model)
 
 
-def load_source(networks: nn.ModuleDict, path: Path) -> None:
+def load_source(networks: nn.ModuleDict, path: Path) -> tuple[str, ...]:
     """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads".
 
+    Returns:
+        The names of the classes that the run told apart, in the order of the scores.
+
     Raises:
-        ValueError: The file is missing, is no run's checkpoint, or is of another network; each misfit is listed.
+        ValueError: The file is missing, is no run's checkpoint, is of another network, or of a run that has seen the
+            target's labels.
     """
     where = f"source_checkpoint {path}"
     if not path.is_file():
         raise ValueError(
-            f"{where}: there is no such file; expected a checkpoint of a finished run, such as RUN/checkpoints/last.pt"
+            f"{where}: there is no such file; expected a checkpoint of a run on the source, such as "
+            "RUN/checkpoints/last.pt"
         )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-        state = dict(found["method"])
+        classes, method = tuple(found["classes"]), found["config"]["method"]
+        state = {name: value for name, value in found["method"].items() if name.startswith(tuple(networks))}
     except Exception as error:
         raise ValueError(
-            f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a finished run"
+            f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a run on the source"
         ) from error
-    load_state(networks, {name: value for name, value in state.items() if name.startswith(tuple(networks))}, where)
+    if _sees_target_labels(method):
+        raise ValueError(
+            f"{where} is of a run of {method}, which has seen the target's labels; give one of a run on the source, "
+            "such as source-only"
+        )
+    own = networks.state_dict()
+    misfits = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
+    misfits += [name for name in state if name not in own]
+    if misfits:
+        raise ValueError(
+            f"{where} is of a run of {method} with another network: {listed(misfits)} do not fit; give the backbone, "
+            f"norm and bottleneck of that run, whose classes are {listed(classes)}"
+        )
+    networks.load_state_dict(state)
+    return classes
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _sees_target_labels(method: str) -> bool:
+    # Here, for the registry holds the method that this module is a part of.
+    from dynconv.methods import METHODS
+
+    return method in METHODS and METHODS[method].supervised_by_target
 
 
 @contextlib.contextmanager

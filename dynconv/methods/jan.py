@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,14 @@ class JANConfig(KernelConfig):
     """JAN, or JAN-A. The released code in PyTorch is estimator "ring", bandwidth "mean", 5 kernels of factor 2 on the
     features and a `prediction_bandwidth` of 1.68, without a ramp; it adds the kernels up, so that its
     `alignment_weight` of 1 is 5 here."""
+
+    of_alignment: ClassVar[tuple[str, ...]] = (
+        *KernelConfig.of_alignment,
+        "layers",
+        "prediction_bandwidth",
+        "adversarial",
+        "adversarial_lr_factor",
+    )
 
     layers: Literal["features+predictions", "features", "predictions"] = "features+predictions"
     """Whose joint distribution is aligned (L of eq. 8; pool5 and fc of a ResNet in the paper); one alone is MMD."""
@@ -49,6 +57,12 @@ class JANConfig(KernelConfig):
         if self.layers == "features":
             choice = "layers 'features', which leave the predictions out"
             check_unused(self, ("prediction_bandwidth",), choice, "align the predictions too")
+        elif self.layers == "predictions":
+            choice = "layers 'predictions', which have one kernel"
+            check_unused(self, ("num_kernels", "kernel_factor"), choice, "align the features too")
+            if self.prediction_bandwidth:
+                choice = f"layers 'predictions' with a prediction_bandwidth of {self.prediction_bandwidth}"
+                check_unused(self, ("bandwidth",), choice, "align the features too")
 
     def kernels_of(self, layer: str) -> GaussianKernels:
         """The kernels of "features" or of "predictions"."""
@@ -61,7 +75,7 @@ class JAN(KernelMethod):
     """min over the network of the source's cross entropy + lambda * the JMMD of features and predictions (eq. 10)."""
 
     config_class = JANConfig
-    about = About("Long et al., ICML 2017")
+    about = About("Long et al., ICML 2017", variants=("JAN-A",))
     config: JANConfig
 
     def __init__(self, config: JANConfig, num_classes: int) -> None:

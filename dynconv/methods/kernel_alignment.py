@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dynconv.distributed import gather_rows_with_gradient
 from dynconv.losses import cross_entropy
-from dynconv.losses.mmd import Bandwidth, Estimator, GaussianKernels
+from dynconv.losses.mmd import Bandwidth, Estimator, GaussianKernels, fewest_samples
 from dynconv.methods.base import Method, MethodConfig, Update
 from dynconv.methods.checks import check_range, check_unused
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class KernelConfig(MethodConfig):
     """The fields of DAN and JAN; how they are trained is that of their released code in PyTorch."""
+
+    of_alignment: ClassVar[tuple[str, ...]] = ("ramp", "estimator", "bandwidth", "num_kernels", "kernel_factor")
+    """The fields that say how the domains are aligned, which an `alignment_weight` of 0 has no use for."""
 
     alignment_weight: float = 1.0
     """Weight of the discrepancy beside the cross entropy (lambda; 1 in the released code)."""
@@ -61,6 +65,9 @@ class KernelConfig(MethodConfig):
         check_range(self, ("alignment_weight",), least=0)
         check_range(self, ("num_kernels",), least=1)
         check_range(self, ("kernel_factor",), above=0)
+        if self.alignment_weight == 0:
+            choice = "alignment_weight 0, which aligns nothing"
+            check_unused(self, self.of_alignment, choice, "give an alignment_weight")
         if self.num_kernels == 1:
             check_unused(self, ("kernel_factor",), "num_kernels 1, which has no second", "choose more kernels")
 
@@ -91,13 +98,19 @@ class KernelMethod(Method):
     def __init__(self, config: KernelConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         self.weight = alignment_weight(config, 0.0)
+        self.order_seed = 0
 
     @abc.abstractmethod
     def discrepancy(self, source: Layers, target: Layers) -> tuple[Tensor, Mapping[str, Tensor | float]]:
         """How far the domains are apart, a scalar, and what to log."""
 
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        super().check_run(max_steps=max_steps, micro_batch=micro_batch)
+        check_images(micro_batch, fewest_samples(self.config.estimator), f"estimator {self.config.estimator!r}")
+
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
+        self.order_seed = step
         self.weight = alignment_weight(self.config, step / max_steps)
 
     def update_groups(self) -> tuple[str, ...]:
@@ -107,7 +120,10 @@ class KernelMethod(Method):
     def updates(self, batch: Batch) -> Iterator[Update]:
         source, target = (Layers(features, self.heads[0](features)) for features in self.encode(batch))
         learning = cross_entropy(source.scores, batch.source.labels, smoothing=self.config.label_smoothing)
-        discrepancy, logs = self.discrepancy(whole(source), whole(target))
+        order = mixed_order(batch.source.domains, self.order_seed)
+        everyone = whole(source)
+        everyone = Layers(everyone.features[order], everyone.scores[order])
+        discrepancy, logs = self.discrepancy(everyone, whole(target))
         logs = {"cross_entropy": learning.detach(), "alignment_weight": self.weight, **logs}
         yield Update(learning + self.weight * discrepancy, of=self.update_groups(), logs=logs)
 
@@ -115,6 +131,33 @@ class KernelMethod(Method):
 def whole(layers: Layers) -> Layers:
     """The layers of every process's samples."""
     return Layers(*(gather_rows_with_gradient(layer) for layer in layers))
+
+
+def mixed_order(domains: Tensor, seed: int) -> Tensor:
+    """The order (n,) in which the source rows of all processes are compared: random where they are of several sources,
+    as they are where they are of one.
+
+    The sources take turns in a batch, so that no two neighbours are of one source A: what "linear" and "ring" estimate
+    of them is <mu_A - mu_T, mu_B - mu_T>, which drives A and B apart to either side of the target.
+
+    Args:
+        domains: int64, which source each of this process's rows is of.
+        seed: Fixes the order, the same on every process.
+    """
+    everyone = gather_rows_with_gradient(domains)
+    order = torch.randperm(len(everyone), generator=torch.Generator().manual_seed(seed)).to(domains.device)
+    # Decided on the device, for the host would wait for it.
+    several = (everyone != everyone[:1]).any()
+    return torch.where(several, order, torch.arange(len(everyone), device=domains.device))
+
+
+def check_images(micro_batch: int, least: int, choice: str) -> None:
+    """Raise a ValueError where `choice` cannot do with `micro_batch` images of each domain."""
+    if micro_batch < least:
+        raise ValueError(
+            f"{choice} takes at least {least} images of each domain in a micro-batch, got {micro_batch}; give a larger "
+            f"batch or fewer micro-batches"
+        )
 
 
 def alignment_weight(config: KernelConfig, progress: float) -> float:

@@ -41,7 +41,8 @@ class M3SDAConfig(MethodConfig):
     """Weight of the moment distance (lambda of eq. 2; 0.0005 in the released code)."""
     moments: Literal["paper", "released"] = "paper"
     """The moment distance of eq. 1, or what the released code has in its place, for four sources: see
-    `dynconv.losses.released_moment_distance`."""
+    `dynconv.losses.released_moment_distance`. Of several processes the first moment of "released" is of each one's
+    share of the batch, so that it depends on their number."""
     num_moments: int | None = None
     """How many moments are matched; None for 2 (eq. 1), with "released" moments 5."""
     classifiers: Literal["by source", "released"] = "by source"
@@ -63,6 +64,12 @@ class M3SDAConfig(MethodConfig):
         check_range(self, ("discrepancy_steps",), least=1)
         if self.num_moments is not None:
             check_range(self, ("num_moments",), least=1)
+        if self.moment_weight == 0:
+            choice = "moment_weight 0, which matches no moments"
+            check_unused(self, ("moments",), choice, "give a moment_weight")
+            # Weighted predictions look at the moments all the same.
+            if self.prediction == "average":
+                check_unused(self, ("num_moments",), choice, "give a moment_weight")
         if self.form == "plain":
             choice = "form 'plain', which has one classifier for each source"
             check_unused(self, ("discrepancy_steps", "classifiers"), choice, "choose form 'beta'")
@@ -113,7 +120,7 @@ class M3SDA(Method):
     """
 
     config_class: ClassVar[type[M3SDAConfig]] = M3SDAConfig
-    about = About("Peng et al., ICCV 2019", multi_source="by domain")
+    about = About("Peng et al., ICCV 2019", variants=("M3SDA-beta",), multi_source="by domain")
     config: M3SDAConfig
 
     def __init__(self, config: M3SDAConfig, num_classes: int, *, num_sources: int = 1) -> None:

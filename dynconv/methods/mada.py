@@ -52,9 +52,12 @@ class MADA(AdversarialMethod):
     def alignment(self, encoded: Encoded, reverse: float | None) -> Alignment:
         # The predictions of both domains, as in the paper; no gradient goes through them.
         weights = probabilities(encoded.scores.detach())
-        if self.config.assignment == "hard":
-            weights = F.one_hot(weights.argmax(dim=1), self.num_classes)
-        weights = weights.to(encoded.features.dtype)
         features = reversed_gradient(encoded.features, reverse)
-        game = domain_game(self.discriminators(weights.t()[:, :, None] * features), encoded.domains, None)
+        if self.config.assignment == "hard":
+            # As weights of the samples: a feature times 0 would be a sample that counts, and tells nothing.
+            counts = F.one_hot(weights.argmax(dim=1), self.num_classes)
+            game = domain_game(self.discriminators(features), encoded.domains, counts)
+        else:
+            seen = weights.to(features.dtype).t()[:, :, None] * features
+            game = domain_game(self.discriminators(seen), encoded.domains, None)
         return game._replace(opposed=self.config.class_weight * game.opposed)

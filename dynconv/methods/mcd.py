@@ -142,8 +142,12 @@ class MCD(Method):
 
 def discrepancy_weight(config: MCDConfig, step: int) -> float:
     """The weight of the discrepancy at `step`, counted from 0, with its ramp."""
+    return config.discrepancy_weight * risen(config, step)
+
+
+def risen(config: MCDConfig, step: int) -> float:
+    """The part of its weight that the discrepancy has at `step`: 1 once the ramp is over."""
     if step >= config.ramp_steps:
-        return config.discrepancy_weight
+        return 1.0
     progress = step / config.ramp_steps
-    risen = progress if config.ramp == "linear" else 2 / (1 + math.exp(-10 * progress)) - 1
-    return config.discrepancy_weight * risen
+    return progress if config.ramp == "linear" else 2 / (1 + math.exp(-10 * progress)) - 1

@@ -56,7 +56,7 @@ class PADA(DANN):
 
     config_class: ClassVar[type[PADAConfig]] = PADAConfig
     config: PADAConfig
-    about = About("Cao et al., ECCV 2018", partial=True)
+    about = About("Cao et al., ECCV 2018", variants=("PADA-classifier", "PADA-adversarial"), partial=True)
     class_weights: Tensor
 
     def make_discriminators(self) -> torch.nn.Module:

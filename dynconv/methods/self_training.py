@@ -84,7 +84,9 @@ class SelfTraining(Method):
     """
 
     config_class = SelfTrainingConfig
-    about = About("Lee, ICML workshop 2013; Zou et al., ECCV 2018 (CBST); in DRT, CVPR 2021")
+    about = About(
+        "Lee, ICML workshop 2013; Zou et al., ECCV 2018 (CBST); in DRT, CVPR 2021", variants=("pseudo labels", "CBST")
+    )
     config: SelfTrainingConfig
     steps_begun: Tensor
     selections: Tensor
@@ -99,18 +101,28 @@ class SelfTraining(Method):
         super().begin_step(step, max_steps)
         self.steps_begun.fill_(step + 1)
 
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        if self.config.warmup_steps >= max_steps:
+            raise ValueError(
+                f"warmup_steps {self.config.warmup_steps}: the run has {max_steps} steps, so nothing is ever selected; "
+                "give fewer or more steps"
+            )
+
+    @property
+    def notice(self) -> str:
+        return f"pseudo labels: the first selection comes after step {self.config.warmup_steps}"
+
     def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.selection_every or self.config.warmup_steps
 
+    def refresh_due(self) -> bool:
+        """Once the warm-up is over: again and again, or once."""
+        over = int(self.steps_begun) >= self.config.warmup_steps
+        return over and (self.config.selection_every > 0 or not int(self.selections))
+
     def refresh(self, scores: Tensor) -> Refresh:
-        """Choose the target images to train on, once the warm-up is over: again and again, or once."""
+        """Choose the target images to train on."""
         config, made = self.config, int(self.selections)
-        if int(self.steps_begun) < config.warmup_steps:
-            # Said once: before the first step.
-            first = f"pseudo labels: the first selection comes after step {config.warmup_steps}"
-            return Refresh(message=None if int(self.steps_begun) else first)
-        if made and not config.selection_every:
-            return Refresh()
         probability, label = probabilities(scores).max(dim=1)
         if config.selection == "confident":
             chosen = torch.nonzero(probability > config.confidence).flatten()

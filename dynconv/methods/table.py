@@ -12,15 +12,17 @@ from typing import Any
 
 from dynconv.methods import METHODS, Method, MethodConfig
 from dynconv.methods.adversarial import AdversarialConfig
+from dynconv.models import input_of
 
 HEAD = """# Methods
 
 Made by `python -m dynconv.methods.table > docs/methods.md`; do not edit it by hand.
 
 `dynconv train METHOD` trains each of them on the same engine, with the same data, networks, selection rules and report.
-**Digits** are 32 x 32 images on the LeNets, **images** those of 64 x 64 and 224 x 224 on the ResNets. **Several
-sources**: *union* takes them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made
-for targets that lack some of the source's classes; every method runs on them.
+**Also**: published names of what the method is by its default or by some choice of its fields. **Images**: the sides of
+the images that its networks take; the LeNets 32 (digits), the ResNets 64 and 224. **Several sources**: *union* takes
+them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made for targets that lack
+some of the source's classes; every method runs on them.
 """
 EVERY_METHOD = "The fields of every method"
 # Fields that many have are told once, each under a heading; the widest base comes first.
@@ -35,12 +37,12 @@ SHARED: dict[type[MethodConfig], tuple[str, str]] = {
 
 def methods_page() -> str:
     """The whole page as Markdown: what each method is for, and all its fields with defaults and documentation."""
-    header = ("method", "digits", "images", "segmentation", "several sources", "partial", "paper")
+    header = ("method", "also", "images", "segmentation", "several sources", "partial", "paper")
     lines = [
         (
             f"[{name}](#{name})",
-            "yes",
-            "yes",
+            ", ".join(kind.about.variants) or "-",
+            ", ".join(map(str, image_sizes(kind.config_class))),
             _yes(kind.about.segmentation),
             kind.about.multi_source if not kind.supervised_by_target else "none: a bound, trained on target labels",
             _yes(kind.about.partial),
@@ -54,6 +56,12 @@ def methods_page() -> str:
         parts.append(f"## {title}\n\n{words} A method with another default has the field in its own table.\n")
         parts.append(_fields_table(config, _own_fields(config)))
     return "\n".join(parts)
+
+
+def image_sizes(config_class: type[MethodConfig]) -> list[int]:
+    """The sides, ascending, of the images that the backbones which a configuration may name take."""
+    backbones = typing.get_args(typing.get_type_hints(config_class)["backbone"])
+    return sorted({input_of(name).image_size for name in backbones})
 
 
 def field_docs(config_class: type[Any]) -> dict[str, str]:

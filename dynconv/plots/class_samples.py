@@ -15,6 +15,9 @@ from dynconv.plots.samples import write_figure
 
 # Inches: one image; a domain's title beside the next; the counts to the right of a domain's images.
 _TILE, _TITLE, _COUNTS = 0.5, 1.55, 0.6
+_DPI = 120
+# 1 GB while it is drawn. A side of 2**16 is matplotlib's own bound.
+_MOST_PIXELS = 2**28
 
 
 def save_class_samples(
@@ -32,12 +35,13 @@ def save_class_samples(
     Args:
         domains: A title and what to show, left to right. Domains of other classes than the first's are refused.
         path: Image file to write (its suffix chooses the format); its folder is made if absent.
-        per_class: Images per class and domain.
+        per_class: Images per class and domain, at most (no more than the largest class has).
         most_classes: Of more classes so many are shown, at even distances.
         seed: Fixes which images are drawn.
 
     Raises:
-        ValueError: no domain, domains of different classes, or a number below 1.
+        ValueError: no domain, domains of different classes, a number below 1, a picture too large to draw, or
+            `path` cannot be written.
         DataError: an image cannot be read.
     """
     from matplotlib.figure import Figure
@@ -50,11 +54,19 @@ def save_class_samples(
     if other := [title for title, domain in domains if domain.classes != classes]:
         raise ValueError(f"{other[0]} has other classes than {domains[0][0]}: draw them in two pictures")
     shown = _evenly(len(classes), most_classes)
+    # Columns that no class fills would be white, at any price in memory.
+    per_class = min(per_class, max(1, *(_largest_class(domain.train) for _, domain in domains)))
     names = max(len(classes[label]) for label in shown)
     left, top, bottom = 0.075 * (names + 2), 0.5, 0.28
     block = max(per_class * _TILE + _COUNTS, _TITLE)
     width, height = left + len(domains) * block, top + len(shown) * _TILE + bottom
-    figure = Figure(figsize=(width, height), dpi=120, facecolor="white")
+    across, down = round(width * _DPI), round(height * _DPI)
+    if max(across, down) >= 2**16 or across * down > _MOST_PIXELS:
+        raise ValueError(
+            f"a picture of {across:,} x {down:,} pixels is too large to draw: take fewer images (--per-class), classes "
+            "(--most-classes) or domains"
+        )
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
     for place, (title, domain) in enumerate(domains):
         axes = figure.add_axes(
             (
@@ -76,6 +88,10 @@ def save_class_samples(
     note = f"training images by class{more}; the number beside a row: how many there are"
     figure.text(0.08 / width, 0.09 / height, note, fontsize=6, color="0.45")
     write_figure(figure, Path(path))
+
+
+def _largest_class(split: Split) -> int:
+    return max(split.labels.bincount().tolist(), default=0)
 
 
 def _counted(domain: Domain) -> str:

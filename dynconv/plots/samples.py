@@ -28,7 +28,7 @@ def save_samples(domains: Sequence[Domain], path: Path | str, *, columns: int = 
         seed: Fixes which images are drawn.
 
     Raises:
-        ValueError: no domain, or `columns` below 1.
+        ValueError: no domain, `columns` below 1, or `path` cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -56,11 +56,18 @@ def save_samples(domains: Sequence[Domain], path: Path | str, *, columns: int = 
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure (its suffix chooses the format); `path` is at every moment the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure (its suffix chooses the format); `path` is at every moment the old file or the whole new one.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
-    figure.savefig(temporary)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ValueError(f"--out {path} cannot be written: {error}") from error
 
 
 def _one_per_class(split: Split, num_classes: int, columns: int, seed: int) -> list[int | None]:

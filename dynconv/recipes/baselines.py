@@ -60,8 +60,7 @@ DIGITS = Recipe(
         Row("BSP, CDAN", "bsp", BSPConfig(**_GAME)),
         Row("DRT, MCD", "drt", DRTConfig()),
         Row("DRT, MCD, as in drt-digits", "drt", DRT_DIGITS),
-        # The paper has no weight for MMD: that of DAN, for 50 is a weight of MCD's small differences.
-        Row("DRT, MMD", "drt", DRTConfig(loss="mmd", discrepancy_weight=1.0)),
+        Row("DRT, MMD", "drt", DRTConfig(loss="mmd")),
         Row(
             "GSDA",
             "gsda",

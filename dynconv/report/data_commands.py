@@ -64,22 +64,20 @@ def _check(options: CheckOptions) -> str | None:
 
     from dynconv.data.check import Checking
     from dynconv.data.check_names import check_domains, domains_meant
-    from dynconv.report.data_check import check_lines, check_tables, verdict
+    from dynconv.report.data_check import check_lines, check_tables, sound_lines, verdict
 
     root = data_root_of(options.data_root)
     names = domains_meant(options.names, root)
     with _Bars() as bars:
         how = Checking(subset=options.subset, threads=torch.get_num_threads(), on_progress=bars.show)
         checks = check_domains(names, root, how)
-    problem = verdict(checks, options.subset)
+    problem = verdict(checks)
     if options.json:
         print(json.dumps({"sound": problem is None, "domains": [check.to_dict() for check in checks]}))
         return problem
     _print(check_tables(checks))
-    for line in check_lines(checks):
+    for line in check_lines(checks) + (sound_lines(checks) if problem is None else []):
         print(line)
-    if problem is None:
-        print(f"nothing is wrong with {', '.join(check.name for check in checks)}")
     return problem
 
 

@@ -13,8 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dynconv.data.catalogue import KnownProtocol, known_protocols
+from dynconv.data.catalogue import KnownProtocol, known_protocols, protocol_named
 from dynconv.data.check_names import domains_of
+from dynconv.data.errors import DataError
 from dynconv.data.manifest import Published, needed, presence, published
 from dynconv.data.specs import COLLECTIONS, known_domains
 
@@ -45,25 +46,31 @@ def list_tables(data_root: Path | None) -> Group:
 
 def protocol_table(protocols: Sequence[KnownProtocol], *, folded: bool) -> Table:
     """One line per protocol; `folded`: those of one collection, variant and number of sources in one line."""
-    table = Table(title="protocols of the papers", box=SIMPLE_HEAD)
+    table = Table(title="protocols of the papers" if folded else "protocols", box=SIMPLE_HEAD)
     table.add_column("--protocol", overflow="fold", min_width=34)
     table.add_column("sources: train / test", overflow="fold")
     table.add_column("target: train / test", overflow="fold")
     table.add_column("paper", overflow="fold")
     groups = Counter(_group(each) for each in protocols)
-    done = set()
     for each in protocols:
         key = _group(each)
-        if not folded or groups[key] < 3 or ":" not in each.name:
+        if not folded or ":" not in each.name or 0 < groups[key] < 3:
             sources = "\n".join(_member(each, name) for name in each.sources)
             table.add_row(each.name, sources, _member(each, each.target), each.paper)
-        elif key not in done:
-            done.add(key)
+        elif key in groups:
             prefix, several, variant, paper = key
-            members = ", ".join(COLLECTIONS[prefix])
+            alike = [other for other in protocols if _group(other) == key]
             form = f"{prefix}:{'' if several else 'SOURCE-'}TARGET{variant}"
-            what = "the others" if several else "one of them"
-            table.add_row(f"{form}  ({groups[key]})", f"{what} of {members}", "each", paper)
+            as_source = {name: _member(other, name) for other in alike for name in other.sources}
+            as_target = {other.target: _member(other, other.target) for other in alike}
+            members = [f"{prefix}:{member}" for member in COLLECTIONS[prefix]]
+            what = "all but the target of" if several else "one of"
+            table.add_row(
+                f"{form}  ({groups.pop(key)})",
+                "\n".join((what, *map(as_source.__getitem__, members))),
+                "\n".join(("each of", *map(as_target.__getitem__, members))),
+                paper,
+            )
     return table
 
 
@@ -73,7 +80,7 @@ def list_details(words: Sequence[str], data_root: Path | None) -> Group:
     Raises:
         DataError: a word is no domain, collection or protocol.
     """
-    names = list(dict.fromkeys(name for word in words for name in domains_of(word)))
+    names = _domains(words)
     parts: list[RenderableType] = []
     classes: tuple[str, ...] = ()
     for name in names:
@@ -87,7 +94,7 @@ def list_details(words: Sequence[str], data_root: Path | None) -> Group:
 
 def list_dict(words: Sequence[str], data_root: Path | None) -> dict[str, Any]:
     """The same for machines. Raises as `list_details`."""
-    names = list(dict.fromkeys(name for word in words for name in domains_of(word))) or list(known_domains())
+    names = _domains(words) or list(known_domains())
     domains = [
         {
             **asdict(published(name, data_root)),
@@ -104,13 +111,28 @@ def list_dict(words: Sequence[str], data_root: Path | None) -> dict[str, Any]:
     }
 
 
+def _domains(words: Sequence[str]) -> list[str]:
+    if own := [word for word in words if "=" in word]:
+        raise DataError(
+            f"{own[0]!r}: data list tells of known sets; NAME=DIR, your own images, is for `dynconv data check` and "
+            "`dynconv data sample`"
+        )
+    return list(dict.fromkeys(name for word in words for name in domains_of(word)))
+
+
 def _of(words: Sequence[str], names: Sequence[str]) -> list[KnownProtocol]:
-    """The protocols that `words` name; else those of domains of `names` alone; else those whose target is one."""
-    asked = [each for each in known_protocols() if each.name in words and each.name not in known_domains()]
+    """The protocols that `words` name, with all variants of those named without one; else those of domains of `names`
+    alone; else those whose target is one."""
+    known = known_protocols()
+    asked: dict[str, KnownProtocol] = {}
+    for word in words:
+        if word not in known_domains() and word not in COLLECTIONS:
+            variants = [each for each in known if each.name.partition("@")[0] == word]
+            asked |= {each.name: each for each in (protocol_named(word), *variants)}
     if asked:
-        return asked
-    found = [each for each in known_protocols() if {*each.sources, each.target} <= set(names)]
-    return found or [each for each in known_protocols() if each.target in names]
+        return list(asked.values())
+    found = [each for each in known if {*each.sources, each.target} <= set(names)]
+    return found or [each for each in known if each.target in names]
 
 
 def _details(facts: Published, data_root: Path | None, *, same_classes: bool) -> Text:
@@ -149,7 +171,9 @@ def _split_cells(splits: Mapping[str, int]) -> tuple[str, str]:
 
 
 def _member(protocol: KnownProtocol, name: str) -> str:
-    counts = " / ".join(f"{count:,}" for count in protocol.counts[name].values())
+    known = protocol.counts[name]
+    splits = ("all",) if "all" in known else ("train", "test")
+    counts = " / ".join(f"{known[split]:,}" if split in known else "unknown" for split in splits)
     return f"{name.rpartition(':')[2]} {counts}"
 
 

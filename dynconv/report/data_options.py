@@ -78,6 +78,12 @@ class SampleOptions:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         if self.out.is_dir():
             raise ValueError(f"--out {self.out} is a folder; give a file such as {self.out / 'samples.png'}")
+        # matplotlib's question, asked before anything is loaded.
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        formats = sorted(FigureCanvasBase.get_supported_filetypes())
+        if self.out.suffix.removeprefix(".").lower() not in formats:
+            raise ValueError(f"--out {self.out}: expected a suffix of {', '.join(formats)}")
 
 
 def data_root_of(given: Path | None) -> Path | None:

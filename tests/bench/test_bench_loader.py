@@ -13,7 +13,7 @@ from dynconv.bench import bench_loader as bench
 from dynconv.data import ImageFiles
 from dynconv.data.stored import StoredImages
 
-TINY = [*QUICK, "--quick", "--images", "6", "--batch", "2", "--models", "lenet-small", "--workers", "0"]
+TINY = [*QUICK, "--quick", "--images", "4", "--batch", "2", "--models", "lenet-small", "--workers", "0"]
 
 
 def run(tmp_path: Path, *words: str, code: int = 0) -> list[dict[str, str]]:
@@ -92,6 +92,7 @@ def test_a_stretch_reads_each_batch_anew_and_ends_with_nothing_ahead(
         (["--caches", "auto"], "--caches: unknown auto"),
         (["--models", "vgg16"], "--models: unknown vgg16"),
         (["--decoders", "0"], "--decoders: expected at least 1, got 0"),
+        (["--images", "3"], "--images: expected at least 4, got 3"),
         (["--batch", "0"], "--batch: expected at least 1, got 0"),
         (["--workers", "-1"], "--workers: expected at least 0, got -1"),
     ],

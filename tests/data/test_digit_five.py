@@ -103,7 +103,19 @@ def test_a_limit_below_the_images_of_usps_takes_none_twice(root: Path) -> None:
     usps = load("digit-five:mnist_m", root, source_limit=20).sources[1].train
     assert len(usps) == 20
     assert usps.images_at(torch.arange(20)).flatten(1).unique(dim=0).shape[0] == 20
-    assert len(load("digit-five:mnist_m", root, source_limit=50).sources[1].train) == 50
+
+
+@pytest.mark.parametrize("limit", [24, 25, 40, 50, 71, 95, 96, 97])
+def test_a_limit_above_the_images_of_usps_takes_every_one_before_any_again(limit: int, root: Path) -> None:
+    usps = load("digit-five:mnist_m", root, source_limit=limit).sources[1].train
+    assert len(usps) == min(limit, 96)
+    assert usps.origins is not None or limit == 24
+    origins = torch.arange(24) if usps.origins is None else usps.origins
+    times = origins.bincount()
+    assert len(times) == 24 and times.max() - times.min() <= 1
+    # What is beside whole sets has each digit once before any twice, where it is so many.
+    if (rest := limit % 24) >= 10 and limit < 96:
+        assert set(usps.labels[-rest:].tolist()) == set(range(10))
 
 
 def test_the_drawing_is_the_same_from_the_cache_and_in_every_role(root: Path) -> None:

@@ -126,8 +126,8 @@ def test_spoilt_lists_name_the_line(root: Path, painting_list: Path) -> None:
     text = painting_list.read_text()
     for spoilt, message in [
         (text.replace(" 0\n", "\n", 1), 'line 1: expected "DOMAIN/CLASS/IMAGE number", got'),
-        (text.replace(" 1\n", " one\n", 1), "line 3: expected"),
-        (text.replace(" 1\n", " 345\n", 1), "line 3: the label 345 is no class: expected 0 to 344"),
+        (text.replace(" 1\n", " one\n", 1), "line 3: the label 'one' is no class: expected 0 to 344"),
+        (text.replace(" 1\n", " 345\n", 1), "line 3: the label '345' is no class: expected 0 to 344"),
         (text.replace(" 1\n", " 2\n", 1), "line 3: .* has the label 2, which is alarm_clock"),
         ("\n", "lists no image"),
         (text.replace("_000001", "_900001", 2), "2 of 688 images that .* lists are missing .*: painting/aircraft"),

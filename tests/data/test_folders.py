@@ -162,7 +162,7 @@ def test_malformed_places_say_what_is_wrong(make: Make, tmp_path: Path) -> None:
         "bare": r"bare/empty holds no image",
         "extra": "lacks: fox",
         "short.txt": r"short\.txt, line 1: expected",
-        "absent.txt": r"line 2: .*nowhere\.png does not exist",
+        "absent.txt": r"1 of 2 images that .*absent\.txt lists are missing .*: nowhere\.png \(line 2\)$",
         "blank.txt": "lists no image",
         "binary.png": "no text file",
     }

@@ -116,7 +116,7 @@ def test_a_file_of_another_size_is_reported_and_made_again(
     path.write_bytes({"truncated": content[:-1], "empty": b"", "too long": content + b"x"}[damage])
     with caplog.at_level(logging.WARNING):
         assert contents(opened(tmp_path, Maker())) == WANTED
-    assert f"{path} is damaged" in caplog.text
+    assert caplog.text.count(f"{path} is damaged") == 1
     assert path.read_bytes() == content
 
 
@@ -152,13 +152,34 @@ def test_the_records_of_other_images_do_not_pass_for_these(tmp_path: Path) -> No
     assert maker.made == list(range(COUNT))
 
 
+def test_a_record_at_another_place_does_not_pass_for_the_one_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = opened(tmp_path, Maker()).path
+    whole = path.read_bytes()
+    records = [whole[start : start + len(whole) // COUNT] for start in range(0, len(whole), len(whole) // COUNT)]
+    records[2], records[6] = records[6], records[2]
+    path.write_bytes(b"".join(records))
+    with caplog.at_level(logging.WARNING):
+        assert contents(opened(tmp_path, Maker())) == WANTED
+    assert caplog.text.count("is damaged there") == 2
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 KB"), (9230, "9.23 KB"), (10**6, "1 MB"), (123 * 10**7, "1.23 GB")]
+)
+def test_sizes_are_told_in_units_that_can_be_read(count: int, words: str) -> None:
+    assert stored._bytes(count) == words
+
+
 def test_a_cache_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"--cache disk: .* cannot be written and read: .*DYNCONV_CACHE"):
         opened(tmp_path / "file" / "cache", Maker())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(
-        DataError, match=r"has 1e-09 GB of space, and the decoded images need 7.9e-07; set DYNCONV_CACHE"
+        DataError, match=r"has 0.001 KB of space, and the decoded images need 0.79 KB; set DYNCONV_CACHE"
     ):
         opened(tmp_path, Maker())
 

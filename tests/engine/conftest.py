@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ class Tiny(nn.Module):
     class_balanced = False
     supervised_by_target = False
     observed_images = None
+    notice = None
 
     @classmethod
     def for_task(cls, config: TinyConfig, num_classes: int, num_sources: int) -> Tiny:
@@ -86,6 +87,15 @@ class Tiny(nn.Module):
             "features": torch.optim.Adam(self.features.parameters(), lr=self.config.lr),
             "heads": torch.optim.SGD(self.head.parameters(), lr=self.config.lr, momentum=0.9),
         }
+
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        """Every run suits it."""
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """It begins with no network of another run."""
+
+    def refresh_due(self) -> bool:
+        return True
 
     def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.refresh_every

@@ -48,7 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adda": ("adda", NETWORK | {"optimiser": "sgd", "pretrain": 0.3, "gate": 0.2}),
     "adda, shared": ("adda", NETWORK | {"weight_sharing": "shared", "mapping": "confusion", "pretrain": 0.3}),
     "drt": ("drt", PLAIN | {"num_bases": 2, "class_balance": 0.3}),
-    "drt, mmd": ("drt", PLAIN | {"num_bases": 2, "loss": "mmd", "discrepancy_weight": 1.0, "lr_schedule": "constant"}),
+    "drt, mmd": ("drt", PLAIN | {"num_bases": 2, "loss": "mmd", "lr_schedule": "constant"}),
     # The weights of the kernels change before every step but the first.
     "dan": ("dan", ALIGNED | {"weights_every": 1}),
     "dan, all pairs": ("dan", ALIGNED | {"estimator": "unbiased", "kernel_weights": "equal"}),
@@ -100,7 +100,7 @@ def train(case: str, rank: int, world_size: int, accumulate: int = 1, clip: floa
     meter = Meter()
     method.train()
     for step in range(STEPS):
-        if method.refresh_interval(1):
+        if method.refresh_interval(1) and method.refresh_due():
             # The whole target's scores, as the engine gives them to every process.
             with torch.no_grad():
                 scores = method.eval().predict(data.target.train.images.double() / 255)

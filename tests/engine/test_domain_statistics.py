@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from same_run import assert_same_run
+from same_run import whole_and_stopped
 from torch import Tensor, nn
 
 from dynconv.data import Split
@@ -17,10 +16,9 @@ from dynconv.engine import evaluation
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.inspect import LoadedRun, dump, load_run
-from dynconv.engine.interrupt import Interrupted
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.train import make_fabric, open_folder, prepare, train
+from dynconv.engine.train import train
 from dynconv.methods import DANNConfig, SourceOnlyConfig
 from dynconv.models import build
 
@@ -44,21 +42,8 @@ def test_a_stopped_run_ends_bit_identical_and_is_measured_as_in_training(
     def config(name: str) -> TrainConfig:
         return make_config(tmp_path / name, "dann", options(policy))
 
-    whole = train(config("whole"), console=quiet)
-    run = prepare(config("broken"), open_folder(config("broken")), make_fabric(config("broken").run))
-    begin = run.method.begin_step
-
-    def begin_step(step: int, max_steps: int) -> None:
-        # Between two evaluations: the target's statistics in the checkpoint are those of an earlier step.
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
-        begin(step, max_steps)
-
-    run.method.begin_step = begin_step
-    with pytest.raises(Interrupted):
-        run.fit(quiet)
-    broken = train(config("broken"), console=quiet)
-    assert_same_run(whole, broken)
+    # Between two evaluations: the target's statistics in the checkpoint are those of an earlier step.
+    whole, _ = whole_and_stopped(config, 5, quiet)
 
     row = whole.rows()[-1]
     measured = measure_run(whole.path, device="cpu")

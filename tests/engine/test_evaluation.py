@@ -25,6 +25,8 @@ THREE = ("0", "1", "2")
 class ByBrightness(nn.Module):
     """Predicts class round(255 * brightness) // 100, and remembers what it saw."""
 
+    observed_images = None
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[tuple[bool, int]] = []
@@ -219,6 +221,36 @@ def test_the_images_of_each_side_are_predicted_as_that_sides(protocol: Protocol)
     assert model.observed == [0, 100, 200, 200]
     Evaluation(protocol, (split([9], [0]),) * 2, CPU).target_scores(model)
     assert model.observed == [0, 100, 200, 200] * 2 and model.domains[-1] == ("target", 0.0)
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(10**6, [5]), (5 * 3 * 4 * 4, [5]), (5 * 3 * 4 * 4 - 1, [2, 2, 1] * 3)])
+def test_target_images_that_memory_does_not_hold_are_read_at_every_pass(
+    kept: int, reads: list[int], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "KEPT_BYTES", kept)
+    monkeypatch.setattr(evaluation, "CHUNK", 2)
+    part = split([0, 100, 200, 200, 50], [0] * 5)
+    found: list[int] = []
+    passes: list[list[float]] = []
+
+    class Files:
+        """Images that are read whenever they are asked for, as files are."""
+
+        shape = part.images.shape
+
+        def images_at(self, indices: Tensor) -> Tensor:
+            found.append(len(indices))
+            return part.images[indices]
+
+    def observe(batches: Callable[[], Iterator[Tensor]]) -> None:
+        for _ in range(3):
+            passes.append([level for images in batches() for level in model.levels(images).tolist()])
+
+    model = method().eval()
+    model.observe_target = observe
+    target = replace(protocol.target, train=Split(Files(), part.labels))
+    Evaluation(replace(protocol, target=target), (split([9], [0]),) * 2, CPU)._observe_target(model)
+    assert passes == [[0, 100, 200, 200, 50]] * 3 and found == reads
 
 
 def _measure_in_two(rank: int, folder: Path) -> None:

@@ -67,6 +67,7 @@ def test_an_unreadable_image_stops_a_training_with_code_2_and_its_name(
         image.write_bytes(b"")
     message = fails(capsys, *words(own, tmp_path / "run", "--cache", cache))
     assert "one/class0/" in message and "cannot be read: the file is empty (0 bytes)" in message
+    assert "`dynconv data check` finds all such images, `dynconv train --skip-bad` goes without them" in message
     assert message.count("dynconv: error") == 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from same_run import assert_same_run
+from same_run import assert_same_run, call_at_step
 
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.export import export_run
@@ -35,14 +35,10 @@ def prepared(config: TrainConfig) -> Run:
 
 
 def kill_at(run: Run, step: int, console: Console) -> None:
-    begin = run.method.begin_step
+    def kill() -> None:
+        raise RuntimeError("killed")
 
-    def begin_step(current: int, max_steps: int) -> None:
-        if current == step:
-            raise RuntimeError("killed")
-        begin(current, max_steps)
-
-    run.method.begin_step = begin_step
+    call_at_step(run, step, kill)
     with pytest.raises(RuntimeError, match="killed"):
         run.fit(console)
 

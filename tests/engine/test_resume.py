@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from same_run import assert_same_run, without_seconds
+from same_run import assert_same_run, call_at_step, interrupt, without_seconds
 
 from dynconv import cli
 from dynconv.engine.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
@@ -34,23 +34,12 @@ def prepare_run(config: TrainConfig) -> Run:
 def at_step(config: TrainConfig, step: int, action: Callable[[], None], console: Console) -> None:
     """Train with `action` called at the start of the step after `step` finished ones."""
     run = prepare_run(config)
-    begin = run.method.begin_step
-
-    def begin_step(current: int, max_steps: int) -> None:
-        if current == step:
-            action()
-        begin(current, max_steps)
-
-    run.method.begin_step = begin_step
+    call_at_step(run, step, action)
     run.fit(console)
 
 
 def kill() -> None:
     raise RuntimeError("killed")
-
-
-def interrupt() -> None:
-    signal.raise_signal(signal.SIGINT)
 
 
 def test_sigterm_stops_a_training_as_ctrl_c_does(tmp_path: Path, tiny: type, make_config: Make, quiet: Console) -> None:

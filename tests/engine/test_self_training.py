@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import signal
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from same_run import assert_same_run
+from same_run import whole_and_stopped
 from torch import Tensor
 
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.interrupt import Interrupted
-from dynconv.engine.train import make_fabric, open_folder, prepare, train
-from dynconv.methods import AdaBN, AdaBNConfig, SelfTrainingConfig
+from dynconv.engine.evaluation import Evaluation
+from dynconv.engine.train import make_fabric, open_folder, prepare
+from dynconv.methods import AdaBN, AdaBNConfig, Method, SelfTrainingConfig
 
 Make = Callable[..., TrainConfig]
 
@@ -31,25 +31,33 @@ def test_a_run_stopped_after_its_selection_ends_bit_identical(
     def config(name: str) -> TrainConfig:
         return make_config(tmp_path / name, "self-training", options, max_steps=10, eval_every=10, log_every=2)
 
-    whole = train(config("whole"), console=quiet)
-    run = prepare(config("broken"), open_folder(config("broken")), make_fabric(config("broken").run))
-    begin = run.method.begin_step
-
-    def begin_step(step: int, max_steps: int) -> None:
-        if step == 5:
-            signal.raise_signal(signal.SIGINT)
-        begin(step, max_steps)
-
-    run.method.begin_step = begin_step
-    with pytest.raises(Interrupted):
-        run.fit(quiet)
-    assert run.batches.state_dict()["selection"] is not None
-    broken = train(config("broken"), console=quiet)
-    assert_same_run(whole, broken)
+    whole, stopped = whole_and_stopped(config, 5, quiet)
+    assert stopped.batches.state_dict()["selection"] is not None
     logged = whole.training_rows()
     assert ["pseudo_cross_entropy" in row for row in logged] == [False, False, True, True, True]
     # After steps 4 and 8, or once.
     assert ["selected/images" in row for row in logged] == [False, False, True, False, bool(every)]
+
+
+@pytest.mark.parametrize(("every", "asked"), [(0, [4]), (2, [4, 6, 8])])
+def test_the_target_is_scored_where_something_is_selected_alone(
+    every: int, asked: list[int], tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        tmp_path / "run", "self-training", SelfTrainingConfig(warmup_steps=4, selection_every=every), max_steps=10
+    )
+    run = prepare(config, open_folder(config), make_fabric(config.run))
+    scored, score = [], Evaluation.target_scores
+
+    def watched(self: Evaluation, method: Method) -> Tensor:
+        scored.append(run.step)
+        return score(self, method)
+
+    monkeypatch.setattr(Evaluation, "target_scores", watched)
+    told = io.StringIO()
+    run.fit(Console(file=told, width=200))
+    assert scored == asked
+    assert told.getvalue().count("pseudo labels: the first selection comes after step 4") == 1
 
 
 @pytest.mark.parametrize(("asked", "seen"), [(7, 7), (0, 60), (2000, 60)])

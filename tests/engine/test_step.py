@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,31 @@ def test_micro_batches_of_one_image_are_refused_where_there_are_batch_statistics
 ) -> None:
     with pytest.raises(ValueError, match="at least 2 images of each domain in each of 8 parts"):
         prepared(make_config(tmp_path / "run", batch_size=8, accumulate=8))
+
+
+def test_a_run_that_does_not_suit_the_method_is_refused_before_its_folder_is_written_to(
+    tmp_path: Path, tiny: type, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def refuse(self: Any, *, max_steps: int, micro_batch: int) -> None:
+        seen.append((max_steps, micro_batch))
+        raise ValueError("it does not suit")
+
+    monkeypatch.setattr(tiny, "check_run", refuse)
+    for run in ({"max_steps": 7, "accumulate": 2}, {"epochs": 2}):
+        with pytest.raises(ValueError, match="it does not suit"):
+            train(make_config(tmp_path / "run", batch_size=8, **run))
+        assert not (tmp_path / "run" / "config.yaml").exists()
+    # Ten batches of what is left of the sources make an epoch.
+    assert seen == [(7, 4), (20, 8)]
+
+    def other(self: Any, classes: Sequence[str]) -> None:
+        raise ValueError(f"not of {classes}")
+
+    monkeypatch.setattr(tiny, "check_classes", other)
+    with pytest.raises(ValueError, match="not of .*'class0', 'class1', 'class2'"):
+        train(make_config(tmp_path / "run"))
 
 
 def test_torchrun_decides_how_many_processes_there_are(

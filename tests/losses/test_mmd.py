@@ -187,6 +187,20 @@ def test_half_precision_is_raised_to_float32() -> None:
         assert mk_mmd(source.float(), target.float(), kernels=FAMILY) == found
 
 
+def test_autocast_changes_neither_estimates_nor_what_weights_are_learned_from() -> None:
+    source, target = samples(8).float().requires_grad_(), samples(8, shift=0.1, seed=1).float()
+    weights = torch.tensor([0.1, 0.3, 0.3, 0.2, 0.1])
+
+    def found(autocast: bool) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = mk_mmd(source, target, kernels=FAMILY, weights=weights)
+            covariance = term_covariance(quadruple_terms(source, target, kernels=FAMILY))
+        return [loss, torch.autograd.grad(loss, source)[0], covariance]
+
+    for each, exact in zip(found(True), found(False), strict=True):
+        assert torch.equal(each, exact)
+
+
 @pytest.mark.parametrize("bandwidth", ["median", "mean"])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_samples_that_coincide_have_finite_gradients(bandwidth: str, estimator: Estimator) -> None:

@@ -136,6 +136,23 @@ def test_half_precision_features_give_float32_distances() -> None:
     assert released_moment_distance(halves[0], domains, halves[1]).dtype == torch.float32
 
 
+def test_autocast_changes_nothing() -> None:
+    source, domains, target = (each.float() if each.is_floating_point() else each for each in make(4))
+    # Far from the origin: rounded to bfloat16 the domains are further apart than they are.
+    source, target = (source + 30).requires_grad_(), target + 30
+
+    def found(autocast: bool) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            losses = [
+                moment_distances(source, domains, target, num_sources=4).total(),
+                released_moment_distance(source, domains, target),
+            ]
+        return [*losses, *(torch.autograd.grad(loss, source)[0] for loss in losses)]
+
+    for each, exact in zip(found(True), found(False), strict=True):
+        assert torch.equal(each, exact)
+
+
 def _half(rank: int, folder: Path) -> None:
     source, domains, target = make(4)
     # The first process has no sample of the last source, and another number of samples than the second.

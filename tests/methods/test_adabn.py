@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from processes import forked
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -79,6 +81,33 @@ def test_statistics_are_those_of_what_reaches_each_adapted_layer(adapted: int, b
     for found, wanted in zip(domain_norms(method.features), norms, strict=True):
         torch.testing.assert_close(found.target.running_mean, wanted.target.running_mean, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(found.target.running_var, wanted.target.running_var, rtol=1e-9, atol=1e-9)
+
+
+def observe_a_share(rank: int, folder: Path) -> None:
+    for adapted in (0, 2):
+        method = make(adapted_layers=adapted).eval()
+        # Shares of different sizes: the mean of the two means is not the mean.
+        share = observed()[:5] if rank == 0 else observed()[5:]
+        method.observe_target(lambda share=share: iter(share.split(2)))
+        torch.save(method.state_dict(), folder / f"{rank}-{adapted}.pt")
+
+
+def observed() -> Tensor:
+    return torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_two_processes_find_the_statistics_of_one(tmp_path: Path) -> None:
+    forked(observe_a_share, tmp_path)
+    for adapted in (0, 2):
+        method = make(adapted_layers=adapted).eval()
+        before = {name: value.clone() for name, value in method.state_dict().items()}
+        method.observe_target(lambda: iter(observed().split(8)))
+        wanted = method.state_dict()
+        assert any(not torch.equal(value, before[name]) for name, value in wanted.items())
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{rank}-{adapted}.pt")
+            for name, value in wanted.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_the_target_is_not_observed_in_training() -> None:

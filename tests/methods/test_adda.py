@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.losses import discrimination_loss, mapping_loss
-from dynconv.methods import ADDA, ADDAConfig, SourceOnly, SourceOnlyConfig
+from dynconv.methods import ADDA, ADDAConfig, Method, SourceOnly, SourceOnlyConfig
 from dynconv.models import build, weights_left_out
 
 TRAIN = 1200
@@ -262,12 +262,17 @@ def test_both_encoders_came_with_the_weights(tmp_path: Path) -> None:
         assert [group["lr"] for group in optimisers[name].param_groups] == [pytest.approx(rate)]
 
 
-def test_a_finished_runs_encoder_and_classifier_are_taken(batch: Batch, tmp_path: Path) -> None:
+def of_run(method: Method, name: str = "source-only") -> dict[str, Any]:
+    """What a run's checkpoint has, as far as ADDA looks at it."""
+    return {"method": method.state_dict(), "classes": ["a", "b", "c"], "config": {"method": name}}
+
+
+def test_another_runs_encoder_and_classifier_are_taken(batch: Batch, tmp_path: Path) -> None:
     torch.manual_seed(5)
     trained = SourceOnly(SourceOnlyConfig(), 3).train()
     trained.features(batch.source.images.float())
     file = tmp_path / "last.pt"
-    torch.save({"method": trained.state_dict(), "step": 7}, file)
+    torch.save(of_run(trained), file)
     made = make(source_checkpoint=str(file))
     made.begin_step(0, 10)
     assert [update.of for update in made.updates(batch)] == [("discriminators",), ("features",)]
@@ -288,12 +293,37 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         make(source_checkpoint=str(tmp_path / "none.pt"))
     for name, content in (("text.pt", b"no checkpoint"), ("other.pt", None)):
         (tmp_path / name).write_bytes(content) if content else torch.save({"weights": 1}, tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name} cannot be read .*; expected a checkpoint of a finished run"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .*; expected a checkpoint of a run on"):
             make(source_checkpoint=str(tmp_path / name))
     other = SourceOnly(SourceOnlyConfig(norm="none"), 4)
-    torch.save({"method": other.state_dict()}, tmp_path / "four.pt")
-    with pytest.raises(ValueError, match=r"four.pt does not fit .*missing: .*heads.0.weight \(4, 128\) for \(3, 128\)"):
+    torch.save(of_run(other), tmp_path / "four.pt")
+    with pytest.raises(ValueError, match="four.pt is of a run of source-only with another network: .* and .* more do "
+                       "not fit; give the backbone, norm and bottleneck of that run") as refused:  # fmt: skip
         make(source_checkpoint=str(tmp_path / "four.pt"))
+    assert len(str(refused.value)) < 400
+    torch.save(of_run(SourceOnly(SourceOnlyConfig(), 3), "target-only"), tmp_path / "bound.pt")
+    with pytest.raises(ValueError, match="bound.pt is of a run of target-only, which has seen the target's labels"):
+        make(source_checkpoint=str(tmp_path / "bound.pt"))
+
+
+def test_a_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
+    torch.save(of_run(SourceOnly(SourceOnlyConfig(), 3)), tmp_path / "last.pt")
+    made = make(source_checkpoint=str(tmp_path / "last.pt"))
+    made.check_classes(["a", "b", "c"])
+    with pytest.raises(ValueError, match="last.pt: its classes are a, b, c, and this run's are a, c, b; give"):
+        made.check_classes(["a", "c", "b"])
+    make().check_classes(["whatever"] * 3)
+
+
+@pytest.mark.parametrize(("fields", "needed"), [({}, 2), ({"discriminator_steps": 5}, 12), ({"pretrain": 0.9}, 10)])
+def test_a_run_without_a_step_of_the_adaptation_is_refused(fields: dict[str, Any], needed: int) -> None:
+    made = make(**fields)
+    made.check_run(max_steps=needed, micro_batch=8)
+    with pytest.raises(ValueError, match=f"of the run's {needed - 1} steps .* nothing is ever adapted; give less"):
+        made.check_run(max_steps=needed - 1, micro_batch=8)
+    for steps in (needed - 1, needed):
+        made.begin_step(steps - 1, steps)
+        assert made.maps is (steps == needed)
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,9 @@ def test_without_a_weight_it_is_source_only_with_one_more_layer(batch: Batch) ->
         ({"dropout": 1.0}, "dropout: expected 0 to less than 1, got 1.0"),
         ({"dropout": 0.0, "preserve_norm": False}, "preserve_norm: False contradicts dropout 0"),
         ({"num_layers": 0}, "num_layers: expected at least 1, got 0"),
+        ({"norm_weight": 0.0, "step_size": 2.0}, "step_size: 2.0 contradicts norm_weight 0"),
+        ({"norm_weight": 0.0, "mean_over": "domains"}, "mean_over: domains contradicts norm_weight 0"),
+        ({"norm_weight": 0.0, "form": "hard", "radius": 5.0}, "radius: 5.0 contradicts norm_weight 0"),
         ({"norm_weight": -0.1}, "norm_weight: expected at least 0, got -0.1"),
     ],
 )

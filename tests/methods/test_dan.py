@@ -145,6 +145,10 @@ def test_defaults_are_those_of_the_paper() -> None:
         ({"weights_every": 0}, "weights_every: expected at least 1, got 0"),
         ({"kernel_weights": "equal", "weights_every": 9}, "weights_every: 9 contradicts kernel_weights 'equal'"),
         ({"num_kernels": 1, "weights_every": 9}, "weights_every: 9 contradicts num_kernels 1"),
+        ({"alignment_weight": 0.0, "estimator": "ring"}, "estimator: ring contradicts alignment_weight 0"),
+        ({"alignment_weight": 0.0, "layers": "scores"}, "layers: scores contradicts alignment_weight 0"),
+        ({"alignment_weight": 0.0, "kernel_weights": "equal"}, "kernel_weights: equal contradicts alignment_weight 0"),
+        ({"alignment_weight": 0.0, "weights_every": 9}, "weights_every: 9 contradicts alignment_weight 0"),
         ({"layers": "all"}, "layers: expected one of 'features.scores', 'features', 'scores', got 'all'"),
     ],
 )

@@ -68,7 +68,7 @@ def test_with_the_source_loss_it_has_one_head_and_never_sees_the_target(batch: B
 @pytest.mark.parametrize("estimator", ["linear", "unbiased"])
 def test_with_mmd_one_classifier_learns_and_the_features_come_together(estimator: str, batch: Batch) -> None:
     torch.manual_seed(0)
-    fields = {"mmd_estimator": estimator, "discrepancy_weight": 3.0, "class_balance": 0.1, "ramp_steps": 10}
+    fields = {"mmd_estimator": estimator, "mmd_weight": 3.0, "class_balance": 0.1, "ramp_steps": 10}
     made = DRT(DRTConfig(loss="mmd", **fields), num_classes=3).double().train()
     assert len(made.heads) == 1
     made.begin_step(5, 20)
@@ -80,6 +80,8 @@ def test_with_mmd_one_classifier_learns_and_the_features_come_together(estimator
     wanted = learning + 0.1 * class_balance(made.heads[0](target)) + 1.5 * mmd
     torch.testing.assert_close(update.loss, wanted)
     torch.testing.assert_close(update.logs["mmd"], mmd.detach())
+    assert update.logs["mmd_weight"] == 1.5 and "discrepancy_weight" not in update.logs
+    assert DRTConfig().mmd_weight == 1
 
 
 def test_bases_and_branches_learn_at_their_own_rate() -> None:
@@ -118,6 +120,10 @@ def test_training_moves_every_dynamic_parameter(batch: Batch, train) -> None:
         ({"loss": "mmd", "form": "three-step"}, "form: three-step contradicts loss 'mmd'"),
         ({"loss": "mmd", "reversal_weight": 4.0}, "reversal_weight: 4.0 contradicts loss 'mmd'"),
         ({"loss": "mmd", "prediction": "max"}, "prediction: max contradicts loss 'mmd'"),
+        ({"loss": "mmd", "discrepancy_weight": 1.0}, "discrepancy_weight: 1.0 contradicts loss 'mmd', whose weight is"),
+        ({"loss": "mmd", "mmd_weight": -1.0}, "mmd_weight: expected at least 0, got -1.0"),
+        ({"mmd_weight": 2.0}, "mmd_weight: 2.0 contradicts loss 'mcd'"),
+        ({"loss": "source-only", "mmd_weight": 2.0}, "mmd_weight: 2.0 contradicts loss 'source-only'"),
         ({"mmd_estimator": "biased"}, "mmd_estimator: biased contradicts loss 'mcd'"),
         ({"loss": "source-only", "mmd_estimator": "biased"}, "mmd_estimator: biased contradicts loss 'source-only'"),
     ],

@@ -121,6 +121,15 @@ def test_defaults_are_those_of_the_paper() -> None:
         ({"adversarial_lr_factor": 0.5}, "adversarial_lr_factor: 0.5 contradicts adversarial false"),
         ({"adversarial": True, "adversarial_lr_factor": 0.0}, "adversarial_lr_factor: expected more than 0, got 0.0"),
         ({"kernel_factor": 3.0}, "kernel_factor: 3.0 contradicts num_kernels 1"),
+        ({"layers": "predictions", "num_kernels": 5}, "num_kernels: 5 contradicts layers 'predictions'"),
+        (
+            {"layers": "predictions", "prediction_bandwidth": 1.0, "bandwidth": "mean"},
+            "bandwidth: mean contradicts layers 'predictions' with a prediction_bandwidth of 1.0",
+        ),
+        ({"alignment_weight": 0.0, "adversarial": True}, "adversarial: True contradicts alignment_weight 0"),
+        ({"alignment_weight": 0.0, "ramp": "none"}, "ramp: none contradicts alignment_weight 0"),
+        ({"alignment_weight": 0.0, "prediction_bandwidth": 1.0}, "prediction_bandwidth: 1.0 contradicts alignment_we"),
+        ({"alignment_weight": 0.0, "layers": "features"}, "layers: features contradicts alignment_weight 0"),
     ],
 )
 def test_contradicting_fields_are_refused(fields: dict[str, Any], message: str) -> None:

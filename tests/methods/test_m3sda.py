@@ -217,6 +217,8 @@ def test_two_processes_with_unequal_shares_have_the_gradient_of_the_whole_batch(
         ({"num_moments": 0}, "num_moments: expected at least 1, got 0"),
         ({"discrepancy_steps": 0}, "discrepancy_steps: expected at least 1, got 0"),
         ({"form": "plain", "discrepancy_steps": 2}, "discrepancy_steps: 2 contradicts form 'plain'"),
+        ({"moment_weight": 0.0, "moments": "released"}, "moments: released contradicts moment_weight 0"),
+        ({"moment_weight": 0.0, "num_moments": 3}, "num_moments: 3 contradicts moment_weight 0"),
         ({"form": "plain", "classifiers": "released"}, "classifiers: released contradicts form 'plain'"),
         ({"classifiers": "released", "prediction": "weighted"}, "prediction: weighted contradicts classifiers"),
     ],
@@ -248,6 +250,8 @@ def test_defaults_are_those_of_the_paper_and_where_it_is_silent_of_the_release()
         "by source",
     )
     assert (config.moment_weight, config.discrepancy_steps, config.prediction) == (5e-4, 4, "average")
+    # Weighted predictions look at moments that are not matched, too.
+    assert M3SDAConfig(moment_weight=0.0, num_moments=3, prediction="weighted").matched_moments == 3
     assert M3SDAConfig(moments="released").matched_moments == 5
 
 

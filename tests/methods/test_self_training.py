@@ -94,18 +94,21 @@ def test_soft_labels_are_the_probabilities_of_the_selected() -> None:
 def test_the_first_selection_comes_after_the_warm_up_and_is_the_only_one_unless_repeated() -> None:
     once, again = make(warmup_steps=200), make(warmup_steps=200, selection_every=100)
     assert (once.refresh_interval(7), again.refresh_interval(7)) == (200, 100)
-    first = once.refresh(scores())
-    assert not first.changed and first.message == "pseudo labels: the first selection comes after step 200"
-    quiet = after(again, 100).refresh(scores())
-    assert not quiet.changed and quiet.message is None
+    assert once.notice == "pseudo labels: the first selection comes after step 200"
+    assert not once.refresh_due() and not after(again, 100).refresh_due()
     for method in (once, again):
-        assert after(method, 200).refresh(scores()).changed
-    assert not after(once, 400).refresh(scores()).changed
-    assert after(again, 400).refresh(scores()).changed
+        assert after(method, 200).refresh_due() and method.refresh(scores()).changed
+    assert not after(once, 400).refresh_due() and after(again, 400).refresh_due()
     # What was selected once is not selected again by a run that goes on.
     resumed = make(warmup_steps=200)
     resumed.load_state_dict(once.state_dict())
-    assert not after(resumed, 600).refresh(scores()).changed
+    assert not after(resumed, 600).refresh_due()
+
+
+def test_a_run_that_ends_before_the_first_selection_is_refused() -> None:
+    with pytest.raises(ValueError, match="warmup_steps 500: the run has 500 steps, so nothing is ever selected; give"):
+        make().check_run(max_steps=500, micro_batch=8)
+    make().check_run(max_steps=501, micro_batch=8)
 
 
 def test_where_nobody_is_sure_the_sources_are_all() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from dynconv.methods import METHODS, MethodConfig
 from dynconv.methods.adversarial import AdversarialConfig
-from dynconv.methods.table import field_docs, methods_page
+from dynconv.methods.table import field_docs, image_sizes, methods_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 
@@ -27,9 +28,18 @@ def test_every_method_has_a_line_as_it_says_of_itself() -> None:
     assert list(lines) == [f"[{name}](#{name})" for name in METHODS]
     for name, kind in METHODS.items():
         assert lines[f"[{name}](#{name})"][-1] == kind.about.paper and kind.about.paper
-    assert lines["[pada](#pada)"][1:-1] == ["yes", "yes", "-", "union", "yes"]
+    assert lines["[afn](#afn)"][1:-1] == ["SAFN, HAFN", "32, 64, 224", "-", "union", "yes"]
+    assert lines["[dann](#dann)"][1] == "-"
     assert lines["[m3sda](#m3sda)"][4] == "by domain"
     assert lines["[target-only](#target-only)"][4] == "none: a bound, trained on target labels"
+
+
+def test_the_sizes_of_the_images_are_those_of_the_backbones_that_may_be_named() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class OfDigits(MethodConfig):
+        backbone: Literal["lenet-small", "lenet-m3sda"] = "lenet-small"
+
+    assert image_sizes(OfDigits) == [32]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dynconv.data import Domain, ImageFiles, Split
 from dynconv.data.files import Decoding
+from dynconv.plots.class_samples import save_class_samples
 from dynconv.plots.samples import _one_per_class, save_samples
 
 
@@ -46,6 +47,13 @@ def test_an_empty_request_is_refused(tmp_path: Path) -> None:
         save_samples([], tmp_path / "x.png")
     with pytest.raises(ValueError, match="columns"):
         save_samples([make_domain("x", (0, 0, 0))], tmp_path / "x.png", columns=0)
+
+
+def test_a_picture_too_large_to_draw_is_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    labels = torch.zeros(2000, dtype=torch.int64)
+    many = Split(ImageFiles("x", [tmp_path / "absent.png"] * 2000, Decoding(8)), labels)
+    with pytest.raises(ValueError, match=r"pixels is too large to draw: take fewer images \(--per-class\)"):
+        save_class_samples([("x", Domain("x", ("a", "b"), many, None))], tmp_path / "x.png", per_class=2000)
 
 
 def test_images_are_read_from_their_files(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from dynconv.engine.journal import Journal
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.losses import Hierarchy
-from dynconv.methods import METHODS, MethodConfig
+from dynconv.methods import METHODS, MethodConfig, SelfTrainingConfig
 from dynconv.methods.gsda import GSDAConfig
 from dynconv.models import network
 from dynconv.models.weights import weights_left_out
@@ -123,7 +123,9 @@ def two_steps(recipe: Recipe, task: str, row: Row, options: MethodConfig, root: 
 
 
 def small(options: MethodConfig) -> MethodConfig:
-    """45 discriminators of the full width have 60 million parameters."""
+    """45 discriminators of the full width have 60 million parameters; a warm-up takes one step of both."""
+    if isinstance(options, SelfTrainingConfig):
+        return replace(options, warmup_steps=1, selection_every=1)
     return replace(options, hidden_features=8) if hasattr(options, "hidden_features") else options
 
 
