@@ -42,7 +42,8 @@ def cells(table: Table) -> dict[str, tuple[str, ...]]:
 @pytest.mark.parametrize("name", ["drt-digits", "drt-bases-digits", "drt-office31"])
 def test_a_papers_table_of_other_tasks_is_cited_whole(tmp_path: Path, name: str) -> None:
     recipe = RECIPES[name]
-    run_of(tmp_path, recipe, recipe.rows[-1].label, next(iter(recipe.tasks)))
+    # The last task, which no other recipe has: MNIST to USPS, drt-digits' first, has a column in a table of another.
+    run_of(tmp_path, recipe, recipe.rows[-1].label, list(recipe.tasks)[-1])
     ours, *others = tables(tmp_path).values()
     assert {line.kind for line in ours.lines} == {"own"}
     paper = recipe.table
