@@ -70,7 +70,7 @@ DIGITS = Recipe(
     ),
     run={"max_steps": 1000, "eval_every": 250, "batch_size": 64, "log_every": 50},
     seeds=1,
-    expected="measured here, one seed: source-only 72.3, the methods 75.4 (DRT at its paper's weight) to 93.0 (CDAN+E), "
+    expected="measured here: source-only 72.3, the methods 75.4 (DRT at its paper's weight) to 93.0 (CDAN+E), "
     "target-only 97.4",
     cost="23 runs, 64 minutes on two busy CPU cores",
     needs="MNIST, USPS",
