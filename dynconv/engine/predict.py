@@ -10,7 +10,6 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -20,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from torch import Tensor
 
 from dynconv.data import DataError, ImageFiles, Split
+from dynconv.data.decode import decode
 from dynconv.data.files import Decoding
 from dynconv.data.protocols import MARGINS
+from dynconv.data.threads import reading_pool
 from dynconv.engine.durable import put_in_place, temporary_of
 from dynconv.engine.evaluation import CROPS, evaluating
 from dynconv.engine.find_images import find_images
@@ -142,11 +143,12 @@ def _read(root: Path, names: Sequence[str], *, decoding: Decoding) -> tuple[Tens
         return files.images_at(torch.arange(len(files))), [""] * len(files)
     except DataError:
         pass
-    # Again one by one, to learn which ones it was; the others are not lost.
+    # Again one by one, to learn which ones it was; the others are not lost. `ImageFiles` adds advice for a training.
     images, errors = [], []
-    for index in range(len(files)):
+    for path in files.paths:
         try:
-            images.append(files.images_at(torch.tensor([index])))
+            pixels = decode(path, files.name, decoding.size, decoding.channels)
+            images.append(torch.from_numpy(pixels).permute(2, 0, 1)[None])
             errors.append("")
         except DataError as error:
             errors.append(str(error))
@@ -158,7 +160,7 @@ def _ahead(
     read: Callable[[Sequence[str]], tuple[Tensor, list[str]]], chunks: Sequence[Sequence[str]]
 ) -> Iterator[tuple[Tensor, list[str]]]:
     """`read` of each chunk, in order; the next one is read while the caller works on this one."""
-    with ThreadPoolExecutor(1) as pool:
+    with reading_pool(1, "predict") as pool:
         waiting = pool.submit(read, chunks[0])
         for following in chunks[1:]:
             ready = waiting.result()

@@ -274,7 +274,7 @@ def test_the_policy_does_not_change_the_weights_that_a_seed_draws(weights: str) 
 def test_without_normalisation_there_is_no_policy(name: str) -> None:
     kind = METHODS[name].config_class
     default = kind(norm="none").normalisation_policy
-    separate = dict.fromkeys(("mcd", "dann", "cdan", "pada", "adda", "m3sda"), "separate")
+    separate = dict.fromkeys(("mcd", "dann", "cdan", "pada", "adda", "m3sda", "afn"), "separate")
     assert default == {**separate, **dict.fromkeys(("source-only", "target-only"), "source-only")}.get(name, "joint")
     for policy in POLICIES:
         if policy != default:
