@@ -13,6 +13,8 @@ RECIPES: dict[str, Recipe] = {
         drt_small.RESIDUALS,
         drt_small.BASES,
         drt_small.LOSSES,
+        drt_small.ORACLES,
+        drt_small.OFFICE,
         drt.DIGIT_FIVE,
         drt.SINGLE_DIGITS,
         drt.OFFICE_RESIDUALS,
