@@ -23,12 +23,13 @@ commands:
   predict RUN DIR  class and confidence of every image below a folder, as CSV
   export RUN       write the adapted model as a torch.export program or ONNX
   data ACTION      list the data sets and protocols, check files against what is published, draw samples of a set
-  plot FIGURE      draw runs: what they logged over their steps
+  plot FIGURE      draw runs: what they logged, their dynamic coefficients, what they cost on the sources
   runs [DIR]       what ran below a folder (default: runs), what is unfinished, and what came out
   report RUN       gather runs in one report: tables, figures, how they were made; as Markdown, LaTeX and one HTML page
   reproduce TABLE  train every run of a table of a paper that is not finished, and print it beside the paper's
   bench [OP]       time the operators and whole training steps beside the static convolution and other ways
-  info             versions, native build, and for each backend whether it can run here or why not
+  info             versions, native build, and for each backend whether it can run here or why not; of a backbone: its
+                   parameters and multiply-adds, static and dynamic
 
 `dynconv COMMAND --help` tells each one's options. A first run that needs no files:
   dynconv train drt --protocol embedded:optical --max-steps 500 --out runs/first
@@ -43,10 +44,12 @@ methods:
 `dynconv train METHOD --help` tells a method's options.
 """
 
-PLOT_USAGE = """usage: dynconv plot FIGURE RUN [RUN ...] [--out PNG]
+PLOT_USAGE = """usage: dynconv plot FIGURE RUN [RUN ...] [--out PNG] [options]
 
 figures:
-  training   losses, gradients of the levels, discriminators, selection and accuracies over the steps
+  training      losses, gradients of the levels, discriminators, selection and accuracies over the steps
+  coefficients  dynamic coefficients of test images: t-SNE by domain and by class, histograms of each layer
+  degradation   accuracy on each source less that of its oracle, a network trained on it alone (--oracles RUN [RUN ...])
 
 `dynconv plot FIGURE --help` tells each one's options.
 """
@@ -75,8 +78,13 @@ operations:
 """
 
 INFO_USAGE = """usage: dynconv info
+       dynconv info --backbone NAME [--classes N] [--json]
 
 Versions, native build, and for each backend whether it can run here or why not.
+
+With --backbone: parameters and multiply-adds of that network, static and with each kind of dynamic convolution.
+  --classes N   count a linear classifier of N classes too
+  --json        one JSON object instead of a table
 """
 
 TRAINING_PACKAGES = (
@@ -91,13 +99,14 @@ TRAINING_PACKAGES = (
 )
 EXPORT_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 BENCHMARK_PACKAGES = ("tyro", "rich", "torchvision")
-FIGURES = ("training",)
+FIGURES = ("training", "coefficients", "degradation")
 # What an interruption costs where no checkpoint is written.
 LOST = {
     "bench": "no row was written",
     "predict": "no file was written",
     "export": "no file was written",
     "data": "nothing was written",
+    "plot": "what was drawn before is whole",
     "report": "what was measured so far is in the report's cache",
 }
 BENCHMARKS = {
@@ -337,17 +346,12 @@ def _plot(args: list[str]) -> int:
         return _fail(f"plot: expected a FIGURE first, one of {', '.join(FIGURES)}; got {args[0]!r}")
     if problem := _packages_missing(TRAINING_PACKAGES, "train"):
         return _fail(problem)
-    from dynconv.engine.options import parse_plot
-
-    options = parse_plot(args[0], args[1:])
-    from dynconv.engine.run_folder import RunFolder
-    from dynconv.report.figures import save_training_figure
+    from dynconv.report.plot_commands import DRAW
 
     try:
-        path = save_training_figure([RunFolder(run) for run in options.runs], options.out)
-    except ValueError as error:
+        DRAW[args[0]](args[1:])
+    except (ValueError, TypeError) as error:
         return _fail(str(error))
-    print(path)
     return 0
 
 
@@ -432,14 +436,35 @@ def _bench(args: list[str]) -> int:
 
 
 def _info(args: list[str]) -> int:
-    if args and args[0] in ("-h", "--help"):
+    if any(word in ("-h", "--help") for word in args):
         print(INFO_USAGE, end="")
         return 0
     if args:
-        return _fail(f"info takes no options, got {args[0]!r}")
+        return _cost(args)
     from dynconv import info
 
     info.main()
+    return 0
+
+
+def _cost(args: list[str]) -> int:
+    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
+        return _fail(problem)
+    from rich.console import Console
+
+    from dynconv.report.cost import cost_facts, cost_table, parse_info
+
+    options = parse_info(args)
+    from dynconv.models.cost import costs_of_kinds
+
+    rows = costs_of_kinds(options.backbone, options.classes)
+    if options.json:
+        print(json.dumps(cost_facts(options.backbone, options.classes, rows)))
+    else:
+        console = Console()
+        # Of a pipe's 80 columns, which rich assumes, the table would be cut.
+        console = console if console.is_terminal else Console(width=140)
+        console.print(cost_table(options.backbone, options.classes, rows))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 from dynconv.bench.harness import COLUMNS
@@ -25,6 +26,13 @@ ROW = dict.fromkeys(COLUMNS, "") | {
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def measured(main: Callable[[list[str]], int], folder: Path, *words: str, code: int = 0) -> list[dict[str, str]]:
+    """The rows that a benchmark's ``main`` writes when it ends with ``code``."""
+    out = folder / "rows.csv"
+    assert main([*words, "--out", str(out), "--overwrite"]) == code
+    return read(out)
 
 
 def table(path: Path, *rows: dict[str, str], columns: tuple[str, ...] = COLUMNS) -> str:

@@ -1,4 +1,4 @@
-"""Two connected processes for tests."""
+"""Forked processes for tests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 
-def forked(target: Callable[[int, Path], None], folder: Path) -> None:
-    """`target(rank, folder)` in two processes connected by gloo, forked: each need not import torch again."""
+def in_processes(count: int, target: Callable[..., None], *arguments: object) -> None:
+    """`target(rank, *arguments)` in `count` forked processes, each of which must end well: none imports torch again."""
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_connected, args=(target, rank, folder)) for rank in range(2)]
+    children = [context.Process(target=target, args=(rank, *arguments)) for rank in range(count)]
     for child in children:
         child.start()
     for child in children:
@@ -20,10 +20,15 @@ def forked(target: Callable[[int, Path], None], folder: Path) -> None:
     codes = [child.exitcode for child in children]
     for child in children:
         child.kill()
-    assert codes == [0, 0]
+    assert codes == [0] * count
 
 
-def _connected(target: Callable[[int, Path], None], rank: int, folder: Path) -> None:
+def forked(target: Callable[[int, Path], None], folder: Path) -> None:
+    """`target(rank, folder)` in two forked processes connected by gloo."""
+    in_processes(2, _connected, target, folder)
+
+
+def _connected(rank: int, target: Callable[[int, Path], None], folder: Path) -> None:
     # OpenMP's threads do not survive the fork.
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)

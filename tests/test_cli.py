@@ -166,7 +166,7 @@ def test_plot_draws_runs_finished_or_not(data: list[str], tmp_path: Path, capsys
     assert "given twice" in fails(capsys, "plot", "training", runs[0], runs[0], "--out", str(both))
     assert "no run folder" in fails(capsys, "plot", "training", str(tmp_path))
     assert "cannot be written" in fails(capsys, "plot", "training", runs[0], "--out", "/proc/x.png")
-    assert "one of training; got 'spectra'" in fails(capsys, "plot", "spectra", runs[0])
+    assert "one of training, coefficients, degradation; got 'spectra'" in fails(capsys, "plot", "spectra", runs[0])
     assert "RUN" in fails(capsys, "plot", "training")
     folder.training.write_text("broken\n")
     assert "training.jsonl, line 1, is damaged" in fails(capsys, "plot", "training", runs[0])

@@ -95,9 +95,8 @@ def test_list_tells_all_about_what_is_named(capsys: Capture, tmp_path: Path) -> 
     ):
         assert words in out
     # A command to copy stays on its line.
-    assert f"MNIST('{tmp_path}', train=part, download=True)" in prints(
-        capsys, "list", "mnist", "--data-root", str(tmp_path)
-    )
+    told = prints(capsys, "list", "mnist", "--data-root", str(tmp_path))
+    assert f"to get it: dynconv data check mnist --data-root {tmp_path} --download" in told
     out = prints(capsys, "list", "svhn-mnist@odd-source")
     assert "svhn 53,512 / 26,032" in out and "@even-source" not in out
     assert "'moon' is no known domain" in fails(capsys, "data", "list", "moon")
@@ -165,7 +164,7 @@ def test_check_of_what_is_missing_says_how_to_get_it(capsys: Capture, tmp_path: 
     assert cli.main(["data", "check", "usps", "--data-root", str(tmp_path)]) == 2
     out = capsys.readouterr().out
     assert f"usps: not found below {tmp_path}: usps.bz2, usps.t.bz2" in out
-    assert "to get USPS: python -c" in out
+    assert f"to get USPS: dynconv data check usps --data-root {tmp_path} --download" in out
     assert "no known data set lies below" in fails(capsys, "data", "check", "--data-root", str(tmp_path))
     assert "--data-root, or set DYNCONV_DATA" in fails(capsys, "data", "check", "usps")
 

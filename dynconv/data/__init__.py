@@ -8,6 +8,7 @@ from dynconv.data.base import (
     evaluation_batches,
     source_validation_split,
     supervised_by_target,
+    with_pseudo_labels,
 )
 from dynconv.data.batches import Batch, DomainBatches, SourceBatch, TargetBatch, TargetSelection
 from dynconv.data.errors import DataError
@@ -37,4 +38,5 @@ __all__ = [
     "parse_spec",
     "source_validation_split",
     "supervised_by_target",
+    "with_pseudo_labels",
 ]

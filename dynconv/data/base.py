@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from dynconv.data.augment import centre_crop, ten_crops
 from dynconv.data.errors import DataError
 from dynconv.data.files import ImageFiles, Skipped
 from dynconv.data.normalise import Normalisation, normalise
-from dynconv.data.threads import reading_pool
+from dynconv.data.threads import read_ahead
 
 HOLD_OUT = 0.2
 
@@ -171,28 +171,15 @@ def evaluation_batches(
             "image files at 224 x 224"
         )
     places = torch.arange(len(split)).split(batch_size)
-    for indices, images in zip(places, _read_in_turn(split, places, ten_crop), strict=True):
+    read = split.stored_at if ten_crop else split.images_at
+    every = map(read, places) if isinstance(split.images, Tensor) else read_ahead(read, places, "read")
+    for indices, images in zip(places, every, strict=True):
         labels = split.labels[indices].to(device)
         if ten_crop and split.side is not None:
             crops = ten_crops(images, (split.side, split.side))
             yield normalise(crops.flatten(0, 1), device, normalisation).unflatten(0, crops.shape[:2]), labels
         else:
             yield normalise(images, device, normalisation), labels
-
-
-def _read_in_turn(split: Split, places: Sequence[Tensor], margin: bool) -> Iterator[Tensor]:
-    """The images at each of `places`, with their margin or without; of files the next ones are read meanwhile."""
-    read = split.stored_at if margin else split.images_at
-    if isinstance(split.images, Tensor) or len(places) < 2:
-        yield from map(read, places)
-        return
-    with reading_pool(1, "read") as reader:
-        waiting = reader.submit(read, places[0])
-        for following in places[1:]:
-            ready = waiting.result()
-            waiting = reader.submit(read, following)
-            yield ready
-        yield waiting.result()
 
 
 def _ranked_within_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -259,6 +246,22 @@ def supervised_by_target(protocol: Protocol) -> Protocol:
         raise DataError(f"{target.name}: no test split is left beside the labelled training images")
     # Its test split stands under the target's name alone.
     return replace(protocol, sources=(replace(target, test=None),))
+
+
+def with_pseudo_labels(protocol: Protocol, indices: Tensor, labels: Tensor) -> Protocol:
+    """`protocol` with training images of its target as one more source, the last, "TARGET (pseudo-labelled)".
+
+    It has no test split. The target stays as it is, with all its unlabelled training images.
+
+    Args:
+        protocol: Sources and target.
+        indices: int64 (n,), places in `protocol.target.train`.
+        labels: int64 (n,), what they are taken for.
+    """
+    target = protocol.target
+    train = replace(target.train.subset(indices), labels=labels)
+    source = Domain(f"{target.name} (pseudo-labelled)", target.classes, train, None)
+    return replace(protocol, sources=(*protocol.sources, source))
 
 
 def source_validation_split(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dynconv.data.cache import Arrays, cached, stamp
+from dynconv.data.download import Download
 from dynconv.data.errors import DataError
 from dynconv.data.folders import Listing
 from dynconv.data.walk import sound_rows
@@ -43,6 +44,7 @@ class DigitSet:
         per_class: Images of each digit, by split; empty where they are not published and not known for sure.
         digests: File to "md5:..."; empty where the publisher gives none.
         cache_drawn: Cache what a protocol draws of it: the whole is too big to be kept twice.
+        download: How torchvision fetches it; None where it cannot.
         image_files: Data root to its image files, of a set that consists of such; `read` then has a third argument, the
             files that are left out. None of a set of a few files, of which none can be.
     """
@@ -55,6 +57,7 @@ class DigitSet:
     per_class: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     cache_drawn: bool = False
+    download: Download | None = None
     image_files: Callable[[Path], Listing] | None = None
 
 

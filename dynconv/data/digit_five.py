@@ -67,47 +67,33 @@ def _how_to_get(root: Path) -> str:
     )
 
 
-_STACKS = tuple(f"{FOLDER}/svhn_{part}_32x32.mat" for part in ("train", "test"))
+def _set(title: str, files: tuple[str, ...], read: Callable[..., Arrays], train: int, test: int) -> DigitSet:
+    paths = tuple(f"{FOLDER}/{file}" for file in files)
+    return DigitSet(
+        f"{title} in Digit-Five", paths, read, _how_to_get, {"train": train, "test": test}, cache_drawn=True
+    )
+
+
+_SVHN = ("svhn_train_32x32.mat", "svhn_test_32x32.mat")
 
 SETS = {
-    "mnist": DigitSet(
-        "MNIST in Digit-Five",
-        (f"{FOLDER}/mnist_data.mat",),
-        _read_four("mnist_data.mat", (32, 32), "{}_32", "label_{}"),
-        _how_to_get,
-        {"train": 55000, "test": 10000},
-        cache_drawn=True,
+    "mnist": _set(
+        "MNIST", ("mnist_data.mat",), _read_four("mnist_data.mat", (32, 32), "{}_32", "label_{}"), 55000, 10000
     ),
-    "mnist_m": DigitSet(
-        "MNIST-M in Digit-Five",
-        (f"{FOLDER}/mnistm_with_label.mat",),
+    "mnist_m": _set(
+        "MNIST-M",
+        ("mnistm_with_label.mat",),
         _read_four("mnistm_with_label.mat", (28, 28, 3), "{}", "label_{}"),
-        _how_to_get,
-        {"train": 55000, "test": 10000},
-        cache_drawn=True,
+        55000,
+        10000,
     ),
-    "usps": DigitSet(
-        "USPS in Digit-Five",
-        (f"{FOLDER}/usps_28x28.mat",),
-        _read_usps,
-        _how_to_get,
-        {"train": 7438, "test": 1860},
-        cache_drawn=True,
-    ),
-    "svhn": DigitSet(
-        "SVHN in Digit-Five",
-        _STACKS,
-        read_stacks(*_STACKS),
-        _how_to_get,
-        {"train": 73257, "test": 26032},
-        cache_drawn=True,
-    ),
-    "syn": DigitSet(
-        "Synthetic Digits in Digit-Five",
-        (f"{FOLDER}/syn_number.mat",),
+    "usps": _set("USPS", ("usps_28x28.mat",), _read_usps, 7438, 1860),
+    "svhn": _set("SVHN", _SVHN, read_stacks(*(f"{FOLDER}/{file}" for file in _SVHN)), 73257, 26032),
+    "syn": _set(
+        "Synthetic Digits",
+        ("syn_number.mat",),
         _read_four("syn_number.mat", (32, 32, 3), "{}_data", "{}_label"),
-        _how_to_get,
-        {"train": 25000, "test": 9000},
-        cache_drawn=True,
+        25000,
+        9000,
     ),
 }

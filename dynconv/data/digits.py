@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol as Interface
@@ -24,12 +24,13 @@ from dynconv.data.digit_files import (
     read_stacks,
     read_usps,
 )
+from dynconv.data.download import Download
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, Skipped
 from dynconv.data.images import to_split
 from dynconv.data.skip import without_unreadable
 
-__all__ = ["CLASSES", "DIGIT_SETS", "REAL", "DigitSet", "Drawing", "load_digits", "read_digits"]
+__all__ = ["CLASSES", "DIGIT_SETS", "REAL", "DigitSet", "Drawing", "fetch", "load_digits", "read_digits"]
 
 
 class Drawing(Interface):
@@ -106,13 +107,13 @@ def read_digits(name: str, data_root: Path, cache_dir: Path, without: Collection
         return known.read(data_root, cache_dir, without) if without else known.read(data_root, cache_dir)
     except DataError as error:
         text = str(error).removeprefix(f"{name}: ")
-        raise DataError(f"{name}: {text}\nFetch it again: {known.how_to_get(data_root)}") from error
+        raise DataError(f"{name}: {text}\n{_AGAIN}: {known.how_to_get(data_root)}") from error
     except ImportError as error:
         raise DataError(f'{name} needs {error.name}: pip install "dynconv[train]"') from error
     except (OSError, ValueError, RuntimeError, AssertionError, IndexError, EOFError) as error:
         raise DataError(
             f"{name}: the files below {data_root} ({', '.join(known.files)}) cannot be read: "
-            f"{type(error).__name__}: {error}.\nFetch them again: {known.how_to_get(data_root)}"
+            f"{type(error).__name__}: {error}.\n{_AGAIN}: {known.how_to_get(data_root)}"
         ) from error
 
 
@@ -154,11 +155,8 @@ def _drawn(arrays: Arrays, drawing: Drawing) -> Arrays:
     return arrays
 
 
-_FETCH = 'python -c "from torchvision.datasets import {0}; [{0}({1!r}, {2}, download=True) for part in {3}]"'
-
-
-def _from_torchvision(dataset: str, argument: str = "train=part", parts: str = "(True, False)") -> Callable[..., str]:
-    return lambda root: _FETCH.format(dataset, str(root), argument, parts)
+# A download leaves what is there alone.
+_AGAIN = "Delete what is damaged and fetch it again"
 
 
 def _mnist_m_from_publisher(root: Path) -> str:
@@ -180,6 +178,9 @@ _MNIST = tuple(
     for stem in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 )
 _SVHN = ("train_32x32.mat", "test_32x32.mat")
+_MNIST_DOWNLOAD = Download("mnist", "MNIST", ({"train": True}, {"train": False}))
+_USPS_DOWNLOAD = Download("usps", "USPS", ({"train": True}, {"train": False}))
+_SVHN_DOWNLOAD = Download("svhn", "SVHN", ({"split": "train"}, {"split": "test"}))
 _SYN = ("SynthDigits/synth_train_32x32.mat", "SynthDigits/synth_test_32x32.mat")
 
 REAL: dict[str, DigitSet] = {
@@ -187,7 +188,7 @@ REAL: dict[str, DigitSet] = {
         "MNIST",
         _MNIST,
         read_mnist,
-        _from_torchvision("MNIST"),
+        _MNIST_DOWNLOAD.command,
         {"train": 60000, "test": 10000},
         {
             "train": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
@@ -206,6 +207,7 @@ REAL: dict[str, DigitSet] = {
                 strict=True,
             )
         ),
+        download=_MNIST_DOWNLOAD,
     ),
     # Without digests: torchvision compares the archive's when it downloads, and an archive packed anew differs in its
     # bytes though not in its text.
@@ -213,12 +215,13 @@ REAL: dict[str, DigitSet] = {
         "USPS",
         USPS_FILES,
         read_usps,
-        _from_torchvision("USPS"),
+        _USPS_DOWNLOAD.command,
         {"train": 7291, "test": 2007},
         {
             "train": (1194, 1005, 731, 658, 652, 556, 664, 645, 542, 644),
             "test": (359, 264, 198, 166, 200, 160, 170, 147, 166, 177),
         },
+        download=_USPS_DOWNLOAD,
     ),
     "mnist_m": DigitSet(
         "MNIST-M",
@@ -232,7 +235,7 @@ REAL: dict[str, DigitSet] = {
         "SVHN (cropped digits)",
         _SVHN,
         read_stacks(*_SVHN),
-        _from_torchvision("SVHN", "split=part", "('train', 'test')"),
+        _SVHN_DOWNLOAD.command,
         {"train": 73257, "test": 26032},
         {
             "train": (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659),
@@ -240,6 +243,7 @@ REAL: dict[str, DigitSet] = {
         },
         dict(zip(_SVHN, ("md5:e26dedcc434d2e4c54c9b2d4a06d8373", "md5:eb5a983be6a315427106f1b164d9cef3"), strict=True)),
         cache_drawn=True,
+        download=_SVHN_DOWNLOAD,
     ),
     "syn": DigitSet(
         "Synthetic Digits",
@@ -258,3 +262,15 @@ DIGIT_SETS: dict[str, DigitSet] = {
 # SVHN as published, in renamed files.
 _RENAMED = f"{digit_five.PREFIX}:svhn"
 DIGIT_SETS[_RENAMED] = replace(DIGIT_SETS[_RENAMED], per_class=REAL["svhn"].per_class)
+
+
+def fetch(names: Sequence[str], data_root: Path) -> None:
+    """Download those of the domains `names` whose files are missing and that torchvision can fetch.
+
+    Raises:
+        DataError: as `Download.run`.
+    """
+    for name in names:
+        known = DIGIT_SETS.get(name)
+        if known and known.download and not all((data_root / file).is_file() for file in known.files):
+            known.download.run(known.files, data_root)

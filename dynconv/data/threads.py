@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def reading_pool(threads: int, name: str) -> ThreadPoolExecutor:
@@ -18,6 +23,26 @@ def reading_pool(threads: int, name: str) -> ThreadPoolExecutor:
         name: How they are called in a debugger.
     """
     return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=_compute_alone)
+
+
+def read_ahead(read: Callable[[Item], Result], items: Sequence[Item], name: str) -> Iterator[Result]:
+    """`read` of each item, in order; a thread reads the next one while the caller works on this one.
+
+    Args:
+        read: What may take its time. What it raises is raised where its result was due.
+        items: Two results are held at a time.
+        name: What the thread is called in a debugger.
+    """
+    if len(items) < 2:
+        yield from map(read, items)
+        return
+    with reading_pool(1, name) as reader:
+        waiting = reader.submit(read, items[0])
+        for following in items[1:]:
+            ready = waiting.result()
+            waiting = reader.submit(read, following)
+            yield ready
+        yield waiting.result()
 
 
 def _compute_alone() -> None:

@@ -28,11 +28,15 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 CheckpointName = Literal["last", "source-val", "label-free"]
 
 DEFAULT_EPOCHS = 10
+# DRT, section 4.3.
+PSEUDO_CONFIDENCE = 0.8
 EVALUATIONS_PER_RUN = 10
 
 # These say where and how a run is computed or stored, not what it computes: a run may be resumed with other values.
 NOT_IDENTITY = (
     "data_root",
+    # `pseudo_labels_of` has its place: what lies in the folder counts, not where that is.
+    "pseudo_labels_from",
     "out",
     "config",
     "resume",
@@ -97,6 +101,17 @@ class RunOptions:
     """At most this many training images per source; classes keep their shares, every seed uses the same ones."""
     target_limit: Annotated[int | None, _words("N", "default: all")] = None
     """At most this many unlabelled training images of the target; every seed uses the same ones."""
+    pseudo_labels_from: Annotated[Path | None, _words("RUN", "default: none")] = None
+    """Self-training: a finished run of the same target and classes. The target's training images that its network is
+    surer of than --pseudo-confidence join the sources, with the classes that it gives them, as one more source (DRT,
+    section 4.3). They are predicted once, at the start, and kept in pseudo_labels.json."""
+    pseudo_confidence: float = PSEUDO_CONFIDENCE
+    """Of --pseudo-labels-from: images are taken whose highest probability is greater than this."""
+    pseudo_checkpoint: CheckpointName = "last"
+    """Of --pseudo-labels-from: the run's last checkpoint, or the one that a rule without target labels chose."""
+    pseudo_labels_of: Annotated[str | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """What --pseudo-labels-from held when the run was configured: method, hash of the configuration without task and
+    seed, and its whole hash. `TrainConfig` fills it in."""
     eval_every: Annotated[int | None, _words("N", f"default: {EVALUATIONS_PER_RUN} evaluations per run")] = None
     """Steps between evaluations. The last step is always evaluated."""
     validator: ValidatorName = VALIDATOR
@@ -176,6 +191,15 @@ class RunOptions:
             raise ValueError(f"--clip-norm must be more than 0 and finite, got {self.clip_norm}")
         if self.prefetch < 0:
             raise ValueError(f"--prefetch must be at least 0, got {self.prefetch}")
+        if not 0 <= self.pseudo_confidence < 1:
+            raise ValueError(f"--pseudo-confidence must be in [0, 1), got {self.pseudo_confidence}")
+        if self.pseudo_labels_from is None:
+            for name in ("pseudo_confidence", "pseudo_checkpoint", "pseudo_labels_of"):
+                if (value := getattr(self, name)) != getattr(RunOptions, name):
+                    raise ValueError(
+                        f"--{name.replace('_', '-')} {value} has no use without --pseudo-labels-from RUN: give both or "
+                        "neither"
+                    )
 
     def require_data(self) -> None:
         """Raise a ValueError where neither a protocol nor own domains are named."""
@@ -184,6 +208,11 @@ class RunOptions:
                 "no data was named: give --protocol NAME (such as embedded:optical, which needs no files, or "
                 "mnist-usps), or --source NAME=DIR ... --target NAME=DIR"
             )
+
+    @property
+    def pseudo_labels_kind(self) -> str | None:
+        """`pseudo_labels_of` without what tells the other run's task and seed; None where there are none."""
+        return None if self.pseudo_labels_of is None else self.pseudo_labels_of.rpartition(" ")[0]
 
     @property
     def task(self) -> str:
@@ -207,6 +236,9 @@ class TrainConfig:
         if self.run.batch_size is None:
             # A number from here on: a default that changes must not change what a configuration means.
             object.__setattr__(self, "run", dataclasses.replace(self.run, batch_size=self.batch_size))
+        if self.run.pseudo_labels_from is not None and self.run.pseudo_labels_of is None:
+            described = _pseudo_labels_of(self.run.pseudo_labels_from, self.out)
+            object.__setattr__(self, "run", dataclasses.replace(self.run, pseudo_labels_of=described))
         size = self.network_input.image_size
         if self.run.ten_crop and size != 224:
             raise ValueError(f"--ten-crop is for images of 224 x 224; {self.options.backbone} takes {size} x {size}")
@@ -258,6 +290,13 @@ class TrainConfig:
         given = {k: v for k, v in self.identity().items() if k not in defaults or defaults[k] != v}
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
+    def described(self) -> str:
+        """What another run that learns from this one's pseudo labels keeps of it: see `RunOptions.pseudo_labels_of`."""
+        run = dataclasses.replace(
+            self.run, protocol=None, source=(), target=None, seed=0, pseudo_labels_of=self.run.pseudo_labels_kind
+        )
+        return f"{self.method} {dataclasses.replace(self, run=run).hash} {self.hash}"
+
     def _defaults(self) -> dict[str, Any]:
         # Without the batch size, which is the method's, and a number in every configuration.
         found = _identity(self.method, RunOptions(), type(self.options)())
@@ -277,8 +316,8 @@ class TrainConfig:
 
 
 def absolute_paths(run: RunOptions) -> RunOptions:
-    """`run` with --data-root and the folders of own domains made absolute, so that a run folder can be used from
-    another directory."""
+    """`run` with --data-root, --pseudo-labels-from and the folders of own domains made absolute, so that a run folder
+    can be used from another directory."""
 
     def absolute(spec: str) -> str:
         name, equals, path = spec.partition("=")
@@ -288,6 +327,7 @@ def absolute_paths(run: RunOptions) -> RunOptions:
     return dataclasses.replace(
         run,
         data_root=None if run.data_root is None else run.data_root.expanduser().absolute(),
+        pseudo_labels_from=None if run.pseudo_labels_from is None else run.pseudo_labels_from.expanduser().absolute(),
         source=tuple(absolute(s) for s in run.source),
         target=None if run.target is None else absolute(run.target),
     )
@@ -317,6 +357,21 @@ def load_config(path: Path, methods: dict[str, Any]) -> TrainConfig:
         run=_from_plain(RunOptions, plain, path),
         options=_from_plain(methods[method].config_class, own, path),
     )
+
+
+def _pseudo_labels_of(path: Path, out: Path) -> str | None:
+    """`TrainConfig.described` of the run in `path`; where that is gone, what the run in `out` kept of it when it began,
+    if it began; else None."""
+    if (config := path / "config.yaml").exists():
+        return load_config(config, METHODS).described()
+    try:
+        # As plain values: `load_config` of a run whose other run is gone would ask here again.
+        plain = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        # Nothing there, or what `claim` will speak of.
+        return None
+    kept = plain.get("pseudo_labels_of") if isinstance(plain, dict) else None
+    return kept if isinstance(kept, str) and plain.get("pseudo_labels_from") == str(path) else None
 
 
 def _identity(method: str, run: RunOptions, options: Any) -> dict[str, Any]:

@@ -14,10 +14,9 @@ from dynconv.data import Protocol, Split, parse_spec, source_validation_split
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, check_weights, load_checkpoint
 from dynconv.engine.config import CheckpointName, Precision, TrainConfig, load_config
 from dynconv.engine.evaluation import CROPS, Scoring, evaluating
-from dynconv.engine.loading import check_skipped
+from dynconv.engine.loading import check_skipped, load_domains
 from dynconv.engine.processes import make_fabric
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.train import load_domains
 from dynconv.methods import METHODS, Method
 from dynconv.models import DomainName, weights_left_out
 
@@ -97,9 +96,10 @@ def load_run(
 
 
 def _num_sources(config: TrainConfig) -> int:
-    """How many sources the options of a run name."""
+    """How many sources a run has: those that its options name, and the images with pseudo labels."""
     run = config.run
-    return len(run.source if run.protocol is None else parse_spec(run.protocol)[0])
+    named = len(run.source if run.protocol is None else parse_spec(run.protocol)[0])
+    return named + (run.pseudo_labels_from is not None)
 
 
 class Dump(NamedTuple):

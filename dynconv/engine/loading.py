@@ -1,4 +1,4 @@
-"""What is told of loading a run's images: how far it is, and which images were left out."""
+"""A run's domains, and what is told of loading them: how far it is, and which images were left out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from dynconv.data import Skipped
+from dynconv.data import Protocol, Skipped, load_protocol, supervised_by_target
 from dynconv.distributed import is_main
+from dynconv.engine.config import TrainConfig
 from dynconv.engine.run_folder import RunFolder, write_atomically
+from dynconv.methods import METHODS
 
 # Seconds between two lines: what is read faster says nothing.
 INTERVAL = 5.0
@@ -74,3 +76,36 @@ def read_skipped(folder: RunFolder) -> list[Skipped] | None:
         raise ValueError(
             f"{folder.skipped} is damaged: {error}; delete it: which images the run went without is then not checked"
         ) from error
+
+
+def load_domains(config: TrainConfig) -> Protocol:
+    """The domains that the options name, in the size that the backbone takes; of a bound that learns from the target's
+    labels the target alone.
+
+    Raises:
+        DataError: As `load_protocol`.
+        ValueError: Options of the sources, where the method has none but the target.
+    """
+    run = config.run
+    bound = METHODS[config.method].supervised_by_target
+    if bound and run.source_limit is not None:
+        raise ValueError(
+            f"--source-limit {run.source_limit}: {config.method} trains on the labelled target alone, not on the "
+            "sources; give --target-limit, which bounds its training images"
+        )
+    protocol = load_protocol(
+        run.protocol,
+        source=list(run.source) or None,
+        target=run.target,
+        class_choice=run.classes,
+        data_root=run.data_root,
+        image_size=config.network_input.image_size,
+        source_limit=run.source_limit,
+        target_limit=run.target_limit,
+        threads=run.workers,
+        cache=run.cache,
+        skip_bad=run.skip_bad,
+        on_progress=loading_progress(),
+        divide_target=bound,
+    )
+    return supervised_by_target(protocol) if bound else protocol

@@ -107,6 +107,59 @@ class PlotOptions:
 
 
 @dataclass(frozen=True)
+class CoefficientOptions:
+    """Draw the dynamic coefficients of trained runs: t-SNE of all layers and of either half, by domain and by class,
+    and histograms of each layer; RUN/coefficients.json has the numbers."""
+
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
+    """The run folders, of networks with --residual subspace or combined."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
+    """Image file to write, of a single RUN; the histograms and the numbers lie beside it. Default:
+    RUN/coefficients.png."""
+    points: Annotated[int, tyro.conf.arg(metavar="N")] = 300
+    """Test images of each domain, at most. t-SNE of 1,500 takes about 20 s on a CPU core, three times."""
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, or the one that a validator chose."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the real data sets. Default: the one the run was trained with."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("RUN: expected at least one run folder, got none")
+        if self.points < 1:
+            raise ValueError(f"--points must be at least 1, got {self.points}")
+        if self.out is not None and len(self.runs) > 1:
+            raise ValueError(
+                f"--out {self.out} is for a single RUN, got {len(self.runs)}; leave it out, and each has its pictures "
+                "in its own folder"
+            )
+
+
+@dataclass(frozen=True)
+class DegradationOptions:
+    """Draw what adaptation costs on each source domain: accuracy on its test images less that of the domain's oracle, a
+    network trained on that domain alone (DRT, Fig. 2)."""
+
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
+    """The adapted runs, finished; a folder stands for all runs below it."""
+    oracles: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+    """Finished runs of source-only with a single source, at least one for each source of RUN."""
+    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
+    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
+
+    def __post_init__(self) -> None:
+        for name, given in (("RUN", self.runs), ("--oracles", self.oracles)):
+            if not given:
+                raise ValueError(f"{name}: expected at least one run folder, got none")
+
+
+@dataclass(frozen=True)
 class RunsOptions:
     """List what ran below a folder: done, running, unfinished or damaged, the last written first."""
 
@@ -155,9 +208,19 @@ def parse_export(args: Sequence[str]) -> ExportOptions:
     return parse_options(ExportOptions, "export", args)
 
 
-def parse_plot(figure: str, args: Sequence[str]) -> PlotOptions:
-    """The options that the words after `dynconv plot FIGURE` describe. SystemExit as in `parse_options`."""
-    return parse_options(PlotOptions, f"plot {figure}", args)
+def parse_plot(args: Sequence[str]) -> PlotOptions:
+    """The options that the words after `dynconv plot training` describe. SystemExit as in `parse_options`."""
+    return parse_options(PlotOptions, "plot training", args)
+
+
+def parse_coefficients(args: Sequence[str]) -> CoefficientOptions:
+    """The options that the words after `dynconv plot coefficients` describe. SystemExit as in `parse_options`."""
+    return parse_options(CoefficientOptions, "plot coefficients", args)
+
+
+def parse_degradation(args: Sequence[str]) -> DegradationOptions:
+    """The options that the words after `dynconv plot degradation` describe. SystemExit as in `parse_options`."""
+    return parse_options(DegradationOptions, "plot degradation", args)
 
 
 def parse_runs(args: Sequence[str]) -> RunsOptions:
@@ -188,6 +251,8 @@ def _without_overridden(run: RunOptions, args: Sequence[str]) -> RunOptions:
         drop |= {"source": (), "target": None, "classes": "same"}
     if value_of("--source", args) is not None and value_of("--target", args) is not None:
         drop["protocol"] = None
+    if value_of("--pseudo-labels-from", args) is not None:
+        drop["pseudo_labels_of"] = None
     if value_of("--epochs", args) is not None:
         drop["max_steps"] = None
     if value_of("--max-steps", args) is not None:

@@ -22,7 +22,7 @@ from dynconv.data import DataError, ImageFiles, Split
 from dynconv.data.decode import decode
 from dynconv.data.files import Decoding
 from dynconv.data.protocols import MARGINS
-from dynconv.data.threads import reading_pool
+from dynconv.data.threads import read_ahead
 from dynconv.engine.durable import put_in_place, temporary_of
 from dynconv.engine.evaluation import CROPS, evaluating
 from dynconv.engine.find_images import find_images
@@ -114,7 +114,7 @@ def _predictions(loaded: LoadedRun, root: Path, names: Sequence[str], top: int) 
     length = max(scoring.chunk // CROPS, 1) if ten_crop else scoring.chunk
     chunks = [names[start : start + length] for start in range(0, len(names), length)]
     with evaluating(loaded.method), loaded.method.evaluating_domain("target"):
-        for chunk, (images, errors) in zip(chunks, _ahead(read, chunks), strict=True):
+        for chunk, (images, errors) in zip(chunks, read_ahead(read, chunks, "predict"), strict=True):
             rows: Iterator[Prediction] = iter(())
             if len(images):
                 # The labels are never looked at.
@@ -154,19 +154,6 @@ def _read(root: Path, names: Sequence[str], *, decoding: Decoding) -> tuple[Tens
             errors.append(str(error))
     empty = torch.empty((0, *files.shape[1:]), dtype=torch.uint8)
     return torch.cat([empty, *images]), errors
-
-
-def _ahead(
-    read: Callable[[Sequence[str]], tuple[Tensor, list[str]]], chunks: Sequence[Sequence[str]]
-) -> Iterator[tuple[Tensor, list[str]]]:
-    """`read` of each chunk, in order; the next one is read while the caller works on this one."""
-    with reading_pool(1, "predict") as pool:
-        waiting = pool.submit(read, chunks[0])
-        for following in chunks[1:]:
-            ready = waiting.result()
-            waiting = pool.submit(read, following)
-            yield ready
-        yield waiting.result()
 
 
 @contextlib.contextmanager

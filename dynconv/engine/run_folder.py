@@ -32,6 +32,8 @@ class RunFolder:
         self.done = path / "done"
         # With --skip-bad alone.
         self.skipped = path / "skipped.json"
+        # With --pseudo-labels-from alone.
+        self.pseudo_labels = path / "pseudo_labels.json"
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.pt"
         # The one before it, and a last.pt that could not be used.
@@ -109,8 +111,9 @@ class RunFolder:
 
     def _remove_temporaries(self) -> None:
         """What was being written when the process was killed."""
-        files = (self.config, self.environment, self.results, self.training, self.done, self.skipped)
-        for path in (*map(temporary_of, files), *self.checkpoints.glob("*.pt.tmp")):
+        files = (self.config, self.environment, self.results, self.training, self.done)
+        optional = (self.skipped, self.pseudo_labels)
+        for path in (*map(temporary_of, (*files, *optional)), *self.checkpoints.glob("*.pt.tmp")):
             path.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -7,14 +7,15 @@ from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
 from torch import nn
 
-from dynconv.data import DomainBatches, Protocol, load_protocol, source_validation_split, supervised_by_target
+from dynconv.data import DomainBatches, source_validation_split, with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import Evaluation, Scoring
 from dynconv.engine.interrupt import Interrupted
-from dynconv.engine.loading import check_skipped, loading_progress, record_skipped
+from dynconv.engine.loading import check_skipped, load_domains, record_skipped
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.progress import Diverged
+from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels, record_pseudo_labels
 from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
@@ -27,6 +28,7 @@ __all__ = [
     "OtherProcessFailed",
     "Refused",
     "Run",
+    "load_domains",
     "make_fabric",
     "open_folder",
     "prepare",
@@ -85,6 +87,7 @@ def open_folder(config: TrainConfig) -> RunFolder:
     """
     folder = RunFolder(config.out)
     config.run.require_data()
+    check_pseudo_labels(config)
     parts = process_layout(config.run).total * config.run.accumulate
     if config.batch_size % parts:
         raise ValueError(
@@ -111,8 +114,11 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     training, held_out = source_validation_split(load_domains(config), config.run.seed)
     if config.run.skip_bad:
         check_skipped(folder, training.skipped)
+    pseudo = pseudo_labels(config, folder, training.target, fabric)
+    # What is trained on: what is measured knows nothing of pseudo labels.
+    drawn = training if pseudo is None else with_pseudo_labels(training, pseudo.indices, pseudo.labels)
     seed_everything(config.run.seed, verbose=False)
-    method = METHODS[config.method].for_task(config.options, training.num_classes, len(training.sources))
+    method = METHODS[config.method].for_task(config.options, training.num_classes, len(drawn.sources))
     method.check_classes(training.classes)
     synchronise_norms(method, fabric.device)
     fabric.to_device(method)
@@ -129,7 +135,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         # The weights are the same in every process, dropout's masks are not.
         torch.manual_seed(config.run.seed + 2**32 * rank())
     batches = DomainBatches(
-        training,
+        drawn,
         batch_size=config.batch_size,
         seed=config.run.seed,
         device=fabric.device,
@@ -148,40 +154,14 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         run.notes.append(
             f"{config.method} is a bound: it trains on the labels of {training.target.name} and looks at no source"
         )
+    if pseudo is not None:
+        run.notes.append(f"pseudo labels of {config.run.pseudo_labels_from}: {pseudo.summary()}")
     take_up(run)
     if config.run.skip_bad:
         record_skipped(folder, training.skipped)
+    if pseudo is not None:
+        record_pseudo_labels(folder, pseudo)
+        if run.step == 0:
+            # Once, in the first row of training.jsonl.
+            run.meter.add(pseudo.logs())
     return run
-
-
-def load_domains(config: TrainConfig) -> Protocol:
-    """The domains that the options name, in the size that the backbone takes; of a bound that learns from the target's
-    labels the target alone.
-
-    Raises:
-        DataError: As `load_protocol`.
-        ValueError: Options of the sources, where the method has none but the target.
-    """
-    run = config.run
-    bound = METHODS[config.method].supervised_by_target
-    if bound and run.source_limit is not None:
-        raise ValueError(
-            f"--source-limit {run.source_limit}: {config.method} trains on the labelled target alone, not on the "
-            "sources; give --target-limit, which bounds its training images"
-        )
-    protocol = load_protocol(
-        run.protocol,
-        source=list(run.source) or None,
-        target=run.target,
-        class_choice=run.classes,
-        data_root=run.data_root,
-        image_size=config.network_input.image_size,
-        source_limit=run.source_limit,
-        target_limit=run.target_limit,
-        threads=run.workers,
-        cache=run.cache,
-        skip_bad=run.skip_bad,
-        on_progress=loading_progress(),
-        divide_target=bound,
-    )
-    return supervised_by_target(protocol) if bound else protocol

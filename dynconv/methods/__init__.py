@@ -3,9 +3,10 @@
 from dynconv.methods.adabn import AdaBN, AdaBNConfig
 from dynconv.methods.adda import ADDA, ADDAConfig
 from dynconv.methods.afn import AFN, AFNConfig
-from dynconv.methods.base import About, Method, MethodConfig, Refresh, Update
+from dynconv.methods.base import About, Method, Refresh, Update
 from dynconv.methods.bsp import BSP, BSPConfig
 from dynconv.methods.cdan import CDAN, CDANConfig
+from dynconv.methods.config import MethodConfig
 from dynconv.methods.dan import DAN, DANConfig
 from dynconv.methods.dann import DANN, DANNConfig
 from dynconv.methods.drt import DRT, DRTConfig

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from dynconv.distributed import all_mean
 from dynconv.losses import MappingForm, discrimination_loss, domain_accuracies, mapping_loss
-from dynconv.methods.base import About, Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.config import MethodConfig
 from dynconv.methods.encoders import Encoders, encoding, evaluated, listed, load_source
 from dynconv.models import DomainName, Features, NormalisationPolicy
 from dynconv.models.weights import are_left_out
@@ -128,7 +129,7 @@ class ADDA(Method):
         self.source_classes: tuple[str, ...] | None = None
         if config.source_checkpoint and not are_left_out():
             networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
-            self.source_classes = load_source(networks, Path(config.source_checkpoint))
+            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
         if config.weight_sharing == "unshared":
             self.features = both = Encoders(self.features)
             pairs = zip(both.source.parameters(), both.target.parameters(), strict=True)

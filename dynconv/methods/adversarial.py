@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -14,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import conditional_entropy, cross_entropy, probabilities
-from dynconv.methods.base import Method, MethodConfig, Refresh, Update
+from dynconv.methods.base import Method, Refresh, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.config import MethodConfig
+from dynconv.methods.schedules import sigmoid_ramp
 from dynconv.methods.selection import select_confident
 from dynconv.nn import DiscriminatorBank, gradient_reversal
 
@@ -257,4 +258,4 @@ def adversarial_weight(config: AdversarialConfig, progress: float) -> float:
     """The weight of the reversed gradient when the part `progress` of the run is over."""
     if config.ramp == "none" or progress >= config.ramp_end:
         return config.adversarial_weight
-    return config.adversarial_weight * (2 / (1 + math.exp(-10 * progress / config.ramp_end)) - 1)
+    return config.adversarial_weight * sigmoid_ramp(progress / config.ramp_end)

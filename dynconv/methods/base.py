@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,18 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import cross_entropy
-from dynconv.methods.checks import check_range, check_types, check_unused
+from dynconv.methods.config import MethodConfig
+from dynconv.methods.schedules import learning_rate_factor
 from dynconv.models import (
     DomainName,
-    DynamicSpec,
-    NormalisationPolicy,
     build,
     domain_norms,
+    dynamic_parameters,
     normalised_as,
     set_target_statistics,
     split_by_domain,
     statistics_held,
-    weights_of,
 )
 
 if TYPE_CHECKING:
@@ -78,93 +76,6 @@ class About:
     """Whether it also trains networks that label every pixel."""
 
 
-@dataclass(frozen=True)
-class MethodConfig:
-    """The fields that every method has."""
-
-    backbone: Literal["lenet-small", "lenet-m3sda", "resnet-small", "resnet50", "resnet101"] = "lenet-small"
-    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT,
-    `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101` for 224 x 224."""
-    weights: str = "auto"
-    """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
-    for resnet50 and resnet101, none for the others."""
-    norm: Literal["batch", "none"] = "batch"
-    """Whether the network has batch normalisation (the ResNets always have)."""
-    normalisation_policy: NormalisationPolicy = "joint"
-    """How batch normalisation treats the two domains. "joint": one pass of source and target together. "separate": a
-    pass of each, by its own statistics. "source-only": the target is normalised by the source's running statistics and
-    leaves them alone. "frozen": everything by the running statistics that came with `weights`. "domain-specific":
-    layers of its own for each domain (DSBN, Chang et al., CVPR 2019). "adabn": trains as "source-only", and target
-    images are judged by the target's own statistics (Li et al., 2016)."""
-    bottleneck: int = 0
-    """Width of a linear layer between the network and the classifiers (256 in DANN, CDAN and what follows them); 0 for
-    none."""
-    optimiser: Literal["adam", "sgd"] = "adam"
-    """MCD trains its digits with Adam, DRT with SGD (section 4.1)."""
-    lr: float = 2e-4
-    """Learning rate (MCD digits: 2e-4)."""
-    momentum: float = 0.9
-    """Of SGD; Adam has no use for it."""
-    nesterov: bool = False
-    """Nesterov's form of the momentum (SGD only)."""
-    weight_decay: float = 5e-4
-    """L2 penalty on every parameter (5e-4 in the released code of MCD and DRT)."""
-    head_lr_factor: float = 1.0
-    """The classifiers' learning rate is this many times `lr` (released DRT on DomainNet: 10)."""
-    pretrained_lr_factor: float = 1.0
-    """Parameters that came with `weights` learn with this many times `lr` (0.1 in DANN, CDAN and what follows them)."""
-    lr_schedule: Literal["constant", "step", "inverse"] = "constant"
-    """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones`; "inverse" by
-    (1 + `lr_gamma` * step) ** -`lr_power`."""
-    lr_milestones: tuple[float, ...] = (1 / 3, 2 / 3)
-    """Fractions of the run at which "step" decays (DRT section 4.1: epochs 100 and 200 of 300)."""
-    lr_decay: float = 0.1
-    """The factor of "step" (DRT section 4.1)."""
-    lr_gamma: float = 1e-3
-    """How fast "inverse" falls, per step (released CDAN: 0.001)."""
-    lr_power: float = 0.75
-    """The exponent of "inverse" (DANN, CDAN: 0.75)."""
-    label_smoothing: float = 0.0
-    """Probability moved from the label to the other classes together; 0 in the papers, 0.01 in released DRT."""
-
-    def __post_init__(self) -> None:
-        # A configuration read from a file brings its tuples as lists.
-        if isinstance(self.lr_milestones, list):
-            object.__setattr__(self, "lr_milestones", tuple(self.lr_milestones))
-        check_types(self)
-        check_range(self, ("lr", "head_lr_factor", "lr_decay"), above=0)
-        nonnegative = ("momentum", "weight_decay", "label_smoothing", "pretrained_lr_factor", "lr_gamma", "lr_power")
-        check_range(self, (*nonnegative, "bottleneck"), least=0)
-        if self.momentum >= 1:
-            raise ValueError(f"momentum: expected less than 1, got {self.momentum}")
-        if self.label_smoothing >= 0.5:
-            raise ValueError(f"label_smoothing: expected less than 0.5, got {self.label_smoothing}")
-        bounds = (0, *self.lr_milestones, 1)
-        if any(right <= left for left, right in itertools.pairwise(bounds)):
-            raise ValueError(
-                f"lr_milestones: expected growing fractions of the run between 0 and 1, got {self.lr_milestones}"
-            )
-        if self.optimiser == "adam":
-            unused = ("momentum", "nesterov")
-            check_unused(self, unused, "optimiser 'adam', which has no use for it", "choose optimiser 'sgd'")
-        elif self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov: it is a form of momentum, and momentum is 0")
-        schedules = {"step": ("lr_milestones", "lr_decay"), "inverse": ("lr_gamma", "lr_power")}
-        for schedule, names in schedules.items():
-            if self.lr_schedule != schedule:
-                choice = f"lr_schedule {self.lr_schedule!r}, which has no use for it"
-                check_unused(self, names, choice, f"choose lr_schedule {schedule!r}")
-        if self.norm == "none":
-            choice = "norm 'none', which has no batch normalisation"
-            check_unused(self, ("normalisation_policy",), choice, "choose norm 'batch'")
-        if self.normalisation_policy == "frozen" and weights_of(self.backbone, self.weights) == "none":
-            # Means of 0 and variances of 1 normalise nothing: that network has a name, norm "none".
-            raise ValueError(
-                f"normalisation_policy: 'frozen' keeps the running statistics that come with weights, and with weights "
-                f"{self.weights!r} {self.backbone} starts without any; give a FILE as weights, or choose another policy"
-            )
-
-
 class Method(nn.Module, abc.ABC):
     """Networks, the recipes of their optimisers, and one algorithm.
 
@@ -172,7 +83,6 @@ class Method(nn.Module, abc.ABC):
         config: An instance of `config_class`.
         num_classes: Classes to tell apart.
         num_heads: Classifiers on the features, each with its own random start.
-        dynamic: Makes every convolution dynamic; None for a static network.
 
     A subclass implements `updates`. The engine's order within a step is `refresh` where it is due, `begin_step`, then
     `updates`, in training mode.
@@ -186,16 +96,14 @@ class Method(nn.Module, abc.ABC):
     """Whether it is a bound and no adaptation: its only source is the target's labelled training split."""
     step: Tensor
 
-    def __init__(
-        self, config: MethodConfig, num_classes: int, *, num_heads: int = 1, dynamic: DynamicSpec | None = None
-    ) -> None:
+    def __init__(self, config: MethodConfig, num_classes: int, *, num_heads: int = 1) -> None:
         super().__init__()
         if not isinstance(config, self.config_class):
             raise TypeError(f"config: expected a {self.config_class.__name__}, got a {type(config).__name__}")
         network = build(
             config.backbone,
             num_classes=num_classes,
-            dynamic=dynamic,
+            dynamic=config.dynamic_spec(),
             norm=config.norm,
             bottleneck=config.bottleneck,
             weights=config.weights,
@@ -205,6 +113,7 @@ class Method(nn.Module, abc.ABC):
         self.image_size = network.image_size
         self.normalisation = network.normalisation
         self.features = network.features
+        self._notice = network.notice
         self._pretrained = {id(parameter) for parameter in network.pretrained}
         if config.normalisation_policy in ("domain-specific", "adabn"):
             split_by_domain(self.features, shared_affine=config.normalisation_policy == "adabn")
@@ -235,8 +144,8 @@ class Method(nn.Module, abc.ABC):
 
     @property
     def notice(self) -> str | None:
-        """A line for whoever watches a run, before its first step; None for nothing."""
-        return None
+        """Lines for whoever watches a run, before its first step; None for nothing."""
+        return self._notice
 
     @property
     def class_balanced(self) -> bool:
@@ -345,11 +254,15 @@ class Method(nn.Module, abc.ABC):
         return dict(self._optimisers)
 
     def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        """The parameters of the features, each group with its factor on the learning rate."""
+        """The parameters of the features, each group with its factor on the learning rate: what is new, what came with
+        the weights, and the bases and branches that did not."""
         parameters = list(self.features.parameters())
-        new = [parameter for parameter in parameters if id(parameter) not in self._pretrained]
+        added = {id(parameter) for parameter in dynamic_parameters(self.features)} - self._pretrained
+        new = [parameter for parameter in parameters if id(parameter) not in self._pretrained | added]
         pretrained = [parameter for parameter in parameters if id(parameter) in self._pretrained]
-        return [(new, 1.0), (pretrained, self.config.pretrained_lr_factor)]
+        residual = [parameter for parameter in parameters if id(parameter) in added]
+        config = self.config
+        return [(new, 1.0), (pretrained, config.pretrained_lr_factor), (residual, config.residual_lr_factor)]
 
     def begin_step(self, step: int, max_steps: int) -> None:
         """Set every schedule for `step`, counted from 0, of `max_steps`."""
@@ -388,12 +301,3 @@ class Method(nn.Module, abc.ABC):
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
-
-
-def learning_rate_factor(config: MethodConfig, step: int, max_steps: int) -> float:
-    """What the learning rate of `step` is multiplied by under the schedule of `config`."""
-    if config.lr_schedule == "constant":
-        return 1.0
-    if config.lr_schedule == "inverse":
-        return (1 + config.lr_gamma * step) ** -config.lr_power
-    return config.lr_decay ** sum(step >= milestone * max_steps for milestone in config.lr_milestones)

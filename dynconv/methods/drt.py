@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
-
 from dynconv.distributed import gather_rows_with_gradient
 from dynconv.losses.mmd import Estimator, GaussianKernels, fewest_samples, mk_mmd
 from dynconv.methods.base import About, Update
@@ -15,7 +13,7 @@ from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.kernel_alignment import check_images, mixed_order
 from dynconv.methods.mcd import MCD, MCDConfig, risen
 from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
-from dynconv.models import DynamicSpec, NormalisationPolicy, dynamic_parameters
+from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:
     from dynconv.data import Batch
@@ -33,21 +31,10 @@ class DRTConfig(MCDConfig):
     `ramp` says."""
     mmd_estimator: Estimator = "linear"
     """Which pairs of samples "mmd" compares, as in DAN, with DAN's family of kernels in equal parts."""
-    residual: Literal["subspace", "channel", "combined"] = "subspace"
-    """Subspace routing (eq. 4), channel attention (eq. 3) or both (eq. 5); compared in Table 1."""
-    num_bases: int = 4
-    """K of eq. 4; section 4.2 compares 2, 4, 6 and 8."""
-    basis_kernel_size: Literal[1] | None = 1
-    """1 for 1x1 bases (section 3.3), None for bases as large as the kernel."""
-    reduction: int = 16
-    """The branch's hidden width is max(in_channels // reduction, 4)."""
-    temperature: float = 1.0
-    """Of the softmax over the bases (1 in the paper)."""
-    scale_activation: Literal["sigmoid", "hard"] = "sigmoid"
-    """Scale of channel attention: 1 + sigmoid(z) (eq. 3), or "hard", relu6(z + 3) / 3 (unused in released DRT)."""
-    residual_lr_factor: float = 1.0
-    """Bases and branches learn with this many times `lr` (released DRT: 10 beside pretrained weights)."""
 
+    residual: Literal["subspace", "channel", "combined"] = "subspace"
+    """Dynamic residual of the convolutions: "subspace" routing (eq. 4), "channel" attention (eq. 3) or both "combined"
+    (eq. 5); compared in Table 1. Without one this is another method: `mcd`, `dan` or `source-only`."""
     form: Literal["three-step", "reversal"] = "reversal"
     """All at once through gradient reversal (as released DRT trains), or MCD's steps A, B and C."""
     discrepancy_weight: float = 50.0
@@ -64,9 +51,7 @@ class DRTConfig(MCDConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, ("residual_lr_factor",), above=0)
         check_range(self, ("mmd_weight",), least=0)
-        self.dynamic_spec()
         game = ("distance", "discrepancy_steps", "reversal_weight")
         if self.loss != "mmd":
             choice = f"loss {self.loss!r}, which estimates no MMD"
@@ -81,17 +66,6 @@ class DRTConfig(MCDConfig):
             check_unused(self, unused, "loss 'source-only', which looks at no target", "choose loss 'mcd'")
             check_source_policy(self.normalisation_policy, ("joint", *SOURCE_POLICIES), "loss 'source-only'")
 
-    def dynamic_spec(self) -> DynamicSpec:
-        """How the convolutions are made dynamic. Raises a ValueError where the fields make no such description."""
-        return DynamicSpec(
-            residual=self.residual,
-            num_bases=self.num_bases,
-            basis_kernel_size=self.basis_kernel_size,
-            reduction=self.reduction,
-            temperature=self.temperature,
-            scale_activation=self.scale_activation,
-        )
-
 
 class DRT(MCD):
     """min Lce + lambda Ld (eq. 6) over a dynamic network, with Ld by MCD's game, by MMD, or left out."""
@@ -102,7 +76,7 @@ class DRT(MCD):
 
     def __init__(self, config: DRTConfig, num_classes: int) -> None:
         num_heads = 2 if config.loss == "mcd" else 1
-        super().__init__(config, num_classes, num_heads=num_heads, dynamic=config.dynamic_spec())
+        super().__init__(config, num_classes, num_heads=num_heads)
         self.mmd_weight = config.mmd_weight * risen(config, 0)
         self.order_seed = 0
 
@@ -135,12 +109,3 @@ class DRT(MCD):
         loss = learning + self.balance_loss(target) + self.mmd_weight * mmd
         logs = {"cross_entropy": learning.detach(), "mmd": mmd.detach()}
         return Update(loss, of=("features", "heads"), logs=logs | {"mmd_weight": self.mmd_weight})
-
-    def feature_groups(self) -> list[tuple[list[nn.Parameter], float]]:
-        residual = dynamic_parameters(self.features)
-        ids = {id(parameter) for parameter in residual}
-        static = [
-            ([parameter for parameter in group if id(parameter) not in ids], factor)
-            for group, factor in super().feature_groups()
-        ]
-        return [*static, (residual, self.config.residual_lr_factor)]

@@ -10,7 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dynconv.methods.config import MethodConfig
 from dynconv.models import DomainName, Features
+
+# What a branch computes by, beside what the shapes of its weights tell.
+OF_BRANCHES = ("temperature", "scale_activation")
 
 
 class Encoders(Features):
@@ -42,8 +46,9 @@ class Encoders(Features):
             own.copy_(model)
 
 
-def load_source(networks: nn.ModuleDict, path: Path) -> tuple[str, ...]:
-    """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads".
+def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tuple[str, ...]:
+    """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads", which are as
+    `config` describes them.
 
     Returns:
         The names of the classes that the run told apart, in the order of the scores.
@@ -61,6 +66,9 @@ def load_source(networks: nn.ModuleDict, path: Path) -> tuple[str, ...]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         classes, method = tuple(found["classes"]), found["config"]["method"]
+        of_branches = {
+            name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
+        }
         state = {name: value for name, value in found["method"].items() if name.startswith(tuple(networks))}
     except Exception as error:
         raise ValueError(
@@ -77,7 +85,12 @@ def load_source(networks: nn.ModuleDict, path: Path) -> tuple[str, ...]:
     if misfits:
         raise ValueError(
             f"{where} is of a run of {method} with another network: {listed(misfits)} do not fit; give the backbone, "
-            f"norm and bottleneck of that run, whose classes are {listed(classes)}"
+            f"norm, bottleneck and residual of that run, whose classes are {listed(classes)}"
+        )
+    others = [f"{name} {value!r}" for name, value in of_branches.items() if value != getattr(config, name)]
+    if others:
+        raise ValueError(
+            f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"
         )
     networks.load_state_dict(state)
     return classes

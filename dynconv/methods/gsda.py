@@ -40,7 +40,7 @@ class GSDAConfig(AdversarialConfig):
     and may nest to any depth."""
     group_seed: int | None = None
     """Seed of the random division; None for the run's own."""
-    reduction: Literal["mean", "sum"] = "mean"
+    loss_reduction: Literal["mean", "sum"] = "mean"
     """All losses per sample, or summed over the batch as they are printed in the paper."""
 
     ramp: Literal["none", "sigmoid"] = "none"
@@ -131,7 +131,7 @@ class GSDA(AdversarialMethod):
         weights = probabilities @ self.membership.to(probabilities).t()
         norms, logits, losses = self.judge(features, encoded.domains, weights, masks)
         # Over several processes the losses are averaged: a sum over the batch is the mean of this many times the parts.
-        scale = world_size() if self.config.reduction == "sum" else 1 / len(features)
+        scale = world_size() if self.config.loss_reduction == "sum" else 1 / len(features)
         opposed = scale * losses.sum()
         magnitudes = all_mean(scale * norms.sum(dim=0))
         terms = synchronisation_terms(magnitudes, self.edges, self.levels)
@@ -170,4 +170,4 @@ class GSDA(AdversarialMethod):
     def task_loss(self, encoded: Encoded) -> tuple[Tensor, dict[str, Tensor | float]]:
         task, logs = super().task_loss(encoded)
         # The mean is over as many images of the source as of the target, in each process.
-        return (task if self.config.reduction == "mean" else task * len(encoded.labels) * world_size()), logs
+        return (task if self.config.loss_reduction == "mean" else task * len(encoded.labels) * world_size()), logs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -14,8 +13,10 @@ from torch import Tensor
 from dynconv.distributed import gather_rows_with_gradient
 from dynconv.losses import cross_entropy
 from dynconv.losses.mmd import Bandwidth, Estimator, GaussianKernels, fewest_samples
-from dynconv.methods.base import Method, MethodConfig, Update
+from dynconv.methods.base import Method, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.config import MethodConfig
+from dynconv.methods.schedules import sigmoid_ramp
 
 if TYPE_CHECKING:
     from dynconv.data import Batch
@@ -164,4 +165,4 @@ def alignment_weight(config: KernelConfig, progress: float) -> float:
     """The weight of the discrepancy when the part `progress` of the run is over."""
     if config.ramp == "none":
         return config.alignment_weight
-    return config.alignment_weight * (2 / (1 + math.exp(-10 * progress)) - 1)
+    return config.alignment_weight * sigmoid_ramp(progress)

@@ -19,8 +19,9 @@ from dynconv.losses import (
     moment_distances,
     released_moment_distance,
 )
-from dynconv.methods.base import About, Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.config import MethodConfig
 from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 
 from dynconv.losses import class_balance, classifier_discrepancy
-from dynconv.methods.base import About, Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, Update
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.models import DynamicSpec, NormalisationPolicy
+from dynconv.methods.config import MethodConfig
+from dynconv.methods.schedules import sigmoid_ramp
+from dynconv.models import NormalisationPolicy
 from dynconv.nn import GradientReversal
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MCDConfig(MethodConfig):
-    """MCD (Saito et al., CVPR 2018) on a static network."""
+    """MCD (Saito et al., CVPR 2018)."""
 
     form: Literal["three-step", "reversal"] = "three-step"
     """The paper's steps A, B and C, or all at once through gradient reversal (as released DRT trains)."""
@@ -67,17 +68,15 @@ class MCD(Method):
     """min over classifiers and features of the source's cross entropy; max over classifiers, min over features of the
     target's discrepancy (steps A, B and C of Saito et al., section 3.3).
 
-    `dynamic` and `num_heads` are for the methods that run this algorithm on another network.
+    `num_heads` is for the methods that have other classifiers than its two.
     """
 
     config_class: ClassVar[type[MCDConfig]] = MCDConfig
     config: MCDConfig
     about = About("Saito et al., CVPR 2018")
 
-    def __init__(
-        self, config: MCDConfig, num_classes: int, *, num_heads: int = 2, dynamic: DynamicSpec | None = None
-    ) -> None:
-        super().__init__(config, num_classes, num_heads=num_heads, dynamic=dynamic)
+    def __init__(self, config: MCDConfig, num_classes: int, *, num_heads: int = 2) -> None:
+        super().__init__(config, num_classes, num_heads=num_heads)
         self.reversal = GradientReversal(config.reversal_weight)
         self.weight = discrepancy_weight(config, 0)
 
@@ -150,4 +149,4 @@ def risen(config: MCDConfig, step: int) -> float:
     if step >= config.ramp_steps:
         return 1.0
     progress = step / config.ramp_steps
-    return progress if config.ramp == "linear" else 2 / (1 + math.exp(-10 * progress)) - 1
+    return progress if config.ramp == "linear" else sigmoid_ramp(progress)

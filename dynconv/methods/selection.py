@@ -27,20 +27,33 @@ def select_confident(scores: Tensor, confidence: float, share: float) -> Refresh
     """
     probability, label = scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32)).max(dim=1)
     taken = probability >= confidence
-    filled = []
-    for index in torch.unique(label).tolist():
-        members = torch.nonzero(label == index).flatten()
-        if not taken[members].any():
-            best = probability[members].argsort(descending=True, stable=True)
-            taken[members[best[: math.ceil(share * len(members))]]] = True
-            filled.append(index)
+    lacking = torch.bincount(label[taken], minlength=scores.shape[1])[label] == 0
+    surest = surest_of_each_class(probability, label, share)
+    taken[surest[lacking[surest]]] = True
+    filled = torch.unique(label[lacking])
     chosen = torch.nonzero(taken).flatten()
     classes = len(torch.unique(label[chosen]))
     logs = {"selected/share": len(chosen) / max(1, len(scores)), "selected/classes": float(classes)}
     message = None
-    if filled:
+    if len(filled):
         message = (
             f"pseudo labels: {len(chosen)} of {len(scores)} target images; {len(filled)} of {classes} predicted "
             f"classes have none of at least {confidence:g}, and give their {100 * share:g} % most confident images"
         )
     return Refresh(True, TargetSelection(chosen.cpu(), label[chosen].cpu()), logs, message)
+
+
+def surest_of_each_class(probability: Tensor, label: Tensor, share: float) -> Tensor:
+    """Places, ascending, of the `share` of each predicted class with the highest probability, at least one of each.
+
+    Args:
+        probability: (N,), of the predicted class.
+        label: int64 (N,), the predicted class.
+        share: 0 < share <= 1.
+    """
+    taken = torch.zeros_like(label, dtype=torch.bool)
+    for index in torch.unique(label).tolist():
+        members = torch.nonzero(label == index).flatten()
+        best = probability[members].argsort(descending=True, stable=True)
+        taken[members[best[: math.ceil(share * len(members))]]] = True
+    return torch.nonzero(taken).flatten()

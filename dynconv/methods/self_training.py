@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +12,10 @@ from torch import Tensor
 
 from dynconv.data import TargetSelection
 from dynconv.losses import cross_entropy, probabilities
-from dynconv.methods.base import About, Method, MethodConfig, Refresh, Update
+from dynconv.methods.base import About, Method, Refresh, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.config import MethodConfig
+from dynconv.methods.selection import surest_of_each_class
 from dynconv.methods.source_only import SOURCE_POLICIES
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class SelfTraining(Method):
 
     @property
     def notice(self) -> str:
-        return f"pseudo labels: the first selection comes after step {self.config.warmup_steps}"
+        own = f"pseudo labels: the first selection comes after step {self.config.warmup_steps}"
+        return "\n".join(filter(None, (super().notice, own)))
 
     def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.selection_every or self.config.warmup_steps
@@ -171,19 +173,3 @@ class SelfTraining(Method):
             return Refresh(True, None, logs, f"{message}; training goes on with the sources alone")
         soft = probabilities(scores[chosen]).float().cpu() if self.config.pseudo_labels == "soft" else None
         return Refresh(True, TargetSelection(chosen.cpu(), label[chosen].cpu(), soft), logs, message)
-
-
-def surest_of_each_class(probability: Tensor, label: Tensor, share: float) -> Tensor:
-    """Places, ascending, of the `share` of each predicted class with the highest probability, at least one of each.
-
-    Args:
-        probability: (N,), of the predicted class.
-        label: int64 (N,), the predicted class.
-        share: 0 < share <= 1.
-    """
-    taken = torch.zeros_like(label, dtype=torch.bool)
-    for index in torch.unique(label).tolist():
-        members = torch.nonzero(label == index).flatten()
-        best = probability[members].argsort(descending=True, stable=True)
-        taken[members[best[: math.ceil(share * len(members))]]] = True
-    return torch.nonzero(taken).flatten()

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dynconv.methods.base import About, Method, MethodConfig, Update
+from dynconv.methods.base import About, Method, Update
+from dynconv.methods.config import MethodConfig
 from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:

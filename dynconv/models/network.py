@@ -13,8 +13,9 @@ from torch import nn
 from dynconv.models.dynamic import DynamicSpec
 from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
+from dynconv.models.released_drt import check_fits, num_bases_of, renamed
 from dynconv.models.resnet import ResNet, SmallResNet
-from dynconv.models.weights import are_left_out, imagenet_state, load_state, read_state
+from dynconv.models.weights import are_left_out, imagenet_state, load_state, read_state, words
 from dynconv.nn import to_dynamic
 
 Norm = Literal["batch", "none"]
@@ -34,6 +35,8 @@ class Network(NamedTuple):
     """What the images must be normalised by: "half" ([-1, 1]) or "imagenet" (its mean and deviation per channel)."""
     pretrained: list[nn.Parameter]
     """The parameters of the features that came with the weights; none from scratch."""
+    notice: str | None = None
+    """What was taken of released DRT's weights; None for any others."""
 
 
 class NetworkInput(NamedTuple):
@@ -101,13 +104,14 @@ def build(
         norm: "none" leaves out every batch normalisation of a LeNet.
         bottleneck: Width of a linear layer after the backbone (CDAN: 256); 0 for none.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
-            with a state_dict (torchvision's names for those two, with or without `fc.*`), or "auto": ImageNet where
-            there is such a set of weights, none elsewhere.
+            with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
+            released DRT's dynamic ResNet its bases and branches are taken too), or "auto": ImageNet where there is
+            such a set of weights, none elsewhere.
 
     Raises:
         ValueError: For an unknown name or norm, fewer than two classes, a negative bottleneck, weights that are not
             there, cannot be read or do not fit, or a description that cannot start at given weights (channel attention
-            whose scale is a sigmoid).
+            whose scale is a sigmoid; any but its own beside released DRT's).
     """
     image_size, normalisation = input_of(name, weights)
     features: Features
@@ -121,20 +125,19 @@ def build(
         raise ValueError(f"bottleneck: expected the width of a layer, or 0 for none, got {bottleneck}")
     file = weights_of(name, weights)
     from_scratch = file == "none"
+    pretrained, notice = list[nn.Parameter](), None
     if name in _LENETS:
         features = _lenet(name, norm, dynamic if from_scratch else None)
     else:
         features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
-    if not from_scratch and not are_left_out():
-        module = features.trunk if isinstance(features, ResNet) else features
-        load_state(module, imagenet_state(name) if file == "imagenet" else read_state(Path(file)), f"--weights {file}")
-    pretrained = [] if from_scratch else list(features.parameters())
-    if dynamic is not None and not (name in _LENETS and from_scratch):
-        to_dynamic(features, start="random" if from_scratch else "static", **dynamic.options())
+    if not from_scratch:
+        pretrained, notice = _take_weights(features, name, file, dynamic)
+    elif dynamic is not None and name not in _LENETS:
+        to_dynamic(features, start="random", **dynamic.options())
     if bottleneck:
         features = WithBottleneck(features, bottleneck)
     head = functools.partial(nn.Linear, features.out_features, num_classes)
-    return Network(features, head, image_size, normalisation, pretrained)
+    return Network(features, head, image_size, normalisation, pretrained, notice)
 
 
 def weights_of(name: str, weights: str) -> str:
@@ -148,6 +151,27 @@ def weights_of(name: str, weights: str) -> str:
     if weights == "imagenet" and name not in _DEPTHS:
         raise ValueError(f"weights: there are ImageNet weights of {' and '.join(_DEPTHS)}, not of {name}; use 'none'")
     return weights
+
+
+def _take_weights(
+    features: Features, name: str, file: str, dynamic: DynamicSpec | None
+) -> tuple[list[nn.Parameter], str | None]:
+    """Give a static backbone its weights, and make it dynamic: `pretrained` and `notice` of the `Network`."""
+    state = None if are_left_out() else imagenet_state(name) if file == "imagenet" else read_state(Path(file))
+    trunk, where = features.trunk if isinstance(features, ResNet) else features, f"--weights {file}"
+    released = isinstance(features, ResNet) and state is not None and num_bases_of(state) > 0
+    pretrained = list(features.parameters())
+    if state is not None and released:
+        check_fits(state, dynamic, where)
+    elif state is not None:
+        load_state(trunk, state, where)
+    if dynamic is not None:
+        to_dynamic(features, start="static", **dynamic.options())
+    if state is None or not released:
+        return pretrained, None
+    left_out = load_state(trunk, renamed(state, trunk, where), where)
+    without = f"; its classifier is left out ({words(left_out)})" if left_out else ""
+    return list(features.parameters()), f"{where}: bases and branches came with the weights{without}"
 
 
 def _lenet(name: str, norm: Norm, dynamic: DynamicSpec | None) -> LeNet:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What trainers wrap a state_dict in, and what DistributedDataParallel and torch.compile put before each name.
+# What trainers wrap a state_dict in, and what DistributedDataParallel, torch.compile and released DRT, of
+# whose network the backbone is a part, put before each name.
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "_orig_mod.")
-CLASSIFIER = "fc."
+PREFIXES = ("module.", "_orig_mod.", "features.")
+CLASSIFIERS = ("fc.", "classifier.")
 
 _LEFT_OUT = ContextVar("weights left out", default=False)
 
@@ -61,7 +62,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """The state_dict in a file: of torch.save (no code of the file is run), or .safetensors.
 
     A checkpoint that holds the state_dict under "state_dict" or the like is unwrapped, and prefixes of wrappers
-    ("module.") are cut.
+    ("module.", or "features." beside a classifier without it) are cut.
 
     Raises:
         ValueError: The file is missing, cannot be read, or holds no tensors by name.
@@ -81,28 +82,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
             found = found[wrapper]
     if not isinstance(found, Mapping) or not found or not all(isinstance(v, Tensor) for v in found.values()):
-        what = f"a mapping with {_words(list(found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
+        what = f"a mapping with {words(list(found))}" if isinstance(found, Mapping) else f"a {type(found).__name__}"
         raise ValueError(f"--weights {path}: expected a state_dict (names to tensors), the file holds {what}")
     state = dict(found)
     for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
+        if all(name.startswith((prefix, *CLASSIFIERS)) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Copy `state` into `module`; a classifier `fc.*` in it is left out.
+def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> list[str]:
+    """Copy `state` into `module`; a classifier in it (`fc.*`, `classifier.*`) is left out.
 
     Args:
         module: The backbone.
         state: Names to tensors.
         where: Where the state is from, for the message.
 
+    Returns:
+        The names of the classifier that was left out.
+
     Raises:
         ValueError: Names are missing or unexpected, or shapes differ (each is listed).
     """
     own = module.state_dict()
-    given = {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIER)}
+    given = {name: value for name, value in state.items() if name in own or not name.startswith(CLASSIFIERS)}
     # Checkpoints older than torch 0.4.1 have no counter of batches; torch starts it at 0.
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in own]
@@ -113,10 +117,11 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], where: str) -> No
     ]
     faults = {"missing": missing, "unexpected": unexpected, "other shapes": shapes}
     if any(faults.values()):
-        listed = "; ".join(f"{fault}: {_words(names)}" for fault, names in faults.items() if names)
+        listed = "; ".join(f"{fault}: {words(names)}" for fault, names in faults.items() if names)
         expected = ", ".join(list(own)[:2])
         raise ValueError(f"{where} does not fit the backbone, whose parameters are named {expected}, ...: {listed}")
     module.load_state_dict(dict(given), strict=False)
+    return [name for name in state if name not in given]
 
 
 def _read(path: Path) -> Any:
@@ -127,6 +132,7 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _words(names: list[str], most: int = 6) -> str:
+def words(names: list[str], most: int = 6) -> str:
+    """The first few names, and how many more there are."""
     shown = ", ".join(map(str, names[:most])) or "nothing"
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

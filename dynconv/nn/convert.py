@@ -36,7 +36,7 @@ def to_dynamic(
     Args:
         model: Any module; a single ``nn.Conv2d`` goes through ``DynamicConv2d.from_conv2d``.
         where: Which convolutions. A predicate ``(name, conv) -> bool``, or glob patterns on module names ("*" spans
-            dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else.
+            dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else (timm's ``Conv2dSame``).
             Default: in torchvision's ResNets the 3x3 of each Bottleneck (DRT's choice) or both 3x3 of each BasicBlock;
             in any other model every convolution with a kernel larger than 1x1 (of odd size, for a 1x1 basis).
         start: ``"static"`` or ``"random"``: see ``DynamicConv2d.reset_residual``.
@@ -99,7 +99,9 @@ def _torchvision_blocks(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
         return {}
     from dynconv.nn.torchvision_blocks import CONTEXT_BLOCKS
 
-    return {module: CONTEXT_BLOCKS[type(module)] for module in model.modules() if type(module) in CONTEXT_BLOCKS}
+    # With those converted before: a second call must not take the model for one without such blocks.
+    known = CONTEXT_BLOCKS | {block: block for block in CONTEXT_BLOCKS.values()}
+    return {module: known[type(module)] for module in model.modules() if type(module) in known}
 
 
 def _context_channels(model: nn.Module, conv: nn.Conv2d, blocks: dict[nn.Module, type[nn.Module]]) -> int | None:

@@ -137,7 +137,7 @@ class DynamicConv2d(nn.Conv2d):
         """
         if type(conv) is not nn.Conv2d:
             raise TypeError(f"DynamicConv2d.from_conv2d: conv must be an nn.Conv2d, got {type(conv).__name__}.")
-        if any(getattr(conv, hooks) for hooks in _HOOKS):
+        if any(getattr(conv, hooks) for hooks in HOOKS):
             raise ValueError(
                 "DynamicConv2d.from_conv2d: conv carries hooks, which would be lost; remove them first "
                 "(torch.nn.utils.remove_weight_norm and the like for those of a reparametrisation)."
@@ -285,7 +285,7 @@ _STATIC_ARGUMENTS = (
     "groups",
     "padding_mode",
 )
-_HOOKS = (
+HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",

@@ -42,7 +42,7 @@ def save_embedding(
         shown = f"{name} ({'target' if target else 'source'})"
         # The target last and as crosses: it is told apart without its colour too.
         style = {"marker": "x", "s": 13, "linewidths": 0.8} if target else {"marker": "o", "s": 9, "linewidths": 0}
-        by_domain.scatter(own[:, 0], own[:, 1], color=_domain_colour(place, target), alpha=0.7, label=shown, **style)
+        by_domain.scatter(own[:, 0], own[:, 1], color=domain_colour(place, target), alpha=0.7, label=shown, **style)
     by_domain.set_title("by domain", fontsize=10)
     by_domain.legend(fontsize=8, framealpha=0.8, markerscale=1.6)
     is_target = domains == len(domain_names) - 1
@@ -63,7 +63,8 @@ def save_embedding(
     save_png(figure, path)
 
 
-def _domain_colour(place: int, target: bool) -> str:
+def domain_colour(place: int, target: bool) -> str:
+    """The colour of the `place`-th domain, of the target where it is that."""
     # The third colour, a dark red, is the target's on every page; the sources take the others.
     if target:
         return COLOURS[2]

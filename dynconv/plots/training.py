@@ -142,6 +142,8 @@ def _panels(training: Sequence[Row], results: Sequence[Row]) -> dict[str, _Panel
         losses.pop("loss", None)
     depth = 1 + max((int(level) for level in series.get("gradient", {})), default=0)
     panels = {}
+    # What a run was given at its start is no curve.
+    series.pop("pseudo-labels", None)
     for kind, curves in series.items():
         title, unit = TITLES.get(kind, (kind, ""))
         share = kind in SHARES

@@ -1,6 +1,16 @@
 """One recipe per table, by name: `dynconv reproduce NAME` trains and prints it."""
 
-from dynconv.recipes import baselines, calibrator, drt, drt_small, gsda, gsda_choices, gsda_scratch
+from dynconv.recipes import (
+    baselines,
+    calibrator,
+    drt,
+    drt_domainnet,
+    drt_images,
+    drt_small,
+    gsda,
+    gsda_choices,
+    gsda_scratch,
+)
 from dynconv.recipes.base import Recipe, Row
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
 
@@ -15,11 +25,19 @@ RECIPES: dict[str, Recipe] = {
         drt_small.LOSSES,
         drt_small.ORACLES,
         drt_small.OFFICE,
-        drt.DIGIT_FIVE,
         drt.SINGLE_DIGITS,
-        drt.OFFICE_RESIDUALS,
-        drt.OFFICE_BASES,
-        drt.OFFICE_SINGLE,
+        drt.DIGIT_FIVE,
+        drt.DIGIT_FIVE_ORACLES,
+        drt_domainnet.RESIDUALS,
+        drt_domainnet.BASES,
+        drt_domainnet.LOSSES,
+        drt_domainnet.STATE_OF_THE_ART,
+        drt_domainnet.SINGLE,
+        drt_domainnet.ORACLES,
+        drt_images.OFFICE_RESIDUALS,
+        drt_images.OFFICE_BASES,
+        drt_images.OFFICE_SINGLE,
+        drt_images.PACS_RESIDUALS,
         calibrator.BASELINES,
         gsda_scratch.DIGITS_ABLATION,
         gsda_scratch.OFFICE_ABLATION,

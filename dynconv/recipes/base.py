@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dynconv.engine.config import RunOptions, TrainConfig
 from dynconv.methods import MethodConfig
@@ -22,6 +22,10 @@ class Row:
     options: MethodConfig
     cites: str | None = None
     """The row of the recipe's published table that this one is held against; None where the paper has none."""
+    after: str | None = None
+    """The row above whose run of the same task and seed gives this one its pseudo labels, and is trained first."""
+    against: str | None = None
+    """The row that this one is compared with, where that is not the recipe's `baseline`."""
     published: Mapping[str, float] = field(default_factory=dict)
     """The paper's target test figures in per cent, by task: the recipe fills them in by `cites`."""
 
@@ -48,15 +52,28 @@ class Recipe:
     needs: str
     """Data and weights."""
     metric: str = "accuracy"
-    """What the table shows of the target's test images."""
+    """What the table shows of the test images."""
+    split: Literal["target-test", "source-test"] = "target-test"
+    """Whose test images the table shows: the target's, or the sources' (the oracles of DRT, Fig. 2)."""
     ablation: bool = False
     """Whether each row adds something to the one above, so that their paired difference is worth a table."""
+    baseline: str | None = None
+    """The row that the others are compared with, by paired differences; None for no such table."""
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Head to the tasks of a target, where there are several: the table has the mean and the best of each group, which
+    the published table's figures are held against."""
     published: str | None = None
-    """Name of the paper's table in `dynconv.recipes.published.TABLES`."""
+    """Name of the paper's table in `dynconv.recipes.published.TABLES`; with `groups` that of the means."""
+    published_best: str | None = None
+    """Name of the paper's table of each group's best task."""
 
     def __post_init__(self) -> None:
         if unknown := [row.label for row in self.rows if row.cites is not None and self.published is None]:
             raise ValueError(f"{self.name}: {', '.join(unknown)} cite a row, and the recipe names no published table")
+        self._check_labels()
+        grouped = [task for tasks in self.groups.values() for task in tasks]
+        if self.groups and sorted(grouped) != sorted(self.tasks):
+            raise ValueError(f"{self.name}: expected each task in one of the groups, got {self.groups}")
         rows = tuple(dataclasses.replace(row, published=self._published_of(row)) for row in self.rows)
         object.__setattr__(self, "rows", rows)
 
@@ -83,12 +100,65 @@ class Recipe:
         run = {row.cites for row in self.rows}
         return tuple(row for row in self.table.rows if row.label not in run)
 
-    def config(self, task: str, row: Row, seed: int, *, out: Path, data_root: Path | None, device: str) -> TrainConfig:
-        """The configuration of one run."""
+    def compared_with(self, row: Row) -> str | None:
+        """The label of the row that `row` is compared with, or None."""
+        if row.against is not None:
+            return row.against
+        if self.ablation:
+            place = [each.label for each in self.rows].index(row.label)
+            return self.rows[place - 1].label if place else None
+        return None if row.label == self.baseline else self.baseline
+
+    def config(
+        self,
+        task: str,
+        row: Row,
+        seed: int,
+        *,
+        out: Path,
+        data_root: Path | None,
+        device: str,
+        after: Path | None = None,
+    ) -> TrainConfig:
+        """The configuration of one run.
+
+        Args:
+            task: A protocol, one of `tasks`.
+            row: One of `rows`.
+            seed: Of the run.
+            out: Its folder.
+            data_root: Folder of the real data sets; None for the default.
+            device: Where to compute.
+            after: The folder of the run of the row `row.after` with the same task and seed; None where it names none.
+
+        Raises:
+            ValueError: `after` is missing, or given for a row without one.
+        """
+        if (row.after is None) != (after is None):
+            wanted = "none, for the row follows no other" if row.after is None else f"a run's folder of {row.after!r}"
+            raise ValueError(f"after: expected {wanted}, got {after}")
         fields = {"protocol": task, "seed": seed, "out": out, "device": device, **self.run}
         if data_root is not None:
             fields["data_root"] = data_root
+        if after is not None:
+            fields["pseudo_labels_from"] = after
         return TrainConfig(row.method, RunOptions(**fields), row.options)
+
+    def _check_labels(self) -> None:
+        """Raise a ValueError where a row, or the recipe, names a row that is not there."""
+        if self.ablation and self.baseline is not None:
+            raise ValueError(f"{self.name}: the rows of an ablation have no baseline {self.baseline!r}; leave out one")
+        labels = [row.label for row in self.rows]
+        named = [("baseline", self.baseline, labels)]
+        for place, row in enumerate(self.rows):
+            others = [label for label in labels if label != row.label]
+            named += [
+                (f"{row.label}: after", row.after, labels[:place]),
+                (f"{row.label}: against", row.against, others),
+            ]
+        for what, label, known in named:
+            if label is not None and label not in known:
+                raise ValueError(f"{self.name}: {what}: expected one of {', '.join(known)}, got {label!r}")
 
     def _published_of(self, row: Row) -> dict[str, float]:
         if self.table is None or row.cites is None:
@@ -106,10 +176,12 @@ def sweep(
     values: Mapping[str, Mapping[str, Any]],
     cost: str,
     published: str | None = None,
+    baseline: Row | None = None,
 ) -> Recipe:
     """A recipe whose rows are those of `base` with the fields that `values` gives by label, and otherwise as `recipe`.
 
     `published` is the paper's table of such a sweep, whose rows have the same labels; None where there is none.
+    `baseline` is one more row, above them, that they are compared with.
     """
     rows = tuple(
         Row(label, base.method, dataclasses.replace(base.options, **fields), None if published is None else label)
@@ -119,5 +191,13 @@ def sweep(
     if published is not None:
         expected = recipe.expected
     return dataclasses.replace(
-        recipe, name=name, source=source, rows=rows, expected=expected, cost=cost, ablation=False, published=published
+        recipe,
+        name=name,
+        source=source,
+        rows=rows if baseline is None else (baseline, *rows),
+        expected=expected,
+        cost=cost,
+        ablation=False,
+        baseline=None if baseline is None else baseline.label,
+        published=published,
     )

@@ -73,7 +73,7 @@ CHOICES = _sweep(
         "ramp": {"ramp": "sigmoid"},
         "reversal, ramp": {"form": "reversal", "ramp": "sigmoid"},
         # Of 36 images of each domain: the cross entropy's gradient is 36 times as long, the game's 72 times.
-        f"summed, learning rate / {_IMAGES}": {"reduction": "sum", "lr": _FULL.options.lr / _IMAGES},
+        f"summed, learning rate / {_IMAGES}": {"loss_reduction": "sum", "lr": _FULL.options.lr / _IMAGES},
         "separate batch statistics": {"normalisation_policy": "separate"},
     },
 )

@@ -86,11 +86,11 @@ def analyse(loaded: LoadedRun) -> Analysis:
     features, domains, labels = [], [], []
     for place, (source, held) in enumerate(zip(protocol.sources, held_out, strict=True)):
         split = held if source.test is None else source.test
-        part = dump(loaded, split.subset(_spread(len(split), POINTS // len(held_out))), domain="source")
+        part = dump(loaded, split.subset(evenly(len(split), POINTS // len(held_out))), domain="source")
         features.append(part.features)
         labels.append(part.labels)
         domains.append(torch.full_like(part.labels, place))
-    chosen = _spread(len(target.labels), POINTS)
+    chosen = evenly(len(target.labels), POINTS)
     features.append(target.features[chosen])
     labels.append(target.labels[chosen])
     domains.append(torch.full_like(target.labels[chosen], len(held_out)))
@@ -167,7 +167,7 @@ def in_the_plane(features: Array) -> Array:
     return np.asarray(placed, dtype=np.float32)
 
 
-def _spread(total: int, most: int) -> torch.Tensor:
+def evenly(total: int, most: int) -> torch.Tensor:
     """At most `most` of `total` places, evenly spread: a list sorted by class would show its first classes only."""
     return torch.linspace(0, total - 1, min(most, total)).round().long()
 

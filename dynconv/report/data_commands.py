@@ -20,7 +20,8 @@ USAGE = """usage: dynconv data list [NAME ...] | check [NAME ...] | sample NAME 
 
 actions:
   list     every known set and protocol: counts, classes, what of them is here, and where to get the rest
-  check    files, digests, counts per split and class, every image decoded; exits with 2 where anything differs
+  check    files, digests, counts per split and class, every image decoded; exits with 2 where anything differs;
+           --download fetches mnist, usps and svhn first where they are missing
   sample   a picture of images of each class
 
 NAME is a domain (usps, office31:amazon), a collection (office31), a protocol (mnist-usps@adda) or, for check and
@@ -64,10 +65,13 @@ def _check(options: CheckOptions) -> str | None:
 
     from dynconv.data.check import Checking
     from dynconv.data.check_names import check_domains, domains_meant
+    from dynconv.data.digits import fetch
     from dynconv.report.data_check import check_lines, check_tables, sound_lines, verdict
 
     root = data_root_of(options.data_root)
     names = domains_meant(options.names, root)
+    if options.download and root is not None:
+        fetch(names, root)
     with _Bars() as bars:
         how = Checking(subset=options.subset, threads=torch.get_num_threads(), on_progress=bars.show)
         checks = check_domains(names, root, how)

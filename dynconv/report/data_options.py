@@ -44,8 +44,17 @@ class CheckOptions:
     """Folder of the real data sets."""
     subset: tyro.conf.FlagCreatePairsOff[bool] = False
     """Allow fewer images than published, and say so; all else must hold."""
+    download: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Fetch what is missing of the NAMEs first, where torchvision can: mnist, usps and svhn. What is there, damaged or
+    not, is left alone."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of tables and lines."""
+
+    def __post_init__(self) -> None:
+        if self.download and not self.names:
+            raise ValueError("--download: expected the NAMEs to fetch, such as mnist usps svhn, got none")
+        if self.download and data_root_of(self.data_root) is None:
+            raise ValueError("--download: no place to put it; give --data-root DIR or set DYNCONV_DATA")
 
 
 @dataclass(frozen=True)

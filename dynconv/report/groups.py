@@ -95,6 +95,8 @@ def _options(run: FoundRun) -> dict[str, Any]:
     plain = run.config.to_dict()
     own = plain.pop(run.config.method)
     shared = {name: value for name, value in plain.items() if name not in NOT_OPTIONS}
+    # Without the task and the seed of the other run, which go with this one's.
+    shared["pseudo_labels_of"] = run.config.run.pseudo_labels_kind
     return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dynconv.engine.config import TrainConfig
 from dynconv.recipes import RECIPES, Recipe
 from dynconv.recipes import Row as RecipeRow
 from dynconv.report.cited import CitedFigure, figure_of
@@ -39,9 +40,20 @@ def matches(run: FoundRun) -> list[Match]:
 
 
 def _is_of(run: FoundRun, recipe: Recipe, row: RecipeRow, task: str) -> bool:
-    # Where a run lies, and on what it is computed, is no part of the hash.
-    config = recipe.config(task, row, run.seed, out=Path("run"), data_root=None, device="cpu")
-    return config.hash == run.config.hash
+    if (row.after is None) != (run.config.run.pseudo_labels_of is None):
+        return False
+    return _config(recipe, row, task, run.seed).hash == run.config.hash
+
+
+def _config(recipe: Recipe, row: RecipeRow, task: str, seed: int) -> TrainConfig:
+    # Where a run and the one before it lie, and on what they are computed, is no part of the hash.
+    after = next((each for each in recipe.rows if each.label == row.after), None)
+    place = None if after is None else Path("after")
+    config = recipe.config(task, row, seed, out=Path("run"), data_root=None, device="cpu", after=place)
+    if after is None:
+        return config
+    of = _config(recipe, after, task, seed).described()
+    return replace(config, run=replace(config.run, pseudo_labels_of=of))
 
 
 def metric_of(found: Iterable[Match]) -> str:

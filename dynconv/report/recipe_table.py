@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
-from typing import Any
 
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import mean_of
-from dynconv.recipes import PublishedRow, PublishedTable, Recipe
+from dynconv.recipes import TABLES, PublishedRow, PublishedTable, Recipe, Row
+from dynconv.report.recipe_figures import (
+    Record,
+    average,
+    average_of_figures,
+    beside,
+    differences,
+    mean,
+    rounded,
+    spread,
+    values,
+)
 from dynconv.report.table import RULES, markdown, selected_rows
-
-Record = dict[str, Any]
 
 CITED = "(cited)"
 
@@ -50,56 +55,140 @@ def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "a
 def report(recipe: Recipe, records: Sequence[Record]) -> str:
     """The tables as Markdown.
 
-    Target test figures at the last step with the paper's and the difference, beside the paper's rows that were not run;
-    for an ablation the paired differences of its rows; the average under each rule of selection; and the paper's whole
-    table where its columns are other tasks than the recipe's.
+    Test figures at the last step with the paper's and the difference, beside the paper's rows that were not run; where
+    the recipe groups its tasks, the mean and the best of each group; the paired differences of rows that are compared
+    with another; the average under each rule of selection; and the paper's whole table where its columns are others.
     """
     tasks = {task: head for task, head in recipe.tasks.items() if any(r["task"] == task for r in records)}
     rows = [row for row in recipe.rows if any(r["row"] == row.label for r in records)]
-    cited = [row for row in recipe.cited() if any(recipe.figure(row, task) is not None for task in tasks)]
-    lines = []
-    for row in rows:
-        own = {task: _values(records, task, row.label) for task in tasks}
-        paper = {task: row.published.get(task) for task in tasks}
-        cells = [_beside(spread(own[task]), _mean(own[task]), paper[task]) for task in tasks]
-        average = _average(own)
-        whole = _beside("-" if average is None else f"{average:.1f}", average, _average_of_figures(paper))
-        lines.append([row.label, *cells, whole, _rounded(_of_column(records, row.label, tasks, "source-test last"))])
-    for each in cited:
-        figures = {task: recipe.figure(each, task) for task in tasks}
-        cells = [_rounded(value) for value in (*figures.values(), _average_of_figures(figures))]
-        lines.append([f"{each.label} {CITED}", *cells, "-"])
-    head = (
-        f"{recipe.name}: {recipe.source}. Target test {recipe.metric.replace('-', ' ')} in per cent at the last step, "
-        "mean ± standard deviation over seeds"
-    )
-    if any(row.published for row in rows):
-        head += ", in brackets the paper's figure and ours less it in points"
-    if cited:
-        head += f"; rows marked {CITED} are the paper's and were not run"
-    parts = [f"{head}.", markdown(["row", *tasks.values(), "average", "source, average"], lines)]
-    if recipe.ablation and len(rows) > 1:
-        parts += [
-            "Each row less the one above it, by the same task and seed: mean ± standard error over seeds.",
-            markdown(
-                ["row", *tasks.values(), "all"],
-                [[low.label, *_differences(records, above.label, low.label, tasks)] for above, low in pairwise(rows)],
-            ),
-        ]
+    parts = _of_groups(recipe, records, rows, tasks) if recipe.groups else _of_tasks(recipe, records, rows, tasks)
+    parts += _differences(recipe, records, rows, tasks)
     parts += [
         "Average over the tasks at the step that each rule of selection chooses; oracle looks at the target's labels "
         "and chooses no model.",
         markdown(
             ["row", *(f"{rule} (sees labels)" if rule == "oracle" else rule for rule in RULES)],
             [
-                [row.label, *(_rounded(_of_column(records, row.label, tasks, f"target-test {rule}")) for rule in RULES)]
+                [row.label, *(_of_column(records, row.label, tasks, f"{recipe.split} {rule}") for rule in RULES)]
                 for row in rows
             ],
         ),
     ]
-    if recipe.table is not None:
-        parts += _papers_own(recipe.table, whole=not any(row.published for row in recipe.rows) and not cited)
+    heads = recipe.groups or recipe.tasks.values()
+    for name in (recipe.published, recipe.published_best):
+        if name is not None:
+            # A mean over classes is held against figures whose columns are not tasks.
+            beside_ours = any(row.published for row in recipe.rows) or any(h in TABLES[name].columns for h in heads)
+            parts += _papers_own(TABLES[name], whole=not beside_ours)
     return "\n\n".join(parts)
+
+
+def _of_tasks(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], tasks: Mapping[str, str]) -> list[str]:
+    """A line for each row, with a column for each task."""
+    column = f"{recipe.split} last"
+    cited = [row for row in recipe.cited() if any(recipe.figure(row, task) is not None for task in tasks)]
+    # Where the table is of the sources, this is its average.
+    sources = recipe.split == "target-test"
+    lines = []
+    for row in rows:
+        own = {task: values(records, task, row.label, column) for task in tasks}
+        paper = {task: row.published.get(task) for task in tasks}
+        cells = [beside(spread(own[task]), mean(own[task]), paper[task]) for task in tasks]
+        whole = average(own)
+        cells.append(beside(rounded(whole), whole, average_of_figures(paper)))
+        cells += [_of_column(records, row.label, tasks, "source-test last")] * sources
+        lines.append([row.label, *cells])
+    for each in cited:
+        figures = {task: recipe.figure(each, task) for task in tasks}
+        cells = [rounded(value) for value in (*figures.values(), average_of_figures(figures))]
+        lines.append([f"{each.label} {CITED}", *cells, *["-"] * sources])
+    head = f"{_head(recipe)}, mean ± standard deviation over seeds"
+    if any(row.published for row in rows):
+        head += ", in brackets the paper's figure and ours less it in points"
+    if cited:
+        head += f"; rows marked {CITED} are the paper's and were not run"
+    return [f"{head}.", markdown(["row", *tasks.values(), "average", *["source, average"] * sources], lines)]
+
+
+def _of_groups(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], tasks: Mapping[str, str]) -> list[str]:
+    """A line for each task, with a column for each row; below them the mean and the best of each group of tasks."""
+    column = f"{recipe.split} last"
+    labels = [row.label for row in rows]
+    lines = [[tasks[task], *(spread(values(records, task, label, column)) for label in labels)] for task in tasks]
+    parts = [
+        f"{_head(recipe)}, mean ± standard deviation over seeds.",
+        markdown(["task", *labels], lines),
+    ]
+    named = {
+        "Mean over the tasks of each target": (recipe.published, average),
+        "Best task of each target by its mean over seeds, for which one looks at the target's labels": (
+            recipe.published_best,
+            _best,
+        ),
+    }
+    for words, (name, summary) in named.items():
+        columns = TABLES[name].columns if name is not None else ()
+        lines = []
+        for row in rows:
+            own = {
+                head: summary({task: values(records, task, row.label, column) for task in members})
+                for head, members in recipe.groups.items()
+            }
+            paper = {head: _figure(name, row.cites, head) for head in recipe.groups}
+            cells = [beside(rounded(own[head]), own[head], paper[head]) for head in recipe.groups]
+            whole = average_of_figures(own)
+            lines.append([row.label, *cells, beside(rounded(whole), whole, average_of_figures(paper))])
+        brackets = ", in brackets the paper's figure and ours less it in points"
+        held = any(head in columns for head in recipe.groups)
+        parts += [f"{words}{brackets * held}.", markdown(["row", *recipe.groups, "average"], lines)]
+    return parts
+
+
+def _best(columns: Mapping[str, Mapping[int, float]]) -> float | None:
+    """The greatest over the tasks of each one's mean over seeds; None where a task has none, for it could be that."""
+    known = [figure for figures in columns.values() if (figure := mean(figures)) is not None]
+    return max(known) if len(known) == len(columns) else None
+
+
+def _figure(name: str | None, label: str | None, head: str) -> float | None:
+    """What a published table's row has in the column `head`."""
+    if name is None or label is None or head not in TABLES[name].columns:
+        return None
+    return TABLES[name].row(label).values[TABLES[name].columns.index(head)]
+
+
+def _head(recipe: Recipe) -> str:
+    whose = recipe.split.replace("-", " ").capitalize()
+    return f"{recipe.name}: {recipe.source}. {whose} {recipe.metric.replace('-', ' ')} in per cent at the last step"
+
+
+def _differences(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], tasks: Mapping[str, str]) -> list[str]:
+    """The rows less those that they are compared with, where there are runs of both."""
+    present = {row.label for row in rows}
+    pairs = [(row.label, other) for row in rows if (other := recipe.compared_with(row)) in present]
+    if not pairs:
+        return []
+    others = {other for _, other in pairs}
+    if recipe.ablation:
+        what, named = "Each row less the one above it", False
+    elif len(others) == 1:
+        what, named = f"Each row less the row {others.pop()}", False
+    else:
+        what, named = "Rows less those that they are compared with", True
+    heads = {head: [task] for task, head in tasks.items()}
+    if recipe.groups:
+        heads = {head: [task for task in members if task in tasks] for head, members in recipe.groups.items()}
+    lines = [
+        [
+            f"{label} less {other}" if named else label,
+            *differences(records, label, other, list(heads.values()), f"{recipe.split} last"),
+        ]
+        for label, other in pairs
+    ]
+    return [
+        f"{what}, by the same task and seed: mean ± standard error over seeds.",
+        markdown(["row", *heads, "all"], lines),
+    ]
 
 
 def _papers_own(table: PublishedTable, *, whole: bool) -> list[str]:
@@ -108,7 +197,8 @@ def _papers_own(table: PublishedTable, *, whole: bool) -> list[str]:
         return [f"The paper: {table.paper}; {table.caption}.{notes}"]
     average = ["average"] if any(row.average is not None for row in table.rows) else []
     return [
-        f"The paper's own table, of other tasks than these: {table.paper}; {table.caption}; {table.metric}.{notes}",
+        "The paper's own table, whose columns are others than ours: "
+        f"{table.paper}; {table.caption}; {table.metric}.{notes}",
         markdown([CITED, *table.columns, *average], [_printed(row, bool(average)) for row in table.rows]),
     ]
 
@@ -125,64 +215,5 @@ def _printed(row: PublishedRow, average: bool) -> list[str]:
     return [row.label, *cells]
 
 
-def _values(records: Sequence[Record], task: str, label: str, column: str = "target-test last") -> dict[int, float]:
-    """A row's figures on a task, by seed."""
-    return {r["seed"]: r[column] for r in records if (r["task"], r["row"]) == (task, label) and r[column] != ""}
-
-
-def _mean(values: Mapping[int, float]) -> float | None:
-    return statistics.fmean(values.values()) if values else None
-
-
-def _average(columns: Mapping[str, Mapping[int, float]]) -> float | None:
-    """The mean over the tasks of each one's mean over seeds; None where a task has none."""
-    return _average_of_figures({task: _mean(values) for task, values in columns.items()})
-
-
-def _average_of_figures(figures: Mapping[str, float | None]) -> float | None:
-    known = [figure for figure in figures.values() if figure is not None]
-    return statistics.fmean(known) if known and len(known) == len(figures) else None
-
-
-def _of_column(records: Sequence[Record], label: str, tasks: Mapping[str, str], column: str) -> float | None:
-    return _average({task: _values(records, task, label, column) for task in tasks})
-
-
-def _rounded(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _beside(text: str, own: float | None, published: float | None) -> str:
-    """Our figure with the paper's and the difference in brackets."""
-    if published is None:
-        return text
-    return f"{text} ({published:.1f})" if own is None else f"{text} ({published:.1f}, {own - published:+.1f})"
-
-
-def _differences(records: Sequence[Record], above: str, below: str, tasks: Mapping[str, str]) -> list[str]:
-    by_task = []
-    for task in tasks:
-        first, second = _values(records, task, above), _values(records, task, below)
-        by_task.append({seed: second[seed] - first[seed] for seed in sorted(first.keys() & second.keys())})
-    # Tasks differ more than seeds do, so a seed's mean over the tasks is one observation.
-    common = set.intersection(*(set(values) for values in by_task))
-    of_seeds = [statistics.fmean(values[seed] for values in by_task) for seed in sorted(common)]
-    return [difference(values) for values in (*(list(each.values()) for each in by_task), of_seeds)]
-
-
-def difference(values: Sequence[float]) -> str:
-    """Mean ± standard error of paired differences."""
-    if not values:
-        return "-"
-    text = f"{statistics.fmean(values):+.1f}"
-    if len(values) == 1:
-        return f"{text} (n = 1)"
-    return f"{text} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
-
-
-def spread(values: Mapping[int, float]) -> str:
-    """Mean ± sample standard deviation over seeds."""
-    if not values:
-        return "-"
-    text = f"{statistics.fmean(values.values()):.1f}"
-    return f"{text} ± {statistics.stdev(values.values()):.1f}" if len(values) > 1 else f"{text} (n = 1)"
+def _of_column(records: Sequence[Record], label: str, tasks: Mapping[str, str], column: str) -> str:
+    return rounded(average({task: values(records, task, label, column) for task in tasks}))

@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.launch import exit_words, run_commands, train_command
-from dynconv.engine.run_folder import RunFolder, write_atomically
-from dynconv.methods import METHODS
+from dynconv.engine.run_folder import write_atomically
 from dynconv.parsing import parse_options
 from dynconv.recipes import RECIPES, Recipe
-from dynconv.report.recipe_table import Record, record, report
+from dynconv.report.recipe_figures import Record
+from dynconv.report.recipe_runs import RecipeRun, check_configurations, check_order, recipe_runs
+from dynconv.report.recipe_table import record, report
 
 Line = Callable[[str], None]
 
@@ -94,23 +94,6 @@ class Reproduction:
     """The runs of this call that failed, each with its exit code."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    task: str
-    label: str
-    seed: int
-    config: TrainConfig
-    folder: RunFolder
-
-    @property
-    def name(self) -> str:
-        return f"{self.task} {self.label} {self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        return self.folder.read_done() is not None
-
-
 def parse_reproduce(args: Sequence[str]) -> ReproduceOptions:
     """The options that the words after `dynconv reproduce` describe. SystemExit as in `parse_options`."""
     return parse_options(ReproduceOptions, "reproduce", args)
@@ -123,14 +106,24 @@ def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
     runs failed.
 
     Raises:
-        ValueError: A folder holds a run of another configuration (what differs is named), or no run is finished and
-            none failed.
+        ValueError: A folder holds a run of another configuration (what differs is named), a run follows one that is
+            neither finished nor among those to be trained (it is named), or no run is finished and none failed.
         KeyboardInterrupt: The runs were interrupted; the same call goes on with them.
     """
     recipe = RECIPES[options.table]
     out = options.out if options.out is not None else Path("runs") / recipe.name
-    runs = _runs(recipe, options, out)
-    _check_configurations(runs)
+    runs = recipe_runs(
+        recipe,
+        out,
+        seeds=options.seeds or recipe.seeds,
+        tasks=options.tasks or tuple(recipe.tasks),
+        labels=options.rows or tuple(row.label for row in recipe.rows),
+        data_root=options.data_root,
+        device=options.device,
+    )
+    check_configurations(runs)
+    if not options.report_only:
+        check_order(runs)
     if options.dry_run:
         return Reproduction(_plan(recipe, runs))
     failed = () if options.report_only else _train(runs, options, line)
@@ -156,82 +149,28 @@ def _csv(records: Sequence[Record]) -> str:
     return file.getvalue()
 
 
-def _runs(recipe: Recipe, options: ReproduceOptions, out: Path) -> list[_Run]:
-    """Every run that the options choose; the seeds come outermost, so that an unfinished table has whole rows."""
-    chosen = [
-        (seed, task, row)
-        for seed in range(options.seeds or recipe.seeds)
-        for task in options.tasks or recipe.tasks
-        for row in recipe.rows
-        if not options.rows or row.label in options.rows
-    ]
-    runs = []
-    for seed, task, row in chosen:
-        path = out / _file_name(task) / _file_name(row.label) / f"seed{seed}"
-        config = recipe.config(task, row, seed, out=path.absolute(), data_root=options.data_root, device=options.device)
-        runs.append(_Run(task, row.label, seed, config, RunFolder(path)))
-    return runs
-
-
-def _file_name(text: str) -> str:
-    words = "".join(letter if letter.isalnum() or letter in "+-._@=" else " " for letter in text).split()
-    return "_".join(words)
-
-
-def _check_configurations(runs: Sequence[_Run]) -> None:
-    """Raise a ValueError where folders hold runs of other configurations than the recipe's."""
-    other: dict[str, list[Path]] = {}
-    for run in runs:
-        if found := _other_configuration(run):
-            other.setdefault(found, []).append(run.folder.path)
-    if not other:
-        return
-    lines = [f"\n  {found}\n    in {_some(paths)}" for found, paths in other.items()]
-    raise ValueError(
-        f"runs of another configuration than the table's (there -> here):{''.join(lines)}\n"
-        "Give another --out, or move these away to train them anew."
-    )
-
-
-def _other_configuration(run: _Run) -> str:
-    """What differs between the configuration of the run in the folder and the recipe's, or nothing."""
-    file = run.folder.config
-    if not file.exists():
-        return f"there is no {file.name}" if run.folder.done.exists() else ""
-    try:
-        found = load_config(file, METHODS)
-    except (ValueError, TypeError) as error:
-        return str(error).removeprefix(f"{file}: ")
-    return "; ".join(run.config.mismatches(found.identity()))
-
-
-def _of(part: int, runs: Sequence[_Run]) -> str:
+def _of(part: int, runs: Sequence[RecipeRun]) -> str:
     return f"{part} of {len(runs)} {'run' if len(runs) == 1 else 'runs'}"
 
 
-def _some(paths: Sequence[Path], most: int = 3) -> str:
-    shown = ", ".join(map(str, paths[:most]))
-    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
-
-
-def _plan(recipe: Recipe, runs: Sequence[_Run]) -> str:
+def _plan(recipe: Recipe, runs: Sequence[RecipeRun]) -> str:
     """What the recipe says of itself, and what a call would do with each run."""
     lines = [f"{recipe.name}: {recipe.source}"]
     lines += [f"{word}: {text}" for word, text in (("expect", recipe.expected), ("cost", recipe.cost))]
     lines += [f"needs: {recipe.needs}", ""]
     for run in runs:
-        began = "go on" if run.folder.last.exists() else "train"
-        lines.append(f"{'finished' if run.finished else began:8}  {run.folder.path}")
+        began = "go on" if run.began else "train"
+        waits = "" if run.after is None or run.finished or run.began else f", after {run.after.folder.path}"
+        lines.append(f"{'finished' if run.finished else began:8}  {run.folder.path}{waits}")
     left = sum(not run.finished for run in runs)
     return "\n".join([*lines, f"{_of(left, runs)} would be trained"])
 
 
-def _train(runs: Sequence[_Run], options: ReproduceOptions, line: Line) -> tuple[str, ...]:
+def _train(runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line) -> tuple[str, ...]:
     """Train what is not finished; returns the runs that failed."""
-    left = {run.name: run for run in runs if not run.finished}
+    left = [run for run in runs if not run.finished]
     if not left:
         return ()
-    commands = {name: _command(run) for name, run in left.items()}
     gpus = options.gpus or _visible_gpus(options)
     on = f", each on one of the GPUs {', '.join(gpus)}" if gpus else ""
     finished = _of(len(runs) - len(left), runs)
@@ -244,11 +183,21 @@ def _train(runs: Sequence[_Run], options: ReproduceOptions, line: Line) -> tuple
         # A run that ends with code 0 is finished: `dynconv train` has no other way to say so.
         line(_progress(runs, len(failed), options.at_a_time))
 
-    run_commands(commands, parallel=options.at_a_time, threads=options.threads, gpus=gpus, line=line, ended=ended)
+    while left:
+        # Those that follow others come after all of these.
+        ready = {run.name: run for run in left if run.ready}
+        left = [run for run in left if run.name not in ready]
+        if not ready:
+            followed = {run.name: run.after.name for run in left if run.after is not None}
+            failed |= {name: f"{name} (not begun, for {after} is not finished)" for name, after in followed.items()}
+            line(_progress(runs, len(failed), options.at_a_time))
+            break
+        commands = {name: _command(run) for name, run in ready.items()}
+        run_commands(commands, parallel=options.at_a_time, threads=options.threads, gpus=gpus, line=line, ended=ended)
     return tuple(failed.values())
 
 
-def _command(run: _Run) -> list[str]:
+def _command(run: RecipeRun) -> list[str]:
     # Beside the run folder, which a run insists on making itself.
     file = run.folder.path.with_suffix(".yaml")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +216,7 @@ def _visible_gpus(options: ReproduceOptions) -> tuple[str, ...]:
     return tuple(named.split(",") if named else map(str, range(count)))[:count]
 
 
-def _progress(runs: Sequence[_Run], failed: int, at_a_time: int) -> str:
+def _progress(runs: Sequence[RecipeRun], failed: int, at_a_time: int) -> str:
     """How far the table is, and how long it will take if the runs that are left take as long as the finished ones: of
     the same row and task where there are some."""
     seconds: dict[tuple[str, str], list[float]] = {}

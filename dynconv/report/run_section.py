@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from dynconv.engine.loading import read_skipped
+from dynconv.engine.pseudo_labels import read_pseudo_labels
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import STEP_0, Before
 from dynconv.report.collect import FoundRun
@@ -48,6 +49,8 @@ def _facts(run: FoundRun, start: Before | None, found: Analysis | str) -> list[t
     facts = [("method", run.config.method), ("task", options.task), ("seed", str(run.seed))]
     if options.skip_bad:
         facts.append(("unreadable images", _left_out(run)))
+    if options.pseudo_labels_from is not None:
+        facts.append(("pseudo labels", _pseudo_labels(run)))
     if start is not None:
         facts.append(("before adaptation", start.run if start.what != STEP_0 else "step 0 of the run itself"))
     if isinstance(found, Analysis):
@@ -65,6 +68,16 @@ def _left_out(run: FoundRun) -> str:
         return f"there is no {run.folder.skipped.name}: how many were left out is not known"
     counts = Counter(each.domain for each in skipped)
     return "; ".join(f"{count} of {domain} left out" for domain, count in sorted(counts.items())) or "none was found"
+
+
+def _pseudo_labels(run: FoundRun) -> str:
+    try:
+        found = read_pseudo_labels(run.folder)
+    except ValueError as error:
+        return str(error)
+    if found is None:
+        return f"there is no {run.folder.pseudo_labels.name}: which images were learned with them is not known"
+    return f"{found.summary()}, by {run.config.run.pseudo_labels_from} ({found.checkpoint})"
 
 
 def _choices(run: FoundRun) -> Table:

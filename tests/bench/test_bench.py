@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_rows import QUICK, read
+from benchmark_rows import QUICK, measured
 from torch import Tensor
 
 from dynconv.bench import bench_coefficients, bench_drt_step, bench_dynamic_conv2d, harness, providers
@@ -26,9 +26,7 @@ ORIGIN = ("device_name", "threads", "torch", "timm", "cuda", "commit", "dirty", 
 
 
 def bench(tmp_path: Path, *words: str, module=bench_dynamic_conv2d, code: int = 0) -> list[dict[str, str]]:
-    out = tmp_path / "rows.csv"
-    assert module.main([*words, "--out", str(out), "--overwrite"]) == code
-    return read(out)
+    return measured(module.main, tmp_path, *words, code=code)
 
 
 @pytest.fixture

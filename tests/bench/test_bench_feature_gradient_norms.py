@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_rows import QUICK, read
+from benchmark_rows import QUICK, measured
 from torch import Tensor
 
 from dynconv.bench import bench_feature_gradient_norms as bench
@@ -18,15 +18,9 @@ TINY = [*QUICK, "--num", "8", "--features", "5", "--hidden", "6", "--batch", "10
 SPEC = Spec(14, 20, 12, 8, 3, 0.5, "gsda", "fp32", "forward+backward", "cpu")
 
 
-def run(tmp_path: Path, *words: str, code: int = 0) -> list[dict[str, str]]:
-    out = tmp_path / "rows.csv"
-    assert bench.main([*TINY, *words, "--out", str(out), "--overwrite"]) == code
-    return read(out)
-
-
 @pytest.mark.usefixtures("quick_rates")
 def test_every_row_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = run(tmp_path, "--no-memory")
+    rows = measured(bench.main, tmp_path, *TINY, "--no-memory")
     assert {(row["provider"], row["mode"], row["residual"]) for row in rows} == {
         (provider, mode, weights)
         for provider in ("static", "dynconv", "loop", "vmap")
@@ -48,7 +42,7 @@ def test_every_row_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize("layers", ["1", "2"])
 def test_other_depths_agree_too_and_memory_is_measured(tmp_path: Path, layers: str) -> None:
     words = ("--layers", layers, "--weights", "gsda", "--mode", "forward+backward", "--providers", "dynconv", "loop")
-    rows = run(tmp_path, *words)
+    rows = measured(bench.main, tmp_path, *TINY, *words)
     assert [row["status"] for row in rows] == ["ok"] * 3
     assert all(float(row["peak_mb"]) >= float(row["peak_extra_mb"]) >= 0 for row in rows)
 
@@ -69,7 +63,9 @@ def test_a_provider_that_is_wrong_is_refused(
 
     monkeypatch.setitem(PROVIDERS, provider, wrong)
     words = ("--no-memory", "--weights", "gsda", "--providers", provider)
-    status = {(row["provider"], row["mode"]): row["status"] for row in run(tmp_path, *words, code=1)}
+    status = {
+        (row["provider"], row["mode"]): row["status"] for row in measured(bench.main, tmp_path, *TINY, *words, code=1)
+    }
     assert status[provider, "forward+backward"] == "refused"
     assert status[provider, "forward"] == ("refused" if part == "result" else "ok")
 
@@ -116,7 +112,9 @@ def test_a_problem_beyond_the_memory_is_skipped(tmp_path: Path, monkeypatch: pyt
     assert bench.least_bytes(SPEC, "vmap") > bench.least_bytes(SPEC, "loop") > bench.least_bytes(SPEC, "dynconv")
     monkeypatch.setattr(bench, "free_bytes", functools.partial(lambda limit, device: limit, 2000))
     monkeypatch.setattr("dynconv.bench.session.measure_rates", lambda *_: Rates(1e9, {"fp32": 1e9}))
-    rows = run(tmp_path, "--no-memory", "--weights", "gsda", "--mode", "forward", "--providers", "loop")
+    rows = measured(
+        bench.main, tmp_path, *TINY, "--no-memory", "--weights", "gsda", "--mode", "forward", "--providers", "loop"
+    )
     assert {row["status"] for row in rows} == {"skipped"} and "GB are free" in rows[0]["note"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmark_rows import QUICK, read
+from benchmark_rows import QUICK, measured
 from torch import Tensor
 
 from dynconv.bench import bench_gsda_step as bench
@@ -17,15 +17,9 @@ TINY = [*QUICK, "--models", "lenet-small", "--batch", "4", "--hidden", "6", "--b
 STEP = bench.Step("lenet-small", "digits", 3, 6, 5, "cpu")
 
 
-def run(tmp_path: Path, *words: str, code: int = 0) -> list[dict[str, str]]:
-    out = tmp_path / "rows.csv"
-    assert bench.main([*TINY, *words, "--out", str(out), "--overwrite"]) == code
-    return read(out)
-
-
 @pytest.mark.usefixtures("quick_rates")
 def test_every_row_is_complete(tmp_path: Path) -> None:
-    rows = run(tmp_path)
+    rows = measured(bench.main, tmp_path, *TINY)
     assert [row["provider"] for row in rows] == ["static", "plain", "dynconv", "loop"]
     for row in rows:
         assert (row["op"], row["shape"], row["status"]) == ("gsda-step", "lenet-small, digits, 14 x 5-6", "ok"), row[
@@ -45,7 +39,7 @@ def test_a_step_whose_norms_are_wrong_is_refused(tmp_path: Path, monkeypatch: py
         return 2 * norms, logits, losses
 
     monkeypatch.setattr(GSDA, "judge", doubled)
-    rows = run(tmp_path, "--no-memory", code=1)
+    rows = measured(bench.main, tmp_path, *TINY, "--no-memory", code=1)
     assert [row["status"] for row in rows] == ["ok", "ok", "refused", "ok"]
     assert "is off the oracle" in rows[2]["note"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmark_rows import QUICK, read
+from benchmark_rows import QUICK, measured
 from PIL import Image
 
 from dynconv.bench import bench_loader as bench
@@ -16,15 +16,9 @@ from dynconv.data.stored import StoredImages
 TINY = [*QUICK, "--quick", "--images", "4", "--batch", "2", "--models", "lenet-small", "--workers", "0"]
 
 
-def run(tmp_path: Path, *words: str, code: int = 0) -> list[dict[str, str]]:
-    out = tmp_path / "rows.csv"
-    assert bench.main([*TINY, *words, "--out", str(out), "--overwrite"]) == code
-    return read(out)
-
-
 @pytest.mark.usefixtures("quick_rates")
 def test_every_row_is_complete(tmp_path: Path) -> None:
-    rows = run(tmp_path)
+    rows = measured(bench.main, tmp_path, *TINY)
     assert [(row["mode"], row["provider"]) for row in rows] == [
         *((bench.BATCHES, f"{cache}, 1 threads") for cache in ("memory", "disk", "none")),
         (bench.BATCHES, "DataLoader, 0 workers"),
@@ -48,7 +42,7 @@ def test_a_cache_that_gives_other_images_is_refused(tmp_path: Path, monkeypatch:
         out ^= 1
 
     monkeypatch.setattr(StoredImages, "read", inverted)
-    rows = run(tmp_path, "--caches", "disk", "none", code=1)
+    rows = measured(bench.main, tmp_path, *TINY, "--caches", "disk", "none", code=1)
     assert [row["status"] for row in rows] == ["refused", *["ok"] * 5]
     assert "a batch is off the oracle" in rows[0]["note"]
 

@@ -39,6 +39,16 @@ def test_only_the_generator_decides() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "flip", "crop-flip"])
+def test_each_image_is_as_it_would_be_among_all_of_them(augmentation: Augmentation) -> None:
+    images = pictures(8, 20)
+    whole = made(images, 15, augmentation)
+    for first, last in ((0, 3), (3, 8), (5, 5)):
+        generator = np.random.default_rng(0)
+        part = augment(images[first:last], (15, 15), augmentation, generator, scale=(0.08, 1.0), places=(first, 8))
+        assert torch.equal(part, whole[first:last])
+
+
 def test_none_is_the_centre_as_torchvision_takes_it() -> None:
     images = pictures(2, 21)
     for side in (21, 20, 14, 1):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from checked_sets import write_classes
 from publishers_files import write_digits
 
 from dynconv.data import DataError, digits, load_domain, load_protocol
@@ -24,14 +24,6 @@ M_LIST = "mnist_m/mnist_m_train_labels.txt"
 NET_LIST = "domainnet/original/{}_train.txt"
 
 
-def _images(folder: Path, names: tuple[str, ...], count: int) -> None:
-    noise = np.random.default_rng(len(names))
-    for name in names:
-        (folder / name).mkdir(parents=True)
-        for index in range(count):
-            Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name / f"{index}.png")
-
-
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """USPS and MNIST-M, two domains of DomainNet, and own folders a and b, as small as the published ones."""
@@ -44,13 +36,13 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     known = replace(net, classes=net.classes[:2], splits={"clipart": small, "sketch": small})
     monkeypatch.setitem(IMAGE_SETS, "domainnet", known)
     for domain in ("clipart", "sketch"):
-        _images(tmp_path / "domainnet" / domain, known.classes, 3)
+        write_classes(tmp_path / "domainnet" / domain, known.classes, 3, "{}.png")
         (tmp_path / "domainnet" / "original").mkdir(exist_ok=True)
         for split, indices in (("train", (0, 1)), ("test", (2,))):
             rows = [f"{domain}/{c}/{i}.png {label}\n" for label, c in enumerate(known.classes) for i in indices]
             (tmp_path / "domainnet" / "original" / f"{domain}_{split}.txt").write_text("".join(rows))
     for name in ("a", "b"):
-        _images(tmp_path / name, ("x", "y"), 3)
+        write_classes(tmp_path / name, ("x", "y"), 3, "{}.png")
     (tmp_path / "a.txt").write_text("".join(f"a/{c}/{index}.png {c}\n" for c in "xy" for index in range(3)))
     return tmp_path
 
@@ -116,7 +108,7 @@ CASES: dict[str, tuple[str | tuple[str, str], Callable[[Path], object], bool]] =
     "a link that leads nowhere": (OWN, lambda root: (root / "a/x/9.png").symlink_to(root / "gone.png"), False),
     "a folder called an image": (OWN, lambda root: (root / "a/x/9.png").mkdir(), False),
     "files that are no images": (OWN, lambda root: (root / "a/x/Thumbs.db").write_text("x"), True),
-    "other classes": (OWN, lambda root: _images(root / "a", ("z",), 3), False),
+    "other classes": (OWN, lambda root: write_classes(root / "a", ("z",), 3, "{}.png"), False),
     "one image per class": (
         OWN, _single, False,
     ),
@@ -242,7 +234,7 @@ def test_empty_classes_are_told_once_however_many(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(IMAGE_SETS, "office31", replace(known, splits={"webcam": {"all": 2}}, per_class={}))
     for name in known.classes:
         (tmp_path / known.folders["webcam"] / name).mkdir(parents=True)
-    _images(tmp_path / "more", ("mug",), 2)
+    write_classes(tmp_path / "more", ("mug",), 2, "{}.png")
     for file in (tmp_path / "more" / "mug").iterdir():
         file.rename(tmp_path / known.folders["webcam"] / "mug" / file.name)
     (found,) = check_domains(["office31:webcam"], tmp_path, Checking())

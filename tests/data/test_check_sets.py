@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checked_sets import by_digit, check, cut
 from PIL import Image
 from publishers_digits import digits as digits_in_turn
 from publishers_digits import pictures, write_digit_five, write_stack, write_syn
 
 from dynconv.data import digits
-from dynconv.data.check import Checking, DomainCheck
-from dynconv.data.check_names import check_domains
 from dynconv.data.image_sets import IMAGE_SETS
 
 COUNTS = {"train": 24, "test": 21}
@@ -45,7 +44,7 @@ def root(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the small sets, whose counts are the published ones."""
     for name in DIGITS:
         known = digits.DIGIT_SETS[name]
-        each = {split: tuple(count // 10 + (k < count % 10) for k in range(10)) for split, count in COUNTS.items()}
+        each = by_digit(COUNTS)
         monkeypatch.setitem(
             digits.DIGIT_SETS, name, replace(known, splits=COUNTS, per_class=each if known.per_class else {})
         )
@@ -66,11 +65,6 @@ def root(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "data"
 
 
-def check(name: str, root: Path) -> DomainCheck:
-    (found,) = check_domains([name], root, Checking(cache_dir=root.parent / "cache"))
-    return found
-
-
 @pytest.mark.parametrize("name", [*DIGITS, *IMAGES])
 def test_a_whole_set_is_sound_and_counted(name: str, root: Path) -> None:
     found = check(name, root)
@@ -78,10 +72,6 @@ def test_a_whole_set_is_sound_and_counted(name: str, root: Path) -> None:
     assert {split: found.found(split) for split in found.splits} == dict(found.splits)
     # Digits of these, and Office-Home's classes, are published as totals alone.
     assert found.uncompared == (name in {"office-home:art", *DIGITS} - {"digit-five:svhn"})
-
-
-def _cut(file: str) -> Callable[[Path], object]:
-    return lambda root: (root / file).write_bytes((root / file).read_bytes()[:150])
 
 
 def _of_classes(*labels: int) -> np.ndarray:
@@ -99,7 +89,7 @@ ART, VALIDATION, PHOTO = HOME["art"], VISDA["validation"], PACS["photo"]
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "a truncated file of Synthetic Digits": (
-        "syn", _cut("SynthDigits/synth_test_32x32.mat"), ["synth_test_32x32.mat cannot be read as a MATLAB file"],
+        "syn", cut("SynthDigits/synth_test_32x32.mat", 150), ["synth_test_32x32.mat cannot be read as a MATLAB file"],
     ),
     "a label of Synthetic Digits": (
         "syn", _stack("SynthDigits/synth_train_32x32.mat", 12), ["synth_train_32x32.mat: y: label 1 is 12"],
@@ -108,7 +98,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
         "digit-five:mnist: not found below ",
     ]),
     "a truncated file of MNIST-M": (
-        "digit-five:mnist_m", _cut(f"{FIVE}/mnistm_with_label.mat"), ["mnistm_with_label.mat cannot be read"],
+        "digit-five:mnist_m", cut(f"{FIVE}/mnistm_with_label.mat", 150), ["mnistm_with_label.mat cannot be read"],
     ),
     "another set's file": (
         "digit-five:usps",
@@ -124,7 +114,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], list[str]]] = {
     "a lost class of Office-Home": ("office-home:art", lambda root: shutil.rmtree(root / ART / "Bed"), [
         "office-home:art: expected 130 images, found 128", "class Bed: no image of this class",
     ]),
-    "a cut image of Office-Home": ("office-home:art", _cut(f"{ART}/Mop/1.jpg"), ["Mop/1.jpg cannot be read: "]),
+    "a cut image of Office-Home": ("office-home:art", cut(f"{ART}/Mop/1.jpg", 150), ["Mop/1.jpg cannot be read: "]),
     "a class of VisDA that is none": (
         "visda2017:validation",
         lambda root: shutil.move(root / VALIDATION / "bus", root / VALIDATION / "coach"),

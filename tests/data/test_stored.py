@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from processes import in_processes
 
 from dynconv.data import DataError, stored
 from dynconv.data.stored import StoredImages
@@ -194,19 +194,6 @@ def test_an_unreadable_image_leaves_no_cache_that_looks_whole(tmp_path: Path) ->
     with pytest.raises(DataError, match="image 8"):
         opened(tmp_path, Broken())
     assert not list(tmp_path.glob("*.bin"))
-
-
-def in_processes(count: int, target: Callable[..., None], *arguments: object) -> None:
-    context = multiprocessing.get_context("fork")
-    children = [context.Process(target=target, args=(rank, *arguments)) for rank in range(count)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(timeout=60)
-    codes = [child.exitcode for child in children]
-    for child in children:
-        child.kill()
-    assert codes == [0] * count
 
 
 def _share(rank: int, root: Path) -> None:

@@ -47,6 +47,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # A third of the steps on the source, and a gate that some steps pass.
     "adda": ("adda", NETWORK | {"optimiser": "sgd", "pretrain": 0.3, "gate": 0.2}),
     "adda, shared": ("adda", NETWORK | {"weight_sharing": "shared", "mapping": "confusion", "pretrain": 0.3}),
+    "adda, dynamic": ("adda", NETWORK | {"residual": "combined", "num_bases": 2, "pretrain": 0.3}),
     "drt": ("drt", PLAIN | {"num_bases": 2, "class_balance": 0.3}),
     "drt, mmd": ("drt", PLAIN | {"num_bases": 2, "loss": "mmd", "lr_schedule": "constant"}),
     # The weights of the kernels change before every step but the first.
@@ -66,7 +67,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bsp": ("bsp", SMALL | {"ramp": "none", "spectral_weight": 0.05, "num_singular_values": 2}),
     # Deep enough that the signs of the differences between levels are not the same in both halves.
     "gsda": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 5.0}),
-    "gsda, sum": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 0.5, "reduction": "sum", "lr": 1e-3}),
+    "gsda, sum": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 0.5, "loss_reduction": "sum", "lr": 1e-3}),
     "gsda, reversal": ("gsda", SMALL | {"num_groups": (2, 3), "beta": 5.0, "form": "reversal"}),
 }
 

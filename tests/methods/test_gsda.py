@@ -45,7 +45,7 @@ def by_hand(method: GSDA, encoded: Encoded) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_the_losses_are_those_of_equations_6_to_13(reduction: str, batch: Batch) -> None:
-    method = make(reduction=reduction, beta=0.7)
+    method = make(loss_reduction=reduction, beta=0.7)
     encoded = method.encoded(batch)
     opposed, synchronisation = by_hand(method, encoded)
     scale = 1 if reduction == "sum" else 1 / 10

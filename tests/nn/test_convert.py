@@ -100,6 +100,17 @@ def test_only_blocks_whose_conv2_was_converted_hand_it_a_context() -> None:
     torch.testing.assert_close(model(images()), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("block", [Bottleneck, BasicBlock])
+def test_a_second_call_converts_what_the_first_left_of_the_blocks_and_no_stem(block: type[nn.Module]) -> None:
+    model = to_dynamic(resnet(block), ["layer1.0.conv2"])
+    if block is BasicBlock:
+        to_dynamic(model, ["layer[234].0.conv2"])
+    to_dynamic(model)
+    assert dynamic_names(model) == dynamic_names(to_dynamic(resnet(block)))
+    with pytest.raises(ValueError, match="no convolution matched.*conv1"):
+        to_dynamic(model)
+
+
 @torch.no_grad()
 def test_a_converted_block_is_its_layers_put_together_by_hand() -> None:
     model = to_dynamic(resnet(Bottleneck), start="random")
@@ -235,6 +246,21 @@ def test_options_reach_the_layers_and_parameters_mode_and_dtype_are_kept() -> No
     assert layer.branch.num_scales == 4
     wide = to_dynamic(nn.Sequential(nn.Conv2d(32, 4, 3)), reduction=2)
     assert wide[0].branch.w1.shape == (16, 32)
+
+
+@torch.no_grad()
+def test_a_subclass_with_a_forward_of_its_own_stays_as_it_is() -> None:
+    class PadsItself(nn.Conv2d):  # as timm's Conv2dSame does
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(PadsItself(3, 4, 3, stride=2), nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4)).double()
+    expected = model(images())
+    assert dynamic_names(to_dynamic(model)) == ["1"]
+    torch.testing.assert_close(model(images()), expected, rtol=1e-13, atol=1e-13)
+    with pytest.raises(ValueError, match="'0' matches no nn.Conv2d"):
+        to_dynamic(model, ["0"])
 
 
 @torch.no_grad()

@@ -17,9 +17,11 @@ import torch
 from run_folders import finished
 
 from dynconv.cli import main
-from dynconv.engine.config import TrainConfig
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report import reproduce as subject
+from dynconv.report.recipe_runs import recipe_runs
 from dynconv.report.reproduce import ReproduceOptions, Reproduction, reproduce
 
 TABLE = "gsda-ablation-digits"
@@ -227,6 +229,66 @@ def test_an_interrupt_stops_what_runs_starts_nothing_more_and_the_next_call_goes
     assert made.failed == () and len(plan()) == 7
 
 
+FOLLOWING = "drt-domainnet-table4"
+
+
+def follow(out: Path, rows: tuple[str, ...] = ("DRT", "DRT+ST"), **fields: Any) -> Reproduction:
+    options = ReproduceOptions(FOLLOWING, out=out, tasks=("domainnet:clipart",), rows=rows, seeds=2, **fields)
+    return reproduce(options, line=lambda text: None)
+
+
+def trained(lines: list[str]) -> list[str]:
+    """ROW/SEED of each training, in their order."""
+    return ["/".join(Path(line.rpartition(" ")[0]).parts[-2:]) for line in lines]
+
+
+def test_a_row_that_follows_another_is_trained_after_it_from_the_run_of_its_seed(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    assert follow(tmp_path, parallel=4).failed == ()
+    ran = trained(plan())
+    assert sorted(ran[:2]) == ["DRT/seed0", "DRT/seed1"] and sorted(ran[2:]) == ["DRT+ST/seed0", "DRT+ST/seed1"]
+    place = tmp_path / "domainnet_clipart"
+    for seed in ("seed0", "seed1"):
+        config = load_config(place / "DRT+ST" / seed / "config.yaml", METHODS)
+        assert config.run.pseudo_labels_from == place / "DRT" / seed
+    assert follow(tmp_path).failed == () and plan() == []
+
+
+def test_a_row_whose_predecessor_failed_is_reported_and_trained_by_the_next_call(tmp_path: Path, plan: Plan) -> None:
+    plan(**{"DRT/seed0": "fail"})
+    assert follow(tmp_path, parallel=2).failed == (
+        "domainnet:clipart DRT 0 (exit code 2)",
+        "domainnet:clipart DRT+ST 0 (not begun, for domainnet:clipart DRT 0 is not finished)",
+    )
+    assert sorted(trained(plan())) == ["DRT+ST/seed1", "DRT/seed0", "DRT/seed1"]
+    assert follow(tmp_path).failed == ()
+    assert trained(plan()) == ["DRT/seed0", "DRT+ST/seed0"]
+
+
+def test_a_row_without_its_predecessor_needs_it_finished(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    for fields in ({}, {"dry_run": True}):
+        with pytest.raises(
+            ValueError, match=r"'DRT\+ST' learns the pseudo labels of 'DRT', .*\nGive --rows \"DRT\" too"
+        ):
+            follow(tmp_path, ("DRT+ST",), **fields)
+    listed = follow(tmp_path, dry_run=True).text.splitlines()
+    place = tmp_path / "domainnet_clipart"
+    assert f"train     {place / 'DRT+ST' / 'seed1'}, after {place / 'DRT' / 'seed1'}" in listed
+    follow(tmp_path, ("DRT",))
+    assert follow(tmp_path, ("DRT+ST",)).failed == ()
+    assert trained(plan()) == ["DRT/seed0", "DRT/seed1", "DRT+ST/seed0", "DRT+ST/seed1"]
+
+
+def test_a_predecessor_of_another_configuration_is_refused(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    follow(tmp_path, ("DRT",))
+    file = tmp_path / "domainnet_clipart" / "DRT" / "seed1" / "config.yaml"
+    file.write_text(file.read_text().replace("num_bases: 4", "num_bases: 2"))
+    with pytest.raises(ValueError, match="drt.num_bases: 2 -> 4"):
+        follow(tmp_path, ("DRT+ST",))
+
+
 def test_each_run_sees_one_gpu_and_all_are_used(tmp_path: Path, plan: Plan) -> None:
     plan()
     said: list[str] = []
@@ -290,8 +352,9 @@ def test_the_time_left_is_that_of_the_finished_runs_of_the_same_row(tmp_path: Pa
         done = json.loads((path / "done").read_text())
         done["selected"]["last"]["seconds"] = 3590
         (path / "done").write_text(json.dumps(done))
-    options = ReproduceOptions(TABLE, out=tmp_path, tasks=(TASK,), rows=("global", "+ class"), seeds=3)
-    runs = subject._runs(RECIPE, options, tmp_path)
+    runs = recipe_runs(
+        RECIPE, tmp_path, seeds=3, tasks=(TASK,), labels=("global", "+ class"), data_root=None, device="auto"
+    )
     # Twice 5 seconds are left and once 3,590.
     assert subject._progress(runs, 0, 1) == "3 of 6 runs finished; about 1 h 00 min to go"
     assert subject._progress(runs, 0, 2) == "3 of 6 runs finished; about 30 min to go"

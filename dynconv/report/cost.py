@@ -1,0 +1,119 @@
+"""What `dynconv info --backbone NAME` prints: the cost of each kind of dynamic convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dynconv.models import NAMES, input_of
+from dynconv.models.cost import FORMS, PAPERS_PERCENT, Cost, KindCost
+from dynconv.parsing import parse_options
+
+LEGEND = """\
+MACs are multiply-adds of convolutions and linear layers, one image forward; 1 MAC = 2 FLOPs. In % of the static MACs:
+  pool        the mean over the places of what each branch reads, one addition per element counted as a MAC
+  branch      the two linear layers that give pi and s
+  aggregate   K |Phi_i| per image: sum_i pi_i Phi_i
+  one kernel  pool + branch + aggregate, and |W0| for s W0 where there is a scale: W is formed, then one convolution
+  split       pool + branch + aggregate + P |Phi_i|, the product of the input with the aggregated residual beside the
+              static convolution (P: places of the output), and Cout P for a scale on its output
+  linear      pool + branch + K P (|Phi_i| + Cout): K more convolutions, the form that DRT's release computes"""
+
+
+@dataclass(frozen=True)
+class InfoOptions:
+    """Parameters and multiply-adds of a backbone, static and with each kind of dynamic convolution."""
+
+    backbone: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")] = ""
+    """One of the backbones, counted at the size of its images. No weights are read or made."""
+    classes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = None
+    """Count a linear classifier of N classes too."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.backbone:
+            raise ValueError(f"info: --classes and --json go with --backbone NAME, one of {', '.join(NAMES)}")
+        if self.backbone not in NAMES:
+            raise ValueError(f"--backbone: expected one of {', '.join(NAMES)}, got {self.backbone!r}")
+        if self.classes is not None and self.classes < 2:
+            raise ValueError(f"--classes: expected at least 2, got {self.classes}")
+
+
+def parse_info(args: Sequence[str]) -> InfoOptions:
+    """The options that the words after `dynconv info` describe. SystemExit as in `parse_options`."""
+    return parse_options(InfoOptions, "info", args)
+
+
+def cost_facts(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> dict[str, Any]:
+    """The rows for JSON: counts, and under `added_macs` the multiply-adds of each form on top of `static_macs`."""
+    return {
+        "backbone": backbone,
+        "image_size": input_of(backbone).image_size,
+        "classes": classes,
+        "kinds": [
+            {
+                "kind": row.kind,
+                "dynamic": None if row.dynamic is None else asdict(row.dynamic),
+                "cost": row.cost.to_dict(),
+            }
+            for row in rows
+        ],
+    }
+
+
+def cost_table(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> Group:
+    """One line per kind, what the columns count, and how that compares with the paper's "less than 0.1 %"."""
+    static = rows[0].cost
+    size = input_of(backbone).image_size
+    head = "without a classifier" if classes is None else f"with a linear classifier of {classes} classes"
+    table = Table(
+        title=f"{backbone} at {size} x {size}, {head}: {static.static_macs / 1e9:.3f} GMAC when static",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+        pad_edge=False,
+    )
+    table.add_column("kind", no_wrap=True)
+    for name in ("parameters", "added", "%", "pool", "branch", "aggregate", "one kernel", "split", "linear"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for kind, dynamic, cost in rows:
+        if dynamic is None:
+            table.add_row(kind, f"{cost.parameters:,}")
+            continue
+        steps = (cost.pooling_macs, cost.branch_macs, cost.aggregation_macs)
+        table.add_row(
+            kind,
+            f"{cost.parameters:,}",
+            f"{cost.added_parameters:,}",
+            f"{100 * cost.added_parameters / static.parameters:.1f}",
+            *(f"{_percent(cost, macs):.3f}" for macs in steps),
+            *(f"{_percent(cost, cost.added_macs(form)):.3f}" for form in FORMS),
+        )
+    return Group(table, Text(LEGEND), Text(papers_claim(rows)))
+
+
+def papers_claim(rows: Sequence[KindCost]) -> str:
+    """Which kinds of the paper's (1x1 bases, subspace routing) keep "less than 0.1 %" (DRT, section 3.3), and which do
+    not: coefficient generation and residual aggregation over the static network."""
+    shares = []
+    for kind, dynamic, cost in rows:
+        if dynamic is not None and dynamic.residual == "subspace" and dynamic.basis_kernel_size == 1:
+            share = _percent(cost, cost.coefficient_macs + cost.aggregation_macs)
+            poolless = _percent(cost, cost.branch_macs + cost.aggregation_macs)
+            verdict = "below" if share < PAPERS_PERCENT else "not below"
+            bare = "below" if poolless < PAPERS_PERCENT else "not below"
+            shares.append(f"  {kind}: {share:.3f} %, {verdict}; without the pooling {poolless:.3f} %, {bare}")
+    return "\n".join(
+        (f"DRT, section 3.3: coefficients and aggregation cost less than {PAPERS_PERCENT} %. Counted:", *shares)
+    )
+
+
+def _percent(cost: Cost, macs: int) -> float:
+    return 100 * macs / cost.static_macs

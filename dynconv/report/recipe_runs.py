@@ -1,0 +1,133 @@
+"""The runs of a recipe: where each lies, how far it is, and which of them it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.run_folder import RunFolder
+from dynconv.methods import METHODS
+from dynconv.recipes import Recipe, Row
+
+
+@dataclass(frozen=True)
+class RecipeRun:
+    """A row of a recipe with one task and seed."""
+
+    task: str
+    label: str
+    seed: int
+    config: TrainConfig
+    folder: RunFolder
+    after: RecipeRun | None = None
+    """The run whose pseudo labels it learns."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} {self.label} {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return self.folder.read_done() is not None
+
+    @property
+    def began(self) -> bool:
+        """Whether it has a checkpoint to go on from."""
+        return self.folder.last.exists()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it could train now: a run that began has its pseudo labels in its own folder."""
+        return self.after is None or self.began or self.after.finished
+
+
+def recipe_runs(
+    recipe: Recipe,
+    out: Path,
+    *,
+    seeds: int,
+    tasks: Sequence[str],
+    labels: Sequence[str],
+    data_root: Path | None,
+    device: str,
+) -> list[RecipeRun]:
+    """The runs of some of a recipe's tasks and rows, in OUT/TASK/ROW/seedN; the seeds come outermost, so that an
+    unfinished table has whole rows."""
+    rows = {row.label: row for row in recipe.rows}
+
+    def run(seed: int, task: str, row: Row) -> RecipeRun:
+        # It may also be one of those chosen, and is the same then.
+        after = None if row.after is None else run(seed, task, rows[row.after])
+        path = out / _file_name(task) / _file_name(row.label) / f"seed{seed}"
+        config = recipe.config(
+            task,
+            row,
+            seed,
+            out=path.absolute(),
+            data_root=data_root,
+            device=device,
+            after=None if after is None else after.folder.path.absolute(),
+        )
+        return RecipeRun(task, row.label, seed, config, RunFolder(path), after)
+
+    return [
+        run(seed, task, row) for seed in range(seeds) for task in tasks for row in recipe.rows if row.label in labels
+    ]
+
+
+def _file_name(text: str) -> str:
+    words = "".join(letter if letter.isalnum() or letter in "+-._@=" else " " for letter in text).split()
+    return "_".join(words)
+
+
+def check_configurations(runs: Sequence[RecipeRun]) -> None:
+    """Raise a ValueError where folders hold runs of other configurations than the recipe's."""
+    other: dict[str, list[Path]] = {}
+    followed = (run.after for run in runs if run.after is not None)
+    for run in {run.name: run for run in (*runs, *followed)}.values():
+        if found := _other_configuration(run):
+            other.setdefault(found, []).append(run.folder.path)
+    if not other:
+        return
+    lines = [f"\n  {found}\n    in {_some(paths)}" for found, paths in other.items()]
+    raise ValueError(
+        f"runs of another configuration than the table's (there -> here):{''.join(lines)}\n"
+        "Give another --out, or move these away to train them anew."
+    )
+
+
+def check_order(runs: Sequence[RecipeRun]) -> None:
+    """Raise a ValueError where a run that is to begin follows one that is neither finished nor to be trained."""
+    chosen = {run.name for run in runs}
+    lacking = {
+        run.label: run.after
+        for run in runs
+        if run.after is not None and run.after.name not in chosen and not run.finished and not run.ready
+    }
+    if not lacking:
+        return
+    lines = [
+        f"\n  {label!r} learns the pseudo labels of {after.label!r}, which is not finished in {after.folder.path}"
+        for label, after in lacking.items()
+    ]
+    labels = " ".join(f'"{after.label}"' for after in lacking.values())
+    raise ValueError(f"--rows: rows that follow others:{''.join(lines)}\nGive --rows {labels} too, or train it first.")
+
+
+def _other_configuration(run: RecipeRun) -> str:
+    """What differs between the configuration of the run in the folder and the recipe's, or nothing."""
+    file = run.folder.config
+    if not file.exists():
+        return f"there is no {file.name}" if run.folder.done.exists() else ""
+    try:
+        found = load_config(file, METHODS)
+    except (ValueError, TypeError) as error:
+        return str(error).removeprefix(f"{file}: ")
+    return "; ".join(run.config.mismatches(found.identity()))
+
+
+def _some(paths: Sequence[Path], most: int = 3) -> str:
+    shown = ", ".join(map(str, paths[:most]))
+    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
