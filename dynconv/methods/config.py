@@ -46,6 +46,9 @@ class MethodConfig:
     scale_activation: Literal["sigmoid", "hard"] = "sigmoid"
     """Scale of channel attention: 1 + sigmoid(z) (eq. 3), or "hard", relu6(z + 3) / 3 (unused in released DRT), which
     is 1 at the start, as pretrained weights need it ("channel" and "combined" only)."""
+    branch_init: Literal["normal", "kaiming"] = "normal"
+    """Start of the branches: "normal", N(0, 0.01) (released DRT), or "kaiming" (fan in; a choice of ours). In
+    narrow networks from scratch the first keeps the coefficients near uniform: see `dynconv plot coefficients`."""
     optimiser: Literal["adam", "sgd"] = "adam"
     """MCD trains its digits with Adam, DRT with SGD (section 4.1)."""
     lr: float = 2e-4
@@ -130,12 +133,14 @@ class MethodConfig:
             reduction=self.reduction,
             temperature=self.temperature,
             scale_activation=self.scale_activation,
+            branch_init=self.branch_init,
         )
 
     def _check_residual(self) -> None:
         of_bases, of_scale = ("num_bases", "basis_kernel_size", "temperature"), ("scale_activation",)
+        of_all = ("reduction", "branch_init", "residual_lr_factor")
         unused = {
-            "none": ((*of_bases, "reduction", *of_scale, "residual_lr_factor"), "makes a static network", "'subspace'"),
+            "none": ((*of_bases, *of_scale, *of_all), "makes a static network", "'subspace'"),
             "subspace": (of_scale, "has no scale", "'channel' or 'combined'"),
             "channel": (of_bases, "has no bases", "'subspace' or 'combined'"),
         }

@@ -12,6 +12,7 @@ from dynconv.nn import DynamicConv2d
 
 Residual = Literal["subspace", "channel", "combined"]
 ScaleActivation = Literal["sigmoid", "hard"]
+BranchInit = Literal["normal", "kaiming"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class DynamicSpec:
     """Of the softmax over the bases."""
     scale_activation: ScaleActivation = "sigmoid"
     """Scale of channel attention: 1 + sigmoid(z) (eq. 3), or "hard", relu6(z + 3) / 3."""
+    branch_init: BranchInit = "normal"
+    """Start of the branches: N(0, 0.01), or "kaiming"."""
 
     def __post_init__(self) -> None:
         if self.num_bases < 1:

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar, cast
 
 from torch import nn
 
-from dynconv.nn.coefficient_branch import ScaleActivation
+from dynconv.nn.coefficient_branch import BranchInit, ScaleActivation
 from dynconv.nn.dynamic_conv2d import DynamicConv2d, Residual, Start
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,6 +26,7 @@ def to_dynamic(
     reduction: int = 16,
     temperature: float = 1.0,
     scale_activation: ScaleActivation = "sigmoid",
+    branch_init: BranchInit = "normal",
 ) -> Model:
     """Replace convolutions of ``model`` by :class:`DynamicConv2d`, in place, and return ``model``.
 
@@ -40,7 +41,8 @@ def to_dynamic(
             Default: in torchvision's ResNets the 3x3 of each Bottleneck (DRT's choice) or both 3x3 of each BasicBlock;
             in any other model every convolution with a kernel larger than 1x1 (of odd size, for a 1x1 basis).
         start: ``"static"`` or ``"random"``: see ``DynamicConv2d.reset_residual``.
-        residual, num_bases, basis_kernel_size, reduction, temperature, scale_activation: See ``DynamicConv2d``.
+        residual, num_bases, basis_kernel_size, reduction, temperature, scale_activation, branch_init: See
+            ``DynamicConv2d``.
 
     In a block that is exactly torchvision's Bottleneck or BasicBlock, the branch of ``conv2`` reads the block's input,
     as in DRT's release. Everywhere else a branch reads its convolution's own input; a block of your own passes another
@@ -77,6 +79,7 @@ def to_dynamic(
                 reduction=reduction,
                 temperature=temperature,
                 scale_activation=scale_activation,
+                branch_init=branch_init,
                 context_channels=_context_channels(model, conv, blocks),
             )
         except ValueError as error:

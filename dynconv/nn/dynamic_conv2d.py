@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynconv import functional
-from dynconv.nn.coefficient_branch import CoefficientBranch, ScaleActivation
+from dynconv.nn.coefficient_branch import BranchInit, CoefficientBranch, ScaleActivation
 
 Residual = Literal["subspace", "channel", "combined"]
 Start = Literal["static", "random"]
@@ -33,7 +33,7 @@ class DynamicConv2d(nn.Conv2d):
         num_bases: K. Read by ``"subspace"`` and ``"combined"``.
         basis_kernel_size: 1: each Phi_i is a 1x1 kernel at the centre tap (DRT's release). None: the kernel's own size.
             Read by ``"subspace"`` and ``"combined"``.
-        reduction, temperature, scale_activation: Of the branch: see :class:`CoefficientBranch`.
+        reduction, temperature, scale_activation, branch_init: Of the branch: see :class:`CoefficientBranch`.
         context_channels: Channels of the tensor that the branch reads, where that is not the input.
             DRT's ResNet reads the block's input; pass it to ``forward`` as ``context``.
 
@@ -67,6 +67,7 @@ class DynamicConv2d(nn.Conv2d):
         reduction: int = 16,
         temperature: float = 1.0,
         scale_activation: ScaleActivation = "sigmoid",
+        branch_init: BranchInit = "normal",
         context_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -117,6 +118,7 @@ class DynamicConv2d(nn.Conv2d):
             reduction=reduction,
             temperature=temperature,
             scale_activation=scale_activation,
+            init=branch_init,
             device=device,
             dtype=dtype,
         )
@@ -166,7 +168,7 @@ class DynamicConv2d(nn.Conv2d):
         """Draw basis and branch anew.
 
         Args:
-            start: ``"random"``: every Phi_i Kaiming-normal (fan out), the branch from N(0, 0.01).
+            start: ``"random"``: every Phi_i Kaiming-normal (fan out), the branch as ``branch_init`` says.
                 ``"static"``: the residual starts at zero and can still learn. The branch's last layer is zero, so pi is
                 uniform; the bases come in pairs +Phi, -Phi (an unpaired one is zero), so their mean is zero while each
                 pi_i has a gradient of its own. From zero bases pi would get none, and all Phi_i would move alike.

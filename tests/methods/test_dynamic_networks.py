@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "dann": ("dann", GAME),
     "dan": ("dan", {"estimator": "unbiased", "kernel_weights": "equal"}),
 }
-FIELDS = ("residual", "num_bases", "basis_kernel_size", "reduction", "temperature", "scale_activation")
+FIELDS = ("residual", "num_bases", "basis_kernel_size", "reduction", "temperature", "scale_activation", "branch_init")
 
 
 def make(case: str, **fields: Any) -> Method:
@@ -166,9 +166,10 @@ def test_beside_weights_of_a_file_bases_and_branches_are_new(tmp_path: Path) -> 
 def test_every_methods_command_has_the_fields(name: str) -> None:
     words = ["--residual", "combined", "--num-bases", "2", "--reduction", "8", "--scale-activation", "hard"]
     words += ["--temperature", "2", "--basis-kernel-size", "None", "--residual-lr-factor", "5"]
+    words += ["--branch-init", "kaiming"]
     spec = tyro.cli(METHODS[name].config_class, args=words).dynamic_spec()
     assert spec is not None
-    assert tuple(getattr(spec, field) for field in FIELDS) == ("combined", 2, None, 8, 2.0, "hard")
+    assert tuple(getattr(spec, field) for field in FIELDS) == ("combined", 2, None, 8, 2.0, "hard", "kaiming")
     default = METHODS[name].config_class().dynamic_spec()
     assert (default is not None) is (name == "drt")
 

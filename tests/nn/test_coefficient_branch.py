@@ -36,6 +36,17 @@ def test_layers_are_drawn_with_a_deviation_of_a_hundredth() -> None:
         assert abs(weight.mean().item()) < 1e-4
 
 
+def test_a_kaiming_start_keeps_the_logits_of_the_order_of_the_input() -> None:
+    torch.manual_seed(0)
+    branch = CoefficientBranch(1024, 4, 1024, init="kaiming")
+    assert branch.w1.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
+    assert branch.w2.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.02)
+    # A narrow branch as in a LeNet: uniform with the small normal start, and not so with this one.
+    x = torch.rand(64, 24, 1, 1)
+    spread = {init: CoefficientBranch(24, 4, 0, init=init)(x)[0].std(dim=0).max() for init in ("normal", "kaiming")}
+    assert spread["normal"] < 1e-4 and spread["kaiming"] > 1e-2
+
+
 def test_a_part_of_size_zero_is_none() -> None:
     x = torch.randn(2, 8, 3, 3)
     pi, s = CoefficientBranch(8, 4, 0)(x)
@@ -80,6 +91,7 @@ def test_the_temperature_can_be_scheduled_and_is_in_the_state_dict() -> None:
         ({"reduction": 0}, "reduction must be >= 1, got 0"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
         ({"temperature": float("nan")}, "temperature must be a finite number > 0, got nan"),
+        ({"init": "xavier"}, "init must be one of .*'xavier'"),
         ({"scale_activation": "tanh"}, "scale_activation must be one of .*'tanh'"),
     ],
 )
