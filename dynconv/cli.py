@@ -461,10 +461,7 @@ def _cost(args: list[str]) -> int:
     if options.json:
         print(json.dumps(cost_facts(options.backbone, options.classes, rows)))
     else:
-        console = Console()
-        # Of a pipe's 80 columns, which rich assumes, the table would be cut.
-        console = console if console.is_terminal else Console(width=140)
-        console.print(cost_table(options.backbone, options.classes, rows))
+        Console().print(cost_table(options.backbone, options.classes, rows))
     return 0
 
 

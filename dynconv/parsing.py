@@ -5,11 +5,24 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
 Options = TypeVar("Options")
+
+
+def check_picture(out: Path, name: str) -> None:
+    """Raise a ValueError where matplotlib would not write `--out OUT`; `name` is what such a file may be called."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; give a file such as {out / name}")
+    # matplotlib's question, asked before anything is loaded.
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = sorted(FigureCanvasBase.get_supported_filetypes())
+    if out.suffix.removeprefix(".").lower() not in formats:
+        raise ValueError(f"--out {out}: expected a suffix of {', '.join(formats)}; give a file such as {name}")
 
 
 def parse_options(options: type[Options], command: str, args: Sequence[str]) -> Options:

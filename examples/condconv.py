@@ -24,10 +24,11 @@ def with_twins(model: nn.Module) -> int:
     return len(originals)
 
 
-def main(name: str = "tf_efficientnet_cc_b0_4e", size: int = 64) -> float:
+def main(name: str = "tf_efficientnet_cc_b0_4e", size: int = 64) -> tuple[float, float]:
     """Compare the model and its twin: scores, and the gradients of a loss.
 
-    Returns the largest difference of the scores, relative to the largest score.
+    Returns the largest difference of the scores, relative to the largest score, and of the gradients, each relative to
+    its own norm.
     """
     torch.manual_seed(0)
     images = torch.randn(4, 3, size, size)
@@ -54,7 +55,7 @@ def main(name: str = "tf_efficientnet_cc_b0_4e", size: int = 64) -> float:
     print(f"gradients of {len(list(model.parameters()))} parameters differ by at most {worst:.1e} of their norm")
     model.load_state_dict(twin.state_dict())
     print("the twin's state_dict loads into timm's model")
-    return difference
+    return difference, worst
 
 
 if __name__ == "__main__":

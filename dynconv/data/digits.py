@@ -265,7 +265,7 @@ DIGIT_SETS[_RENAMED] = replace(DIGIT_SETS[_RENAMED], per_class=REAL["svhn"].per_
 
 
 def fetch(names: Sequence[str], data_root: Path) -> None:
-    """Download those of the domains `names` whose files are missing and that torchvision can fetch.
+    """Download those of the domains `names` whose files are missing and that torchvision can fetch (`fetchable`).
 
     Raises:
         DataError: as `Download.run`.
@@ -274,3 +274,8 @@ def fetch(names: Sequence[str], data_root: Path) -> None:
         known = DIGIT_SETS.get(name)
         if known and known.download and not all((data_root / file).is_file() for file in known.files):
             known.download.run(known.files, data_root)
+
+
+def fetchable(name: str) -> bool:
+    """Whether torchvision has this set."""
+    return name in DIGIT_SETS and DIGIT_SETS[name].download is not None

@@ -152,6 +152,10 @@ class RunOptions:
     """A run's config.yaml to start from; other flags override it."""
 
     def __post_init__(self) -> None:
+        # A whole number, of Python's, is the same run as the float that a file brings back.
+        for name in ("pseudo_confidence", "clip_norm"):
+            if isinstance(value := getattr(self, name), int):
+                object.__setattr__(self, name, float(value))
         own = bool(self.source) or self.target is not None
         if self.protocol is not None and own:
             raise ValueError(
@@ -361,9 +365,16 @@ def load_config(path: Path, methods: dict[str, Any]) -> TrainConfig:
 
 def _pseudo_labels_of(path: Path, out: Path) -> str | None:
     """`TrainConfig.described` of the run in `path`; where that is gone, what the run in `out` kept of it when it began,
-    if it began; else None."""
+    if it began; else None. ValueError where the run in `path` has a configuration that cannot be read."""
     if (config := path / "config.yaml").exists():
-        return load_config(config, METHODS).described()
+        try:
+            return load_config(config, METHODS).described()
+        except ValueError as error:
+            # YAML's own words have several lines.
+            raise ValueError(
+                f"--pseudo-labels-from {path}: {' '.join(str(error).split())}; put that run's config.yaml back as it "
+                "was, or give another finished run"
+            ) from error
     try:
         # As plain values: `load_config` of a run whose other run is gone would ask here again.
         plain = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))

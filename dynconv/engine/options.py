@@ -12,7 +12,7 @@ import tyro
 
 from dynconv.engine.config import CheckpointName, Precision, RunOptions, TrainConfig, absolute_paths, load_config
 from dynconv.methods import METHODS
-from dynconv.parsing import parse_options
+from dynconv.parsing import check_picture, parse_options
 
 C = TypeVar("C")
 # Without the None that stands for the run's own.
@@ -104,6 +104,8 @@ class PlotOptions:
     def __post_init__(self) -> None:
         if not self.runs:
             raise ValueError("RUN: expected at least one run folder, got none")
+        if self.out is not None:
+            check_picture(self.out, "training.png")
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,8 @@ class CoefficientOptions:
                 f"--out {self.out} is for a single RUN, got {len(self.runs)}; leave it out, and each has its pictures "
                 "in its own folder"
             )
+        if self.out is not None:
+            check_picture(self.out, "coefficients.png")
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class DegradationOptions:
         for name, given in (("RUN", self.runs), ("--oracles", self.oracles)):
             if not given:
                 raise ValueError(f"{name}: expected at least one run folder, got none")
+        check_picture(self.out, "degradation.png")
 
 
 @dataclass(frozen=True)

@@ -173,26 +173,37 @@ def pseudo_labels(config: TrainConfig, folder: RunFolder, target: Domain, fabric
     return found
 
 
-def select(scores: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+def guessed(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure scores (B, num_classes) are of their class, and which it is.
+
+    Returns:
+        Highest probabilities float64 (B,), not a number where a score is not finite; classes int64 (B,).
+    """
+    confidences, labels = scores.double().softmax(dim=1).max(dim=1)
+    return confidences.where(scores.isfinite().all(dim=1), torch.nan), labels
+
+
+def select(confidences: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Which images a network is surer of than `threshold`, and as what.
 
     Args:
-        scores: float (N, num_classes).
+        confidences: float64 (N,), as `guessed` gives them.
+        labels: int64 (N,), the classes.
         threshold: The highest probability must be greater; one that equals it is not enough.
 
     Returns:
         Places int64 (n,), ascending; classes int64 (n,); probabilities float64 (n,); on the CPU.
 
     Raises:
-        ValueError: A score is not finite, or no image is sure enough.
+        ValueError: A score was not finite, or no image is sure enough.
     """
-    if not scores.isfinite().all():
+    if not confidences.isfinite().all():
         raise ValueError("its scores of the target's images are not finite: it diverged")
-    confidences, labels = scores.cpu().double().softmax(dim=1).max(dim=1)
+    confidences, labels = confidences.cpu(), labels.cpu()
     chosen = torch.nonzero(confidences > threshold).flatten()
     if chosen.numel() == 0:
         raise ValueError(
-            f"--pseudo-confidence {threshold:g}: it is so sure of none of the target's {len(scores)} images; its "
+            f"--pseudo-confidence {threshold:g}: it is so sure of none of the target's {len(labels)} images; its "
             f"highest confidence is {float(confidences.max()):.4f}. Give a lower threshold, or another run"
         )
     return chosen, labels[chosen], confidences[chosen]
@@ -202,7 +213,8 @@ def _predicted(config: TrainConfig, path: Path, target: Domain, fabric: Fabric) 
     run, loaded = config.run, _other_run(config, path, target)
     fabric.to_device(loaded.method)
     try:
-        indices, labels, confidences = select(_scores(loaded, target.train, fabric.device), run.pseudo_confidence)
+        found = _guesses(loaded, target.train, fabric.device)
+        indices, labels, confidences = select(*found, run.pseudo_confidence)
     except ValueError as error:
         raise ValueError(f"--pseudo-labels-from {path}: {error}") from error
     return PseudoLabels(
@@ -237,7 +249,10 @@ def _other_run(config: TrainConfig, path: Path, target: Domain) -> LoadedRun:
         raise ValueError(f"{option}: {error}") from error
     mine, other = _target_of(run), _target_of(loaded.config.run)
     if mine != other:
-        raise ValueError(f"{option}: that run is of the target {other}, this one of {mine}; give one of the same")
+        raise ValueError(
+            f"{option}: that run is of the target {other}, this one of {mine}; give a run of the same target, or this "
+            "one the target of that run (of an own domain the same NAME and the same DIR)"
+        )
     if loaded.classes != target.classes:
         raise ValueError(
             f"{option}: that run tells {len(loaded.classes)} classes apart ({_few(loaded.classes)}), this one "
@@ -258,10 +273,10 @@ def _other_run(config: TrainConfig, path: Path, target: Domain) -> LoadedRun:
 
 
 def _target_of(run: RunOptions) -> str:
-    """The target as a known domain's name, or NAME=DIR."""
+    """The target as a known domain's name, or NAME=DIR with symbolic links followed."""
     if run.protocol is None:
         name, _, place = str(run.target).partition("=")
-        return f"{name}={Path(place).expanduser().absolute()}"
+        return f"{name}={Path(place).expanduser().resolve()}"
     return parse_spec(run.protocol)[1]
 
 
@@ -269,16 +284,18 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
-def _scores(loaded: LoadedRun, split: Split, device: torch.device) -> Tensor:
-    """float32 (N, num_classes) of every image, on every process, each of which computes its share."""
+def _guesses(loaded: LoadedRun, split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What `guessed` makes of every image's scores, on every process, each of which computes its share."""
     scoring = dataclasses.replace(loaded.scoring, device=device)
     part = split if world_size() == 1 else split.subset(my_share(len(split)))
     # Of a process without a share.
-    rows = [torch.empty(0, len(loaded.classes), device=device)]
+    found = [guessed(torch.empty(0, len(loaded.classes), device=device))]
     with evaluating(loaded.method), loaded.method.evaluating_domain("target"):
         batches = scoring.batches(loaded.method, part, ten_crop=loaded.config.run.ten_crop)
-        rows += [scores for scores, _ in batches]
-    return gather_rows(torch.cat(rows), len(split))
+        # Not the scores of all: a million images of 345 classes have more than a gigabyte of them.
+        found += [guessed(scores) for scores, _ in batches]
+    confidences, labels = (gather_rows(torch.cat(rows), len(split)) for rows in zip(*found, strict=True))
+    return confidences, labels
 
 
 def record_pseudo_labels(folder: RunFolder, found: PseudoLabels) -> None:

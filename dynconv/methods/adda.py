@@ -36,8 +36,8 @@ class ADDAConfig(MethodConfig):
     code of GAM, whose scripts are ADDA's: 10,000 steps of each)."""
     source_checkpoint: str = ""
     """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
-    encoder and classifier are taken; the whole run is then adaptation. Empty to train them in the first `pretrain` of
-    this run."""
+    encoder and classifier are taken; the whole run is then adaptation. Give `weights` "none" where that run had it, for
+    ResNets take images of another normalisation then. Empty to train them in the first `pretrain` of this run."""
     weight_sharing: Literal["unshared", "shared"] = "unshared"
     """Whether the target has an encoder of its own, which starts as the source's and leaves that and the classifier as
     they are (ADDA), or one encoder serves both and goes on learning the source meanwhile (Table 1's other choice)."""
@@ -91,7 +91,12 @@ class ADDAConfig(MethodConfig):
                 raise ValueError(f"{name}: expected less than 1, got {getattr(self, name)}")
         if self.source_checkpoint:
             choice = "source_checkpoint, which has been trained"
-            check_unused(self, ("pretrain", "weights"), choice, "leave source_checkpoint out")
+            check_unused(self, ("pretrain",), choice, "leave source_checkpoint out")
+            if self.weights not in ("auto", "none"):
+                raise ValueError(
+                    f"weights: {self.weights} contradicts {choice}; leave weights at auto, give none where that run "
+                    "had none, or leave source_checkpoint out"
+                )
         if self.optimiser == "sgd":
             check_unused(self, ("beta1",), "optimiser 'sgd', which has no use for it", "choose optimiser 'adam'")
         if self.weight_sharing == "shared":

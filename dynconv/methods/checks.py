@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 def check_types(config: Any) -> None:
     """Hold every field of a dataclass against its annotation: a Literal (or None beside it), bool, str, int (or None
-    beside it), float, or a tuple of ints or floats. Values come from files as well as from a typed command line.
+    beside it), float, or a tuple of ints or floats. Values come from files as well as from a typed command line. A
+    whole number for a float becomes one, for a file brings a float back and the two are to be the same configuration.
 
     Raises:
         ValueError: For a value that is none of a Literal's, or a number that is not finite.
@@ -30,10 +31,13 @@ def check_types(config: Any) -> None:
                 raise TypeError(f"{field.name}: expected true or false, got {value!r}")
         elif hint is float:
             _require_finite(field.name, value)
+            # The dataclasses are frozen.
+            object.__setattr__(config, field.name, float(value))
         elif hint == tuple[float, ...]:
             _require(field.name, value, tuple, "a tuple of numbers")
             for element in value:
                 _require_finite(field.name, element)
+            object.__setattr__(config, field.name, tuple(map(float, value)))
         elif hint == tuple[int, ...]:
             _require(field.name, value, tuple, "a tuple of integers")
             for element in value:

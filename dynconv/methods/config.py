@@ -65,7 +65,8 @@ class MethodConfig:
     """Parameters that came with `weights` learn with this many times `lr` (0.1 in DANN, CDAN and what follows them)."""
     residual_lr_factor: float = 1.0
     """Bases and branches learn with this many times `lr` (released DRT: 10 for those that its pretrained weights lack),
-    or, where a FILE of released DRT brings them, as what came with `weights`."""
+    or, where a FILE of released DRT brings them, as what came with `weights`. Those that ADDA's `source_checkpoint`
+    brings learn with this factor."""
     lr_schedule: Literal["constant", "step", "inverse"] = "constant"
     """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones`; "inverse" by
     (1 + `lr_gamma` * step) ** -`lr_power`."""

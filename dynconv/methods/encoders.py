@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.methods.config import MethodConfig
-from dynconv.models import DomainName, Features
+from dynconv.models import DomainName, Features, input_of
 
 # What a branch computes by, beside what the shapes of its weights tell.
 OF_BRANCHES = ("temperature", "scale_activation")
@@ -54,8 +54,8 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
         The names of the classes that the run told apart, in the order of the scores.
 
     Raises:
-        ValueError: The file is missing, is no run's checkpoint, is of another network, or of a run that has seen the
-            target's labels.
+        ValueError: The file is missing, is no run's checkpoint, is of another network or of images that were
+            normalised otherwise, or of a run that has seen the target's labels.
     """
     where = f"source_checkpoint {path}"
     if not path.is_file():
@@ -69,6 +69,7 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
         of_branches = {
             name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
         }
+        weights = found["config"].get(f"{method}.weights", MethodConfig.weights)
         state = {name: value for name, value in found["method"].items() if name.startswith(tuple(networks))}
     except Exception as error:
         raise ValueError(
@@ -91,6 +92,11 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
     if others:
         raise ValueError(
             f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"
+        )
+    if input_of(config.backbone, weights) != input_of(config.backbone, config.weights):
+        raise ValueError(
+            f"{where} is of a run of {method} with weights {weights!r}, and with {config.weights!r} the images are "
+            f"normalised otherwise than there; give weights {'none' if weights == 'none' else 'auto'!r}"
         )
     networks.load_state_dict(state)
     return classes

@@ -159,7 +159,7 @@ def _take_weights(
     """Give a static backbone its weights, and make it dynamic: `pretrained` and `notice` of the `Network`."""
     state = None if are_left_out() else imagenet_state(name) if file == "imagenet" else read_state(Path(file))
     trunk, where = features.trunk if isinstance(features, ResNet) else features, f"--weights {file}"
-    released = isinstance(features, ResNet) and state is not None and num_bases_of(state) > 0
+    released = isinstance(features, ResNet) and state is not None and num_bases_of(state, where) > 0
     pretrained = list(features.parameters())
     if state is not None and released:
         check_fits(state, dynamic, where)

@@ -18,11 +18,26 @@ from dynconv.models.weights import words
 from dynconv.nn import DynamicConv2d
 
 _BASIS = re.compile(r"layer\d+\.\d+\.conv_s(\d+)\.weight")
+_BRANCH = re.compile(r"layer\d+\.\d+\.fc\.[02]\.weight")
 
 
-def num_bases_of(state: Mapping[str, Tensor]) -> int:
-    """K of a state_dict with the released names; 0 for one without dynamic convolutions."""
-    return max((int(found[1]) for found in map(_BASIS.fullmatch, state) if found), default=0)
+def num_bases_of(state: Mapping[str, Tensor], where: str) -> int:
+    """K of a state_dict with the released names; 0 for one without dynamic convolutions.
+
+    Args:
+        state: Names to tensors.
+        where: Where it is from, for the message.
+
+    Raises:
+        ValueError: It has branches and no basis.
+    """
+    found = max((int(found[1]) for found in map(_BASIS.fullmatch, state) if found), default=0)
+    if found == 0 and (branches := [name for name in state if _BRANCH.fullmatch(name)]):
+        raise ValueError(
+            f"{where} holds the branches of released DRT's dynamic network ({words(branches)}) and none of its bases "
+            "(conv_s1 to conv_sK): it is damaged; give the whole file, or one of a static network"
+        )
+    return found
 
 
 def check_fits(state: Mapping[str, Tensor], dynamic: DynamicSpec | None, where: str) -> None:
@@ -31,7 +46,15 @@ def check_fits(state: Mapping[str, Tensor], dynamic: DynamicSpec | None, where: 
     Raises:
         ValueError: It is not: which fields must be given.
     """
-    wanted = {"residual": "subspace", "num_bases": num_bases_of(state), "basis_kernel_size": 1, "reduction": 16}
+    bases = num_bases_of(state, where)
+    # The release divides by no temperature.
+    wanted = {
+        "residual": "subspace",
+        "num_bases": bases,
+        "basis_kernel_size": 1,
+        "reduction": 16,
+        "temperature": 1.0,
+    }
     if dynamic is None:
         given = "residual 'none'"
     else:
@@ -76,7 +99,7 @@ def renamed(state: Mapping[str, Tensor], trunk: nn.Module, where: str) -> dict[s
             continue
         found[f"{name}.basis"] = torch.cat([found.pop(basis) for basis in bases])
         found[f"{name}.branch.w1"], found[f"{name}.branch.w2"] = found.pop(squeeze), found.pop(excite)
-        # The release has no temperature: it stays what the description says, 1 by default.
+        # The release has no temperature: it stays 1, as `check_fits` asks.
         found[f"{name}.branch.temperature"] = layer.branch.temperature
     faults = {"missing": missing, "other shapes": shapes}
     if any(faults.values()):

@@ -11,20 +11,29 @@ from typing import Any
 import numpy as np
 
 from dynconv.plots.embedding import domain_colour
-from dynconv.plots.palette import colour, marker
+from dynconv.plots.palette import COLOURS, colour
 from dynconv.plots.samples import write_figure
 
 Array = np.ndarray[Any, Any]
 
-# Ten colours and two shapes; of more classes the most frequent have looks of their own, and the others are grey.
+# Of more classes the most frequent have looks of their own, and the others are grey: so no class is.
 MOST_CLASSES = 20
 OTHERS = "#d0d0d0"
+CLASS_COLOURS = tuple(each for each in COLOURS if each not in ("#94a4a2", "#717581"))
+# Neighbours differ in their shape too; each time that the colours begin anew there are two others.
+CLASS_SHAPES = ("o", "^", "s", "v", "D", "X")
+# Below this standard deviation over the images a network is as good as static, however well t-SNE, which knows no
+# scale, parts its points: with 1/4 for each of four bases it is 0.4 % of a coefficient.
+HARDLY = 1e-3
 # Inches: a panel of the plane, and one of a layer's histograms.
 PLANE = 3.9
-LAYER = (2.5, 1.75)
+LAYER = (2.5, 1.9)
 # Around the layers' panels.
-LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.1, 0.6, 0.55
+LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.1, 0.75, 0.55
 MOST_COLUMNS = 6
+# Points: the last curve of a layer, and how much wider each curve below is; its strokes, and the gaps that show those.
+THINNEST, STEP = 1.0, 0.5
+STROKES = ("-", (0, (5, 2)), (0, (3, 3)), (0, (1, 3)))
 DPI = 130
 
 
@@ -41,6 +50,13 @@ class Panel:
     """The same, grouped by class."""
     deviation: float
     """Standard deviation of a coefficient over the images, the mean over the coefficients."""
+    uniform: float
+    """1/K, the coefficient where all bases count alike."""
+
+    @property
+    def hardly_dynamic(self) -> bool:
+        """Whether the coefficients hardly depend on the image."""
+        return self.deviation < HARDLY
 
 
 def save_coefficients(
@@ -80,6 +96,9 @@ def save_coefficients(
         else:
             _draw_domains(by_domain, panel.points, domains, domain_names)
             _draw_classes(by_class, panel.points, labels, classes, shown)
+            if panel.hardly_dynamic:
+                for axis in (by_domain, by_class):
+                    _warn(axis, panel)
         # t-SNE and silhouettes know no scale: without this number a network whose coefficients hardly move from 1/K
         # looks as dynamic as any other.
         by_domain.set_title(f"{panel.title}\nthat vary by {panel.deviation:.2g} over the images", fontsize=10)
@@ -101,6 +120,18 @@ def save_coefficients(
         fontsize=11,
     )
     write_figure(figure, path)
+
+
+def _warn(axis: Any, panel: Panel) -> None:
+    # Above the points, where no point lies.
+    axis.margins(y=0.05)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.2 * (high - low))
+    axis.text(
+        0.5, 0.98, "these coefficients hardly depend on the image:\n"
+        f"standard deviation {panel.deviation:.1g}, of 1/K = {panel.uniform:.3g}",
+        ha="center", va="top", transform=axis.transAxes, fontsize=9, color=COLOURS[2],
+    )  # fmt: skip
 
 
 def _most_frequent(labels: Array) -> list[int]:
@@ -128,18 +159,23 @@ def _draw_classes(axis: Any, points: Array, labels: Array, classes: Sequence[str
         axis.scatter(rest[:, 0], rest[:, 1], color=OTHERS, s=6, linewidths=0, label=f"{count} others")
     for place, label in enumerate(shown):
         own = points[labels == label]
-        style = {"color": colour(place), "marker": marker(place), "s": 9, "linewidths": 0}
+        anew, hue = divmod(place, len(CLASS_COLOURS))
+        style = {"color": CLASS_COLOURS[hue], "marker": CLASS_SHAPES[2 * anew + hue % 2], "s": 13, "linewidths": 0}
         axis.scatter(own[:, 0], own[:, 1], alpha=0.75, label=classes[label], **style)
 
 
-def save_histograms(counts: Mapping[str, Array], edges: Array, path: Path, *, title: str) -> None:
+def save_histograms(
+    counts: Mapping[str, Array], edges: Array, path: Path, *, deviations: Mapping[str, float], title: str
+) -> None:
     """Draw the histograms of each layer's coefficients: a panel for each layer, the lowest first, a curve for each
-    basis, on one scale of the coefficients.
+    basis, on one scale of the coefficients. Each curve is thinner than those before it, with wider gaps: where they
+    coincide all show.
 
     Args:
         counts: int64 (K, bins) by layer.
         edges: float64 (bins + 1,).
         path: Image file to write; its suffix chooses the format.
+        deviations: Standard deviation of a coefficient over the images, the mean over the bases, by layer.
         title: Above the figure.
 
     Raises:
@@ -154,17 +190,20 @@ def save_histograms(counts: Mapping[str, Array], edges: Array, path: Path, *, ti
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     # By hand: the constrained layout of 33 panels takes 4 s.
     figure.subplots_adjust(
-        left=LEFT / width, right=1 - RIGHT / width, top=1 - TOP / height, bottom=BOTTOM / height, wspace=0.3, hspace=0.4
+        left=LEFT / width, right=1 - RIGHT / width, top=1 - TOP / height, bottom=BOTTOM / height, wspace=0.3, hspace=0.5
     )
     for axis in grid.flat[len(counts) :]:
         axis.set_axis_off()
     for place, (layer, values) in enumerate(counts.items()):
         axis = grid.flat[place]
         for basis, own in enumerate(values):
-            axis.stairs(own, edges, color=colour(basis), linewidth=1.3, label=f"basis {basis + 1}")
+            line = THINNEST + STEP * (len(values) - 1 - basis)
+            style = {"color": colour(basis), "linewidth": line, "linestyle": STROKES[basis % len(STROKES)]}
+            axis.stairs(own, edges, label=f"basis {basis + 1}", **style)
         # Where all bases count alike.
         axis.axvline(1 / len(values), color="black", linestyle=":", linewidth=0.8)
-        axis.set_title(f"{place + 1}: {layer}", fontsize=8)
+        # The mean over the bases is 1/K always.
+        axis.set_title(f"{place + 1}: {layer}\nvary by {deviations[layer]:.2g} over the images", fontsize=8)
         axis.tick_params(labelsize=7, labelbottom=place + columns >= len(counts))
         axis.set_xlim(edges[0], edges[-1])
         axis.set_ylim(bottom=0)

@@ -17,6 +17,10 @@ WIDTH = 0.84
 BAR = 0.42
 LEAST = 4.6
 HEIGHT = 3.9
+WHISKERS = """\
+whiskers and ±: standard error over the seeds;
+paired: of runs less the oracle of their seed,
+not paired: of runs and of oracles, in quadrature"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Bars:
     """Standard errors over the seeds; None of a single seed."""
     average: float
     """Over the sources."""
+    average_error: float | None
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def save_degradation(panels: Sequence[Panel], path: Path) -> None:
     figure = Figure(figsize=(width, HEIGHT * len(panels)), dpi=DPI, layout="constrained")
     for panel, axis in zip(panels, figure.subplots(len(panels), 1, squeeze=False)[:, 0], strict=True):
         _draw(axis, panel)
+    if any(error is not None for panel in panels for kind in panel.bars for error in kind.errors):
+        figure.supxlabel(WHISKERS, fontsize=8)
     write_figure(figure, path)
 
 
@@ -70,7 +77,8 @@ def _draw(axis: Any, panel: Panel) -> None:
     bar = WIDTH / len(panel.bars)
     for place, kind in enumerate(panel.bars):
         left = [source - WIDTH / 2 + bar * (place + 0.5) for source in range(len(panel.sources))]
-        label = f"{kind.label}: average {_signed(kind.average)}"
+        of_average = "" if kind.average_error is None else f" ± {kind.average_error:.1f}"
+        label = f"{kind.label}: average {_signed(kind.average)}{of_average}"
         axis.bar(left, kind.means, 0.92 * bar, color=colour(kind.place), edgecolor="black", linewidth=0.5, label=label)
         for x, mean, error in zip(left, kind.means, kind.errors, strict=True):
             if error is not None:
@@ -90,10 +98,9 @@ def _draw(axis: Any, panel: Panel) -> None:
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
-    axis.set_ylabel("source accuracy less the oracle's,\npoints", fontsize=9)
-    seeds = "; whiskers: standard error over seeds" if any(any(kind.errors) for kind in panel.bars) else ""
-    axis.set_title(f"{panel.task}{seeds}", fontsize=10)
-    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=1, frameon=False)
+    axis.set_ylabel("source accuracy less the oracle's, points", fontsize=9)
+    axis.set_title(panel.task, fontsize=10)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, frameon=False)
 
 
 def _signed(value: float) -> str:

@@ -177,25 +177,26 @@ def sweep(
     cost: str,
     published: str | None = None,
     baseline: Row | None = None,
+    expected: str | None = None,
 ) -> Recipe:
     """A recipe whose rows are those of `base` with the fields that `values` gives by label, and otherwise as `recipe`.
 
     `published` is the paper's table of such a sweep, whose rows have the same labels; None where there is none.
-    `baseline` is one more row, above them, that they are compared with.
+    `baseline` is one more row, above them, that they are compared with. `expected` is the recipe's own; None for what
+    `recipe` says where there is a table, and for words that there are no figures where there is none.
     """
     rows = tuple(
         Row(label, base.method, dataclasses.replace(base.options, **fields), None if published is None else label)
         for label, fields in values.items()
     )
-    expected = f"the paper gives no figures but those of {recipe.name}, for its own setting"
-    if published is not None:
-        expected = recipe.expected
+    if expected is None and published is None:
+        expected = f"the paper gives no figures but those of {recipe.name}, for its own setting"
     return dataclasses.replace(
         recipe,
         name=name,
         source=source,
         rows=rows if baseline is None else (baseline, *rows),
-        expected=expected,
+        expected=recipe.expected if expected is None else expected,
         cost=cost,
         ablation=False,
         baseline=None if baseline is None else baseline.label,

@@ -46,9 +46,16 @@ def _rows(network: dict[str, Any]) -> tuple[Row, ...]:
             "drt",
             DRTConfig(**dynamic, **GAME, **SCALED, residual="channel"),
             "Channel Attention",
+            against="static",
         ),
-        Row("subspace routing", "drt", DRTConfig(**dynamic, **GAME), "Subspace Routing"),
-        Row("combination", "drt", DRTConfig(**dynamic, **GAME, **SCALED, residual="combined"), "Combination"),
+        Row("subspace routing", "drt", DRTConfig(**dynamic, **GAME), "Subspace Routing", against="static"),
+        Row(
+            "combination",
+            "drt",
+            DRTConfig(**dynamic, **GAME, **SCALED, residual="combined"),
+            "Combination",
+            against="static",
+        ),
     )
 
 
@@ -67,7 +74,6 @@ def _residuals(
         expected=_ORIENTATION,
         cost=estimate(5 * len(tasks) * len(rows), minutes, work),
         needs=f"{needs}, ImageNet weights",
-        baseline="static",
         published="drt-1",
     )
 

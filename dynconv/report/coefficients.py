@@ -154,6 +154,11 @@ def layer_statistics(found: Coefficients) -> dict[str, dict[str, Any]]:
     return statistics
 
 
+def deviation(vectors: Array) -> float:
+    """Standard deviation of a coefficient over the images, the mean over the columns of (N, D)."""
+    return float(vectors.std(axis=0).mean())
+
+
 def histograms(found: Coefficients) -> tuple[dict[str, Array], Array]:
     """Counts int64 (K, BINS) of each layer's coefficients over all N images, and the edges float64 (BINS + 1,) of the
     bins, which all layers share; each row sums to N."""
@@ -187,7 +192,8 @@ def save_coefficient_figures(
         checkpoint, device, data_root: As in `load_run`.
 
     Returns:
-        The three files.
+        The three files. In that of the numbers `hardly_dynamic` says of which layers the standard deviation over the
+        images is below 0.001: their silhouettes and their plane say nothing.
 
     Raises:
         ValueError: As `load_run` and `collect`, too few images for t-SNE, or a file that cannot be written.
@@ -203,9 +209,9 @@ def save_coefficient_figures(
         # Where the branches of these layers tell no two images apart there is nothing to place.
         placed = in_the_plane(own - own.mean(axis=0)) if np.ptp(own, axis=0).max() > 0 else None
         title = f"{TITLES[part]}: {counted(own.shape[1], 'coefficient')}"
-        panels.append(
-            Panel(title, placed, scores[part]["domain"], scores[part]["class"], float(own.std(axis=0).mean()))
-        )
+        scored = scores[part]["domain"], scores[part]["class"]
+        # All layers of a network have as many bases.
+        panels.append(Panel(title, placed, *scored, deviation(own), 1 / next(iter(found.layers.values()))))
     picture = run / "coefficients.png" if out is None else out
     others = picture.with_name(f"{picture.stem}-histograms{picture.suffix}"), picture.with_suffix(".json")
     # With the folder above it: that of a recipe's run is called after its seed.
@@ -221,7 +227,13 @@ def save_coefficient_figures(
     )
     counts, edges = histograms(found)
     of = counted(len(found.vectors), "test image")
-    save_histograms(counts, edges, others[0], title=f"Dynamic coefficients of {name}: {of} of all domains")
+    save_histograms(
+        counts,
+        edges,
+        others[0],
+        deviations={layer: deviation(values) for layer, values in found.by_layer().items()},
+        title=f"Dynamic coefficients of {name}: {of} of all domains",
+    )
     numbers = {
         "run": str(run),
         "checkpoint": checkpoint,
@@ -230,6 +242,7 @@ def save_coefficient_figures(
         "target": found.domain_names[-1],
         "silhouette": scores,
         "deviation": {part: panel.deviation for part, panel in zip(scores, panels, strict=True)},
+        "hardly_dynamic": {part: panel.hardly_dynamic for part, panel in zip(scores, panels, strict=True)},
         "layers": layer_statistics(found),
     }
     try:

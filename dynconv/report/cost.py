@@ -16,15 +16,18 @@ from dynconv.models import NAMES, input_of
 from dynconv.models.cost import FORMS, PAPERS_PERCENT, Cost, KindCost
 from dynconv.parsing import parse_options
 
-LEGEND = """\
-MACs are multiply-adds of convolutions and linear layers, one image forward; 1 MAC = 2 FLOPs. In % of the static MACs:
-  pool        the mean over the places of what each branch reads, one addition per element counted as a MAC
-  branch      the two linear layers that give pi and s
-  aggregate   K |Phi_i| per image: sum_i pi_i Phi_i
-  one kernel  pool + branch + aggregate, and |W0| for s W0 where there is a scale: W is formed, then one convolution
-  split       pool + branch + aggregate + P |Phi_i|, the product of the input with the aggregated residual beside the
-              static convolution (P: places of the output), and Cout P for a scale on its output
-  linear      pool + branch + K P (|Phi_i| + Cout): K more convolutions, the form that DRT's release computes"""
+LEGEND = {
+    "pool": "the mean over the places of what each branch reads, one addition per element counted as a MAC",
+    "branch": "the two linear layers that give pi and s",
+    "aggregate": "K |Phi_i| per image: sum_i pi_i Phi_i",
+    "one kernel": "pool + branch + aggregate, and |W0| for s W0 where there is a scale: W is formed, then "
+    "one convolution",
+    "split": "pool + branch + aggregate + P |Phi_i|, the product of the input with the aggregated residual beside the "
+    "static convolution (P: places of the output), and Cout P for a scale on its output",
+    "linear": "pool + branch + K P (|Phi_i| + Cout): K more convolutions, the form that DRT's release computes",
+}
+# So that neither table is wider than a terminal of 80 columns; one kind is longer, and takes two lines.
+KIND_WIDTH = 18
 
 
 @dataclass(frozen=True)
@@ -70,33 +73,36 @@ def cost_facts(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> 
 
 
 def cost_table(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> Group:
-    """One line per kind, what the columns count, and how that compares with the paper's "less than 0.1 %"."""
+    """One line per kind in a table of parameters and in one of multiply-adds, what the columns count, and how that
+    compares with the paper's "less than 0.1 %". No cell is cut on a terminal of 80 columns."""
     static = rows[0].cost
     size = input_of(backbone).image_size
     head = "without a classifier" if classes is None else f"with a linear classifier of {classes} classes"
-    table = Table(
-        title=f"{backbone} at {size} x {size}, {head}: {static.static_macs / 1e9:.3f} GMAC when static",
-        box=SIMPLE_HEAD,
-        padding=(0, 1),
-        pad_edge=False,
-    )
-    table.add_column("kind", no_wrap=True)
-    for name in ("parameters", "added", "%", "pool", "branch", "aggregate", "one kernel", "split", "linear"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heading = f"{backbone} at {size} x {size}, {head}: {static.static_macs / 1e9:.3f} GMAC when static"
+    parameters = _table(f"parameters; % of the static {static.parameters:,}", "total", "added", "%")
+    macs = _table("multiply-adds (MACs) of an image beside the static ones, in % of these", *LEGEND)
     for kind, dynamic, cost in rows:
         if dynamic is None:
-            table.add_row(kind, f"{cost.parameters:,}")
+            parameters.add_row(kind, f"{cost.parameters:,}")
             continue
-        steps = (cost.pooling_macs, cost.branch_macs, cost.aggregation_macs)
-        table.add_row(
-            kind,
-            f"{cost.parameters:,}",
-            f"{cost.added_parameters:,}",
-            f"{100 * cost.added_parameters / static.parameters:.1f}",
-            *(f"{_percent(cost, macs):.3f}" for macs in steps),
-            *(f"{_percent(cost, cost.added_macs(form)):.3f}" for form in FORMS),
-        )
-    return Group(table, Text(LEGEND), Text(papers_claim(rows)))
+        share = f"{100 * cost.added_parameters / static.parameters:.1f}"
+        parameters.add_row(kind, f"{cost.parameters:,}", f"{cost.added_parameters:,}", share)
+        counts = (cost.pooling_macs, cost.branch_macs, cost.aggregation_macs, *map(cost.added_macs, FORMS))
+        macs.add_row(kind, *(f"{_percent(cost, count):.3f}" for count in counts))
+    legend = Table.grid(padding=(0, 2, 0, 0))
+    legend.add_column(no_wrap=True)
+    for name, meaning in LEGEND.items():
+        legend.add_row(Text(f"  {name}"), Text(meaning))
+    counted = Text("MACs are those of convolutions and linear layers, one image forward; 1 MAC = 2 FLOPs.")
+    return Group(Text(heading), parameters, macs, counted, legend, Text(papers_claim(rows)))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("kind", max_width=KIND_WIDTH)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def papers_claim(rows: Sequence[KindCost]) -> str:
@@ -109,10 +115,22 @@ def papers_claim(rows: Sequence[KindCost]) -> str:
             poolless = _percent(cost, cost.branch_macs + cost.aggregation_macs)
             verdict = "below" if share < PAPERS_PERCENT else "not below"
             bare = "below" if poolless < PAPERS_PERCENT else "not below"
-            shares.append(f"  {kind}: {share:.3f} %, {verdict}; without the pooling {poolless:.3f} %, {bare}")
+            shares.append(f"  {kind}: {_told(share)} %, {verdict}; without the pooling {_told(poolless)} %, {bare}")
     return "\n".join(
-        (f"DRT, section 3.3: coefficients and aggregation cost less than {PAPERS_PERCENT} %. Counted:", *shares)
+        (
+            f"DRT, section 3.3: coefficients and aggregation cost less than {PAPERS_PERCENT} % of the "
+            "static MACs. Counted:",
+            *shares,
+        )
     )
+
+
+def _told(share: float) -> str:
+    """With as many digits as it takes to stand on its own side of the paper's figure."""
+    digits = 3
+    while (float(f"{share:.{digits}f}") < PAPERS_PERCENT) != (share < PAPERS_PERCENT):
+        digits += 1
+    return f"{share:.{digits}f}"
 
 
 def _percent(cost: Cost, macs: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -65,13 +66,18 @@ def _check(options: CheckOptions) -> str | None:
 
     from dynconv.data.check import Checking
     from dynconv.data.check_names import check_domains, domains_meant
-    from dynconv.data.digits import fetch
+    from dynconv.data.digits import fetch, fetchable
+    from dynconv.data.manifest import presence
     from dynconv.report.data_check import check_lines, check_tables, sound_lines, verdict
 
     root = data_root_of(options.data_root)
     names = domains_meant(options.names, root)
-    if options.download and root is not None:
-        fetch(names, root)
+    if (place := options.download_to) is not None:
+        others = [name for name in names if "=" not in name and not fetchable(name)]
+        if lacking := [name for name in others if presence(name, place) in ("missing", "partly")]:
+            told = "torchvision does not have these; `dynconv data list NAME` tells where to get each"
+            print(f"dynconv: --download: {', '.join(lacking)}: {told}", file=sys.stderr)
+        fetch(names, place)
     with _Bars() as bars:
         how = Checking(subset=options.subset, threads=torch.get_num_threads(), on_progress=bars.show)
         checks = check_domains(names, root, how)

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from dynconv.parsing import check_picture
+
 DataRoot = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DYNCONV_DATA)")]
 
 
@@ -45,8 +47,8 @@ class CheckOptions:
     subset: tyro.conf.FlagCreatePairsOff[bool] = False
     """Allow fewer images than published, and say so; all else must hold."""
     download: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Fetch what is missing of the NAMEs first, where torchvision can: mnist, usps and svhn. What is there, damaged or
-    not, is left alone."""
+    """Fetch what is missing of the NAMEs first, where torchvision can: mnist, usps and svhn. Of a set that lacks a file
+    all are fetched, and what is there, damaged or not, is left alone."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of tables and lines."""
 
@@ -55,6 +57,11 @@ class CheckOptions:
             raise ValueError("--download: expected the NAMEs to fetch, such as mnist usps svhn, got none")
         if self.download and data_root_of(self.data_root) is None:
             raise ValueError("--download: no place to put it; give --data-root DIR or set DYNCONV_DATA")
+
+    @property
+    def download_to(self) -> Path | None:
+        """The data root where something is to be fetched; None otherwise."""
+        return data_root_of(self.data_root) if self.download else None
 
 
 @dataclass(frozen=True)
@@ -85,14 +92,7 @@ class SampleOptions:
         for name, value in (("per-class", self.per_class), ("most-classes", self.most_classes)):
             if value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
-        if self.out.is_dir():
-            raise ValueError(f"--out {self.out} is a folder; give a file such as {self.out / 'samples.png'}")
-        # matplotlib's question, asked before anything is loaded.
-        from matplotlib.backend_bases import FigureCanvasBase
-
-        formats = sorted(FigureCanvasBase.get_supported_filetypes())
-        if self.out.suffix.removeprefix(".").lower() not in formats:
-            raise ValueError(f"--out {self.out}: expected a suffix of {', '.join(formats)}")
+        check_picture(self.out, "samples.png")
 
 
 def data_root_of(given: Path | None) -> Path | None:

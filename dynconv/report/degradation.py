@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from math import hypot
 from statistics import fmean, stdev
-
-from rich.console import Group as Renderables
-from rich.table import Table
-from rich.text import Text
+from typing import NamedTuple
 
 from dynconv.data import parse_spec
-from dynconv.engine.run_folder import write_atomically
 from dynconv.engine.selection import Row
-from dynconv.plots.degradation import Bars, Panel, save_degradation
 from dynconv.report.before import SAME_NETWORK, SOURCE_ONLY
-from dynconv.report.collect import FoundRun, find_runs
+from dynconv.report.collect import FoundRun
 from dynconv.report.groups import Group, Grouping, group_runs
-from dynconv.report.spread import Spread, signed
+from dynconv.report.spread import Spread
 
 TESTED = re.compile(r"^source-test/(?P<source>[^/]+)/accuracy$")
+# What else may differ and is told: another training is a cost too, though not the adaptation's.
+SAME_TRAINING = ("steps", "batch_size", "optimiser", "lr")
 # Beside the network: what a run and its oracle must have in common, so that the difference is the adaptation's alone.
 SAME_MEASURE = ("source_limit", "ten_crop")
+
+
+class Difference(NamedTuple):
+    """In points, over seeds."""
+
+    mean: float
+    error: float | None
+    """Standard error: over the pairs of one seed, else of the runs and of the oracles, in quadrature. None where there
+    is a single pair; unpaired, a single run or a single oracle, whose error nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,45 @@ class Degradation:
     """Method, residual, and what else tells the kind from the others."""
     accuracy: Mapping[str, Spread]
     """By source: on its test images, by seed."""
-    oracle: Mapping[str, float]
-    """By source: that of its oracles, the mean over their seeds."""
-    oracles: Mapping[str, int]
-    """By source: how many oracles."""
-
-    def difference(self, source: str) -> Spread:
-        """`accuracy` less `oracle`, by seed: below 0 where the source has lost."""
-        return Spread({seed: value - self.oracle[source] for seed, value in self.accuracy[source].values.items()})
+    oracle: Mapping[str, Spread]
+    """By source: that of its oracles, by their seed; of those of the runs' seeds alone where it is `paired`."""
+    steps: int
+    oracle_steps: Mapping[str, int]
+    """By source."""
+    differing: tuple[str, ...]
+    """Those of `SAME_TRAINING` in which an oracle differs from a run, with both values."""
 
     @property
-    def mean_difference(self) -> Spread:
-        """`difference`, the mean over the sources, by seed."""
-        found = [self.difference(source).values for source in self.accuracy]
-        return Spread({seed: fmean(values[seed] for values in found) for seed in found[0]})
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(next(iter(self.accuracy.values())).values)
+
+    @property
+    def paired(self) -> bool:
+        """Whether each run has an oracle of its own seed on every source; the difference is that of the pairs then."""
+        return all(set(self.seeds) == set(oracle.values) for oracle in self.oracle.values())
+
+    def difference(self, source: str) -> Difference:
+        """`accuracy` less `oracle`: below 0 where the source has lost."""
+        return self._difference((source,))
+
+    @property
+    def mean_difference(self) -> Difference:
+        """`difference`, the mean over the sources."""
+        return self._difference(tuple(self.accuracy))
+
+    def _difference(self, sources: Sequence[str]) -> Difference:
+        ours = Spread({seed: fmean(self.accuracy[name].values[seed] for name in sources) for seed in self.seeds})
+        oracles = [self.oracle[name] for name in sources]
+        mean = ours.mean - fmean(oracle.mean for oracle in oracles)
+        if self.paired:
+            pairs = {seed: ours.values[seed] - fmean(each.values[seed] for each in oracles) for seed in self.seeds}
+            return Difference(mean, standard_error(Spread(pairs)))
+        # The oracles of two sources have nothing in common: their errors add up as independent ones.
+        errors = [standard_error(ours), *(standard_error(oracle) for oracle in oracles)]
+        if any(error is None for error in errors):
+            return Difference(mean, None)
+        own, *theirs = (error for error in errors if error is not None)
+        return Difference(mean, hypot(own, *(error / len(theirs) for error in theirs)))
 
 
 def standard_error(spread: Spread) -> float | None:
@@ -64,12 +93,12 @@ def degradations(runs: Sequence[FoundRun], oracles: Sequence[FoundRun]) -> list[
 
     Runs that differ in the seed alone are one kind. An oracle is a run of source-only whose single source is the
     domain; it must have the run's backbone, weights, norm and bottleneck, for another network's difference would count
-    as the adaptation's.
+    as the adaptation's. It is static, as in the paper.
 
     Raises:
         ValueError: No run; a run that is not finished, was given twice, or was not measured on test images of its
-            sources; an oracle of another method, of several sources, or of another network; oracles of one source that
-            differ in more than the seed; a source without an oracle.
+            sources; an oracle of another method, of several sources, dynamic, or of another network; oracles of one
+            source that differ in more than the seed; a source without an oracle.
     """
     of_data = _oracles(oracles)
     grouping = _grouped(runs, "RUN")
@@ -133,6 +162,11 @@ def _oracles(runs: Sequence[FoundRun]) -> dict[str, list[FoundRun]]:
                 f"--oracles {run.folder.path} is a run of {run.config.method}; an oracle is one of {SOURCE_ONLY} on a "
                 "single source"
             )
+        if (residual := getattr(run.config.options, "residual", "none")) != "none":
+            raise ValueError(
+                f"--oracles {run.folder.path} is of a dynamic network (residual {residual}); an oracle is the "
+                "static one"
+            )
         sources = _sources(run, "--oracles")
         if len(sources) != 1:
             raise ValueError(
@@ -152,8 +186,9 @@ def _compared(
     task: str, label: str, by_seed: Mapping[int, FoundRun], of_data: Mapping[str, Sequence[FoundRun]]
 ) -> Degradation:
     accuracy: dict[str, dict[int, float]] = {}
-    oracle: dict[str, float] = {}
-    number: dict[str, int] = {}
+    oracle: dict[str, dict[int, float]] = {}
+    oracle_steps: dict[str, int] = {}
+    differing: dict[str, None] = {}
     for seed, run in by_seed.items():
         for name, data in _sources(run, "RUN").items():
             if data not in of_data:
@@ -161,13 +196,39 @@ def _compared(
                     f"--oracles: none is of {data}, a source of {run.folder.path}; give a finished run of "
                     f"{SOURCE_ONLY} with that single source (there are oracles of {', '.join(of_data)})"
                 )
+            key = f"source-test/{name}/accuracy"
             for other in of_data[data]:
                 _check_same(run, other)
-            key = f"source-test/{name}/accuracy"
+                differing |= dict.fromkeys(_differing(run, other))
+                oracle.setdefault(name, {})[other.seed] = 100 * _last(other)[key]
+                oracle_steps[name] = other.step
             accuracy.setdefault(name, {})[seed] = 100 * _last(run)[key]
-            oracle[name] = fmean(100 * _last(other)[key] for other in of_data[data])
-            number[name] = len(of_data[data])
-    return Degradation(task, label, {name: Spread(values) for name, values in accuracy.items()}, oracle, number)
+    if all(by_seed.keys() <= own.keys() for own in oracle.values()):
+        oracle = {name: {seed: own[seed] for seed in by_seed} for name, own in oracle.items()}
+    return Degradation(
+        task,
+        label,
+        {name: Spread(values) for name, values in accuracy.items()},
+        {name: Spread(values) for name, values in oracle.items()},
+        next(iter(by_seed.values())).step,
+        oracle_steps,
+        tuple(differing),
+    )
+
+
+def _differing(run: FoundRun, oracle: FoundRun) -> list[str]:
+    def value(of: FoundRun, name: str) -> object:
+        options = of.config.options
+        return {"steps": of.step, "batch_size": of.config.batch_size}.get(name, getattr(options, name, None))
+
+    pairs = {name: (value(run, name), value(oracle, name)) for name in SAME_TRAINING}
+    return [f"{name} {ours}, the oracles {theirs}" for name, (ours, theirs) in pairs.items() if ours != theirs]
+
+
+def training_warning(found: Sequence[Degradation]) -> str:
+    """What runs and oracles differ in beside the adaptation, in one line; empty where that is nothing."""
+    told = [f"{kind.label} has {', '.join(kind.differing)}" for kind in found if kind.differing]
+    return "" if not told else f"runs and oracles were not trained alike: {'; '.join(dict.fromkeys(told))}"
 
 
 def _check_same(run: FoundRun, oracle: FoundRun) -> None:
@@ -179,103 +240,3 @@ def _check_same(run: FoundRun, oracle: FoundRun) -> None:
                 f"--oracles {oracle.folder.path} has {name} {getattr(other, name, None)!r} and RUN {run.folder.path} "
                 f"{getattr(one, name, None)!r}: their difference would count as what adaptation costs"
             )
-
-
-def degradation_tables(found: Sequence[Degradation]) -> Renderables:
-    """A table for each task: of each source the oracle's accuracy, and each kind's with its difference."""
-    tables = []
-    for task, kinds in _by_task(found).items():
-        table = Table(
-            title=f"{task}: accuracy on the sources' test images, and less that of the oracle",
-            caption="accuracy in %, difference in points ± standard error over seeds",
-        )
-        table.add_column("source", overflow="fold")
-        table.add_column("oracle", justify="right")
-        for kind in kinds:
-            table.add_column(Text(kind.label), justify="right")
-        for source, oracle in kinds[0].oracle.items():
-            cells = (f"{kind.accuracy[source].mean:.1f} ({_text(kind.difference(source))})" for kind in kinds)
-            table.add_row(source, f"{oracle:.1f}", *cells)
-        table.add_section()
-        table.add_row("average", "", *(_text(kind.mean_difference) for kind in kinds))
-        tables.append(table)
-    return Renderables(*tables)
-
-
-def degradation_csv(found: Sequence[Degradation]) -> str:
-    """The same as CSV: a line for each source of each kind."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(
-        ["task", "run", "source", "seeds", "accuracy", "oracles", "oracle_accuracy", "difference", "standard_error"]
-    )
-    for kind in found:
-        for source, spread in kind.accuracy.items():
-            difference = kind.difference(source)
-            error = standard_error(difference)
-            seeds = " ".join(map(str, spread.values))
-            figures = [
-                f"{spread.mean:.3f}",
-                kind.oracles[source],
-                f"{kind.oracle[source]:.3f}",
-                f"{difference.mean:.3f}",
-            ]
-            table.writerow([kind.task, kind.label, source, seeds, *figures, "" if error is None else f"{error:.3f}"])
-    return text.getvalue()
-
-
-def save_degradation_figure(runs: Sequence[Path], oracles: Sequence[Path], out: Path) -> list[Degradation]:
-    """Draw what adaptation costs on each source, from the files of finished runs, and write the numbers beside it.
-
-    Args:
-        runs: Run folders, or folders that hold some.
-        oracles: The same, of the oracles.
-        out: Image file to write; its suffix chooses the format. The numbers are beside it, with the suffix .csv.
-
-    Returns:
-        What was drawn.
-
-    Raises:
-        ValueError: As `degradations`; a folder without runs; a run that cannot be read; a file that cannot be written.
-    """
-    found = degradations(_readable(runs, "RUN"), _readable(oracles, "--oracles"))
-    labels = list(dict.fromkeys(kind.label for kind in found))
-    panels = [
-        Panel(
-            task,
-            tuple(kinds[0].accuracy),
-            tuple(
-                Bars(
-                    kind.label,
-                    labels.index(kind.label),
-                    tuple(kind.difference(source).mean for source in kind.accuracy),
-                    tuple(standard_error(kind.difference(source)) for source in kind.accuracy),
-                    kind.mean_difference.mean,
-                )
-                for kind in kinds
-            ),
-        )
-        for task, kinds in _by_task(found).items()
-    ]
-    save_degradation(panels, out)
-    try:
-        write_atomically(out.with_suffix(".csv"), degradation_csv(found))
-    except OSError as error:
-        raise ValueError(f"{out.with_suffix('.csv')} cannot be written: {error}") from error
-    return found
-
-
-def _readable(paths: Sequence[Path], what: str) -> list[FoundRun]:
-    runs, unreadable = find_runs(paths)
-    for other in unreadable:
-        raise ValueError(f"{what} {other.name} cannot be read: {other.reason}")
-    return runs
-
-
-def _by_task(found: Sequence[Degradation]) -> dict[str, list[Degradation]]:
-    return {task: [kind for kind in found if kind.task == task] for task in dict.fromkeys(kind.task for kind in found)}
-
-
-def _text(difference: Spread) -> str:
-    error = standard_error(difference)
-    return signed(difference.mean) + ("" if error is None else f" ± {error:.1f}")

@@ -3,6 +3,7 @@ answered before the seconds that Lightning takes."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 from dynconv.engine.options import parse_coefficients, parse_degradation, parse_plot
@@ -40,9 +41,12 @@ def draw_degradation(args: Sequence[str]) -> None:
     options = parse_degradation(args)
     from rich.console import Console
 
-    from dynconv.report.degradation import degradation_tables, save_degradation_figure
+    from dynconv.report.degradation import training_warning
+    from dynconv.report.degradation_figure import degradation_tables, save_degradation_figure
 
     found = save_degradation_figure(options.runs, options.oracles, options.out)
+    if warning := training_warning(found):
+        print(f"dynconv: {warning}", file=sys.stderr)
     Console().print(degradation_tables(found))
     for path in (options.out, options.out.with_suffix(".csv")):
         print(path)

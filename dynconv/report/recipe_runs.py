@@ -101,18 +101,17 @@ def check_configurations(runs: Sequence[RecipeRun]) -> None:
 def check_order(runs: Sequence[RecipeRun]) -> None:
     """Raise a ValueError where a run that is to begin follows one that is neither finished nor to be trained."""
     chosen = {run.name for run in runs}
-    lacking = {
-        run.label: run.after
-        for run in runs
-        if run.after is not None and run.after.name not in chosen and not run.finished and not run.ready
-    }
+    lacking: dict[tuple[str, str], list[Path]] = {}
+    for run in runs:
+        if run.after is not None and run.after.name not in chosen and not run.finished and not run.ready:
+            lacking.setdefault((run.label, run.after.label), []).append(run.after.folder.path)
     if not lacking:
         return
     lines = [
-        f"\n  {label!r} learns the pseudo labels of {after.label!r}, which is not finished in {after.folder.path}"
-        for label, after in lacking.items()
+        f"\n  {label!r} learns the pseudo labels of {after!r}, which is not finished in {_some(paths)}"
+        for (label, after), paths in lacking.items()
     ]
-    labels = " ".join(f'"{after.label}"' for after in lacking.values())
+    labels = " ".join(f'"{after}"' for after in dict.fromkeys(after for _, after in lacking))
     raise ValueError(f"--rows: rows that follow others:{''.join(lines)}\nGive --rows {labels} too, or train it first.")
 
 

@@ -177,7 +177,8 @@ def _differences(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row],
         what, named = "Rows less those that they are compared with", True
     heads = {head: [task] for task, head in tasks.items()}
     if recipe.groups:
-        heads = {head: [task for task in members if task in tasks] for head, members in recipe.groups.items()}
+        # All of them: as a mean, a difference of a group that lacks a task is none.
+        heads = {head: list(members) for head, members in recipe.groups.items()}
     lines = [
         [
             f"{label} less {other}" if named else label,

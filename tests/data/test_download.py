@@ -80,7 +80,11 @@ def test_what_is_missing_is_fetched_and_then_checked(tmp_path: Path, capsys: Cap
     root = tmp_path / "new" / "root"
     # That the small sets are not the published ones is all that is left to complain about.
     assert check("mnist", "usps", "svhn", "mnist_m", "--data-root", str(root), "--download", "--subset") == 2
-    out = capsys.readouterr().out
+    out, told = capsys.readouterr()
+    assert [line for line in told.splitlines() if "--download" in line] == [
+        "dynconv: --download: mnist_m: torchvision does not have these; `dynconv data list NAME` tells where to get "
+        "each"
+    ]
     assert "mnist, train: 60 of 60,000 images: a subset" in out and "usps, test: 20 of 2,007 images: a subset" in out
     assert "svhn, train: 24 of 73,257 images: a subset" in out
     assert "mnist_m: not found below" in out, "torchvision has no MNIST-M"

@@ -9,6 +9,7 @@ import yaml
 
 from dynconv.engine.config import RunOptions, TrainConfig, absolute_paths, differences, load_config
 from dynconv.methods import METHODS
+from dynconv.methods.checks import check_types
 
 
 def config(method: str = "drt", **run: Any) -> TrainConfig:
@@ -58,6 +59,47 @@ def test_a_configuration_read_from_its_yaml_is_the_same(method: str, tmp_path: P
     read = load_config(path, METHODS)
     assert read == written
     assert read.hash == written.hash
+
+
+def test_a_whole_number_is_the_float_that_the_yaml_brings_back(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"lr": 1, "residual_lr_factor": 5, "discrepancy_weight": 50}
+    run = RunOptions(protocol="embedded:optical", clip_norm=2, pseudo_labels_from=None)
+    written = TrainConfig("drt", run, METHODS["drt"].config_class(**own))
+    path = tmp_path / "config.yaml"
+    path.write_text(written.to_yaml())
+    read = load_config(path, METHODS)
+    assert read.hash == written.hash and read.identity() == written.identity()
+    assert [type(getattr(written.options, name)) for name in own] == [float] * 3
+    assert type(written.run.clip_norm) is float
+    confidence = RunOptions(pseudo_labels_from=tmp_path, pseudo_confidence=0).pseudo_confidence
+    assert type(confidence) is float
+
+
+def test_whole_numbers_in_a_tuple_of_floats_become_floats() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Weights:
+        of: tuple[float, ...] = (1, 2)
+
+    made = Weights()
+    check_types(made)
+    assert [type(each) for each in made.of] == [float, float]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{: :\n- x", "config.yaml is not valid YAML: "),
+        ("method: nope\n", "config.yaml: unknown method 'nope'; known: "),
+        ("- 1\n", "config.yaml is not a run's configuration: expected a mapping"),
+    ],
+)
+def test_a_damaged_run_of_pseudo_labels_is_named_in_one_line(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError) as error:
+        config(pseudo_labels_from=tmp_path)
+    message = str(error.value)
+    assert message.startswith(f"--pseudo-labels-from {tmp_path}: ") and words in message and "\n" not in message
+    assert message.endswith("; put that run's config.yaml back as it was, or give another finished run")
 
 
 def test_own_domains_survive_the_yaml_and_a_change_of_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from dynconv.engine.inspect import dump, load_run
 from dynconv.engine.loading import load_domains
 from dynconv.engine.measure import measure_run
 from dynconv.engine.options import parse_train
-from dynconv.engine.pseudo_labels import pseudo_labels, read_pseudo_labels, select
+from dynconv.engine.pseudo_labels import guessed, pseudo_labels, read_pseudo_labels, select
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import make_fabric, open_folder, prepare, train
@@ -84,7 +84,7 @@ def plain_selection(run: Path, threshold: float, checkpoint: Any = "last") -> li
 
 def test_the_selection_is_that_of_a_plain_loop() -> None:
     scores = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 2
-    found = [each.tolist() for each in select(scores, 0.7)]
+    found = [each.tolist() for each in select(*guessed(scores), 0.7)]
     expected = []
     for place, row in enumerate(scores.double()):
         sure, label = (row.exp() / row.exp().sum()).max(dim=0)
@@ -98,7 +98,7 @@ def test_the_selection_is_that_of_a_plain_loop() -> None:
 def test_a_confidence_equal_to_the_threshold_is_not_enough() -> None:
     # Probabilities of exactly a half, and a little more.
     scores = torch.tensor([[0.0, 0.0], [0.0, 1e-3], [0.0, 0.0]])
-    indices, labels, _ = select(scores, 0.5)
+    indices, labels, _ = select(*guessed(scores), 0.5)
     assert indices.tolist() == [1] and labels.tolist() == [1]
 
 
@@ -107,9 +107,33 @@ def test_what_cannot_be_selected_from_is_refused_with_the_highest_confidence() -
     with pytest.raises(
         ValueError, match=r"so sure of none of the target's 2 images; its highest confidence is 0\.7311"
     ):
-        select(scores, 0.8)
-    with pytest.raises(ValueError, match="not finite"):
-        select(torch.tensor([[0.0, float("nan")]]), 0.1)
+        select(*guessed(scores), 0.8)
+    # The softmax of the second is finite.
+    for broken in (float("nan"), -float("inf")):
+        with pytest.raises(ValueError, match="not finite"):
+            select(*guessed(torch.tensor([[0.0, 1.0], [0.0, broken]])), 0.1)
+
+
+def test_what_is_gathered_are_classes_and_confidences_and_not_scores(
+    first: Path, second: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def gathered(rows: torch.Tensor, total: int) -> torch.Tensor:
+        shapes.append(tuple(rows.shape))
+        return rows
+
+    monkeypatch.setattr(module, "gather_rows", gathered)
+    prepared(second()).folder.lock.release()
+    assert shapes == [(60,), (60,)]
+
+
+def test_a_target_by_another_path_to_the_same_folder_is_the_same(second: Make, domains: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(domains, target_is_directory=True)
+    run = prepared(second(target=f"three={link}/two/../three"))
+    run.folder.lock.release()
+    assert read_pseudo_labels(run.folder) is not None
 
 
 @pytest.mark.parametrize(("checkpoint", "threshold"), [("last", THRESHOLD), ("source-val", 0.36)])
@@ -253,7 +277,9 @@ def test_other_runs_that_do_not_fit_are_refused(
     (unfinished / "checkpoints" / "last.pt").unlink()
     refused("last.pt is not there", pseudo_labels_from=unfinished)
     refused(
-        "of the target three=.*, this one of one=", source=(f"two={domains / 'two'}",), target=f"one={domains / 'one'}"
+        "of the target three=.*, this one of one=.*; give a run of the same target, or .* same NAME and the same DIR",
+        source=(f"two={domains / 'two'}",),
+        target=f"one={domains / 'one'}",
     )
     # Images of 64 x 64.
     own = METHODS["source-only"].config_class(backbone="resnet-small")

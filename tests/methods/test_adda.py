@@ -298,7 +298,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = SourceOnly(SourceOnlyConfig(norm="none"), 4)
     torch.save(of_run(other), tmp_path / "four.pt")
     with pytest.raises(ValueError, match="four.pt is of a run of source-only with another network: .* and .* more do "
-                       "not fit; give the backbone, norm and bottleneck of that run") as refused:  # fmt: skip
+                       "not fit; give the backbone, norm, bottleneck and residual of that") as refused:  # fmt: skip
         make(source_checkpoint=str(tmp_path / "four.pt"))
     assert len(str(refused.value)) < 400
     torch.save(of_run(SourceOnly(SourceOnlyConfig(), 3), "target-only"), tmp_path / "bound.pt")
@@ -332,7 +332,7 @@ def test_a_run_without_a_step_of_the_adaptation_is_refused(fields: dict[str, Any
         ({"pretrain": 0.0}, "pretrain: expected a share .* got 0.0; to adapt from the first step, give"),
         ({"pretrain": 1.0}, "pretrain: expected a share of the run above 0 and below 1, got 1.0"),
         ({"source_checkpoint": "a.pt", "pretrain": 0.3}, "pretrain: 0.3 contradicts source_checkpoint"),
-        ({"source_checkpoint": "a.pt", "weights": "none"}, "weights: none contradicts source_checkpoint"),
+        ({"source_checkpoint": "a.pt", "weights": "b.pt"}, "weights: b.pt contradicts source_checkpoint.*give none wh"),
         ({"gate": 1.0}, "gate: expected less than 1, got 1.0"),
         ({"gate": -0.1}, "gate: expected at least 0, got -0.1"),
         ({"beta1": 1.0}, "beta1: expected less than 1, got 1.0"),

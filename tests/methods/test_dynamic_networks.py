@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import tyro
 import yaml
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from dynconv.data import Batch
 from dynconv.engine.config import RunOptions, TrainConfig, load_config
@@ -249,3 +251,34 @@ def test_a_source_checkpoint_of_other_coefficients_is_refused(tmp_path: Path) ->
         adda(residual="combined", num_bases=2, scale_activation="hard")
     with pytest.raises(ValueError, match="do not fit; give the backbone, norm, bottleneck and residual of that run"):
         adda()
+
+
+@pytest.fixture
+def small_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the width and a block a stage, under the name of `resnet50`, and weights for it."""
+    small = functools.partial(ResNet, Bottleneck, [1, 1, 1, 1], width_per_group=16)
+    monkeypatch.setattr("torchvision.models.resnet50", lambda weights: small())
+    monkeypatch.setattr("dynconv.models.network.imagenet_state", lambda name: small().state_dict())
+
+
+@pytest.mark.usefixtures("small_resnet")
+def test_a_run_without_weights_is_adapted_on_images_of_its_own_normalisation(tmp_path: Path) -> None:
+    def saved(name: str, **fields: Any) -> dict[str, Any]:
+        trained = SourceOnly(SourceOnlyConfig(backbone="resnet50", residual="channel", **fields), 3)
+        own = {f"source-only.{key}": value for key, value in dataclasses.asdict(trained.config).items()}
+        config = {"method": "source-only", **own}
+        file = tmp_path / name
+        torch.save({"method": trained.state_dict(), "classes": ["a", "b", "c"], "config": config}, file)
+        scale = {"scale_activation": trained.config.scale_activation}
+        return {"backbone": "resnet50", "residual": "channel", "source_checkpoint": str(file), **scale}
+
+    # The scale that begins at 1.5: nothing else has come with weights.
+    scratch = saved("scratch.pt", weights="none")
+    assert ADDA(ADDAConfig(**scratch, weights="none"), 3).normalisation == "half"
+    pretrained = saved("pretrained.pt", scale_activation="hard")
+    with pytest.raises(ValueError, match="with weights 'auto', and with 'none' the images are normalised otherwise "
+                       "than there; give weights 'auto'$"):  # fmt: skip
+        ADDA(ADDAConfig(**pretrained, weights="none"), 3)
+    scratch = saved("hard.pt", weights="none", scale_activation="hard")
+    with pytest.raises(ValueError, match="with weights 'none', and with 'auto' the images .*; give weights 'none'$"):
+        ADDA(ADDAConfig(**scratch), 3)

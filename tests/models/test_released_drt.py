@@ -130,10 +130,11 @@ def test_what_the_file_has_learns_as_pretrained_and_what_it_lacks_ten_times_as_f
         (DynamicSpec(num_bases=2), "num_bases 2"),
         (DynamicSpec("combined", scale_activation="hard"), "residual 'combined'"),
         (DynamicSpec(basis_kernel_size=None, reduction=8), "basis_kernel_size None, reduction 8"),
+        (DynamicSpec(temperature=0.1), "temperature 0.1"),
     ],
 )
 def test_another_network_is_refused(dynamic: DynamicSpec | None, given: str, reduced: ResNet, tmp_path: Path) -> None:
-    options = "--residual subspace --num-bases 4 --basis-kernel-size 1 --reduction 16"
+    options = "--residual subspace --num-bases 4 --basis-kernel-size 1 --reduction 16 --temperature 1.0"
     with pytest.raises(ValueError, match=rf"this one is another \({given}\); give {options}, or a file of a static"):
         network(released(reduced), tmp_path, dynamic=dynamic)
 
@@ -159,6 +160,16 @@ def test_what_does_not_fit_is_listed(reduced: ResNet, tmp_path: Path) -> None:
     del state["layer4.0.bn3.running_mean"]
     with pytest.raises(ValueError, match="missing: layer4.0.bn3.running_mean; unexpected: layer1.0.fc.0.bias, "):
         network(state, tmp_path)
+
+
+@pytest.mark.parametrize("dynamic", [None, DynamicSpec()])
+def test_branches_without_any_basis_are_a_damaged_file(
+    dynamic: DynamicSpec | None, reduced: ResNet, tmp_path: Path
+) -> None:
+    state = {name: value for name, value in released(reduced).items() if "conv_s" not in name}
+    with pytest.raises(ValueError, match=r"branches of released DRT.* \(layer1.0.fc.0.weight, .* and 4 more\) and none "
+                       r"of its bases \(conv_s1 to conv_sK\): it is damaged; give the whole file"):  # fmt: skip
+        network(state, tmp_path, dynamic=dynamic)
 
 
 def test_a_resnet101_takes_every_name_of_the_release() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dynconv.plots.coefficients import MOST_CLASSES, OTHERS, Panel, save_coeffic
 from dynconv.plots.palette import COLOURS
 
 POINTS = np.arange(12, dtype=np.float32).reshape(6, 2)
-PANEL = Panel("all layers", POINTS, 0.256, -0.125, 0.02)
+PANEL = Panel("all layers", POINTS, 0.256, -0.125, 0.02, 0.25)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def offsets(axis: Any) -> list[list[list[float]]]:
 
 
 def test_each_panel_is_drawn_by_domain_and_by_class(tmp_path: Path, drawn: list[Figure]) -> None:
-    second = Panel("lower half", POINTS + 100, None, 0.5, 0.02)
+    second = Panel("lower half", POINTS + 100, None, 0.5, 0.02, 0.25)
     draw(tmp_path / "x.png", [PANEL, second])
     by_domain, other, by_class, _ = drawn[0].axes
     assert offsets(by_domain) == [[[0, 1], [2, 3]], [[4, 5], [6, 7]], [[8, 9], [10, 11]]]
@@ -65,7 +66,7 @@ def test_the_most_frequent_of_many_classes_have_looks_and_the_others_are_grey(
     # Every class once, and those from 30 on twice.
     labels = np.array([*range(50), *range(30, 50)])
     count = len(labels)
-    panel = Panel("all", np.random.default_rng(0).random((count, 2)), 0.0, 0.0, 0.1)
+    panel = Panel("all", np.random.default_rng(0).random((count, 2)), 0.0, 0.0, 0.1, 0.25)
     draw(
         tmp_path / "x.png",
         [panel],
@@ -78,13 +79,27 @@ def test_the_most_frequent_of_many_classes_have_looks_and_the_others_are_grey(
     assert names == ["30 others", *(f"class{label}" for label in range(30, 50))]
     assert to_hex(by_class.collections[0].get_facecolor()[0]) == OTHERS
     assert [len(part.get_offsets()) for part in by_class.collections] == [30] + [2] * MOST_CLASSES
-    # Ten colours and two shapes.
-    paths = [(to_hex(part.get_facecolor()[0]), len(part.get_paths()[0])) for part in by_class.collections[1:]]
-    assert len(set(paths)) == MOST_CLASSES
+    looks = [(to_hex(part.get_facecolor()[0]), part.get_paths()[0].vertices.tobytes()) for part in by_class.collections]
+    assert len(set(looks[1:])) == MOST_CLASSES
+    assert all(one[1] != other[1] for one, other in pairwise(looks[1:])), "neighbours differ in their shape"
+    for colour, _ in looks[1:]:
+        parts = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
+        assert max(parts) - min(parts) > 30, "no class is grey"
+
+
+def test_coefficients_that_hardly_vary_are_told_as_such(tmp_path: Path, drawn: list[Figure]) -> None:
+    draw(tmp_path / "x.png", [PANEL, Panel("lower half", POINTS, 0.5, 0.5, 2e-5, 0.25)])
+    dynamic, static, _, other = drawn[0].axes
+    assert not dynamic.texts
+    told = "these coefficients hardly depend on the image:\nstandard deviation 2e-05, of 1/K = 0.25"
+    assert [text.get_text() for text in (*static.texts, *other.texts)] == [told, told]
+    assert static.get_xlabel() == "silhouette by domain: +0.50"
+    height = static.texts[0].get_window_extent().y0
+    assert static.transData.transform(POINTS)[:, 1].max() < height, "no point is below the words"
 
 
 def test_a_panel_without_points_says_why(tmp_path: Path, drawn: list[Figure]) -> None:
-    draw(tmp_path / "x.png", [PANEL, Panel("lower half", None, 0.0, 0.0, 0.0)])
+    draw(tmp_path / "x.png", [PANEL, Panel("lower half", None, 0.0, 0.0, 0.0, 0.25)])
     empty = drawn[0].axes[1]
     assert [text.get_text() for text in empty.texts] == ["the same for every image"] and not empty.collections
     # The legend is to the right of the last column, whatever is in it.
@@ -97,11 +112,17 @@ def test_each_layer_has_a_panel_with_a_curve_for_each_basis(
 ) -> None:
     edges = np.linspace(0, 1, 5)
     counts = {f"layer{place}": np.arange(8).reshape(2, 4) + place for place in range(layers)}
-    save_histograms(counts, edges, tmp_path / "x.png", title="A run")
+    deviations = {layer: 0.0625 / place for place, layer in enumerate(counts, 1)}
+    save_histograms(counts, edges, tmp_path / "x.png", deviations=deviations, title="A run")
     (figure,) = drawn
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == grid
     shown = [axis for axis in figure.axes if axis.axison]
-    assert [axis.get_title() for axis in shown] == [f"{place + 1}: layer{place}" for place in range(layers)]
+    assert [axis.get_title() for axis in shown] == [
+        f"{place + 1}: layer{place}\nvary by {0.0625 / (place + 1):.2g} over the images" for place in range(layers)
+    ]
+    # Where curves coincide those below are wider, and show in the gaps.
+    wide, narrow = shown[0].patches
+    assert wide.get_linewidth() > narrow.get_linewidth() and wide.get_linestyle() != narrow.get_linestyle()
     assert [patch.get_data().values.tolist() for patch in shown[-1].patches] == counts[f"layer{layers - 1}"].tolist()
     assert all(axis.get_xlim() == (0, 1) for axis in shown)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["basis 1", "basis 2"]

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from dynconv.plots.degradation import Bars, Panel, save_degradation
 from dynconv.plots.palette import COLOURS
 
-STATIC = Bars("mcd, static", 0, (-2.0, -1.0, 0.5), (0.25, 0.5, 0.75), -0.83)
-DYNAMIC = Bars("drt, subspace", 1, (-0.5, 0.25, 1.0), (None, None, None), 0.25)
+STATIC = Bars("mcd, static", 0, (-2.0, -1.0, 0.5), (0.25, 0.5, 0.75), -0.83, 0.31)
+DYNAMIC = Bars("drt, subspace", 1, (-0.5, 0.25, 1.0), (None, None, None), 0.25, None)
 
 
 def test_bars_stand_at_their_source_with_their_number_and_whisker(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -30,21 +30,22 @@ def test_bars_stand_at_their_source_with_their_number_and_whisker(tmp_path: Path
     assert whiskers == [[-2.25, -1.75], [-1.5, -0.5], [-0.25, 1.25]]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["a", "b", "c"]
     names = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert names == ["mcd, static: average −0.8", "drt, subspace: average +0.2"]
-    assert axis.get_title() == "a+b+c-d; whiskers: standard error over seeds"
+    assert names == ["mcd, static: average −0.8 ± 0.3", "drt, subspace: average +0.2"]
+    assert axis.get_title() == "a+b+c-d" and "\n" not in axis.get_ylabel()
+    assert drawn[0].get_supxlabel().startswith("whiskers and ±: standard error")
     assert any(list(line.get_ydata()) == [0, 0] for line in axis.lines), "the line at zero"
 
 
 def test_a_kind_has_its_colour_in_every_task(tmp_path: Path, drawn: list[Figure]) -> None:
     panels = [
-        Panel("a-d", ("a",), (Bars("one", 0, (1.0,), (None,), 1.0), Bars("two", 1, (2.0,), (None,), 2.0))),
-        Panel("b-d", ("b",), (Bars("two", 1, (3.0,), (None,), 3.0),)),
+        Panel("a-d", ("a",), (Bars("one", 0, (1.0,), (None,), 1.0, None), Bars("two", 1, (2.0,), (None,), 2.0, None))),
+        Panel("b-d", ("b",), (Bars("two", 1, (3.0,), (None,), 3.0, None),)),
     ]
     save_degradation(panels, tmp_path / "x.pdf")
     assert (tmp_path / "x.pdf").read_bytes().startswith(b"%PDF")
     first, second = drawn[0].axes
     assert [to_hex(bar.get_facecolor()) for bar in first.patches] == list(COLOURS[:2])
     assert [to_hex(bar.get_facecolor()) for bar in second.patches] == [COLOURS[1]]
-    assert first.get_title() == "a-d", "no whiskers, no word of them"
+    assert first.get_title() == "a-d" and not drawn[0].get_supxlabel(), "no whiskers, no word of them"
     with pytest.raises(ValueError, match="at least one task"):
         save_degradation([], tmp_path / "y.png")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dynconv.data import parse_spec
 from dynconv.engine.config import load_config
-from dynconv.methods import METHODS, SourceOnlyConfig
+from dynconv.methods import ADDA, METHODS, ADDAConfig, SourceOnlyConfig
+from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES, Recipe, Row
 
 
@@ -150,6 +152,65 @@ def test_a_row_is_compared_with_the_baseline_the_one_that_it_names_or_the_one_ab
     assert compared("drt-domainnet-losses")["ADDA + DRT"] == "ADDA"
     assert compared("drt-domainnet-losses")["M3SDA-beta"] is None
     assert list(compared("gsda-ablation").values()) == [None, "global", "+ class", "+ group"]
+    assert compared("drt-domainnet-single") == {"ADDA": None, "MCD": None, "DRT": "MCD"}
+    for name in ("drt-digits", "drt-embedded"):
+        assert compared(name)["DRT"] == "MCD, static" and compared(name)["source-only"] is None
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("drt-")])
+def test_a_network_is_never_compared_with_another_method(name: str) -> None:
+    rows = {row.label: row for row in RECIPES[name].rows}
+    for label, row in rows.items():
+        if (other := RECIPES[name].compared_with(row)) is not None:
+            # DRT is MCD on a dynamic network.
+            methods = {"mcd" if rows[each].method == "drt" else rows[each].method for each in (label, other)}
+            assert len(methods) == 1, (label, other)
+
+
+def test_a_recipe_with_a_table_of_its_own_says_its_own_figures() -> None:
+    recipe = RECIPES["drt-domainnet-bases"]
+    assert recipe.table is not None
+    for row in recipe.table.rows:
+        assert f"{row.values[0]:.1f}" in recipe.expected
+    assert "channel" not in recipe.expected
+
+
+ADDA_ROWS = {
+    f"{name} {row.label}": row.options
+    for name, recipe in RECIPES.items()
+    for row in recipe.rows
+    if name.startswith("drt-") and row.method == "adda"
+}
+
+
+@pytest.mark.parametrize("name", ADDA_ROWS)
+def test_addas_encoder_and_discriminator_learn_while_they_adapt(name: str) -> None:
+    config, steps = ADDA_ROWS[name], 1200
+    begins = steps // 2
+    assert isinstance(config, ADDAConfig)
+    with torch.device("meta"), weights_left_out():
+        made = ADDA(config, 10)
+        optimisers = made.optimisers()
+
+    def rates(step: int, optimiser: str) -> list[float]:
+        made.begin_step(step, steps)
+        return [group["lr"] for group in optimisers[optimiser].param_groups]
+
+    new = max(rates(0, "heads"))
+    # The source's last rates are the encoder's first ones, or a fifth of them, as in ADDA's setting for Adam.
+    learnt = rates(begins - 1, "source")
+    assert not made.adapting
+    assert rates(begins, "features") == pytest.approx([rate * config.adaptation_lr_factor for rate in learnt])
+    assert made.adapting
+    assert min(rates(begins, "features")) >= config.lr / 10.001
+    assert min(rates(begins, "discriminators")) >= new * (0.999 if config.optimiser == "sgd" else 0.199)
+    # A phase of its own, at the same rates until its middle at the least, and then not less than a tenth of them.
+    for optimiser in ("features", "discriminators"):
+        first = rates(begins, optimiser)
+        assert rates(begins + steps // 4 - 1, optimiser) == first
+        assert min(rates(steps - 1, optimiser)) >= min(first) / 10.001
+    for step in (begins, steps - 1):
+        assert min(rates(step, "discriminators")) >= 0.999 * max(rates(step, "features"))
 
 
 def test_a_row_that_follows_another_takes_its_folder_and_no_other_row_does(tmp_path: Path) -> None:

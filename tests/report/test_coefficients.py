@@ -247,6 +247,9 @@ def test_layers_that_tell_no_images_apart_have_no_plane(
     save_coefficient_figures(run, tmp_path / "x.png", points=6, device="cpu")
     assert [panel.points is None for panel in panels] == [False, True, False]
     assert panels[1].deviation == 0.0 and panels[1].by_domain == 0.0
+    assert [panel.uniform for panel in panels] == [0.5] * 3
+    flagged = json.loads((tmp_path / "x.json").read_text())["hardly_dynamic"]
+    assert flagged == {"all": False, "low": True, "high": False}
 
 
 @pytest.mark.parametrize(
@@ -269,6 +272,8 @@ def test_wrong_use_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     plot = ("plot", "coefficients")
     assert "for a single RUN, got 2" in fails(capsys, *plot, str(run), str(run), "--out", str(tmp_path / "x.png"))
     assert "--points must be at least 1" in fails(capsys, *plot, str(run), "--points", "0")
+    out = fails(capsys, *plot, str(run), "--out", str(tmp_path / "x.json"))
+    assert "x.json: expected a suffix of" in out and "give a file such as coefficients.png" in out
     assert "no run folder" in fails(capsys, *plot, str(tmp_path))
     assert "t-SNE needs 10 images or more, there are 3" in fails(capsys, *plot, str(run), "--points", "1")
     RunFolder(tmp_path).config.write_bytes(RunFolder(run).config.read_bytes())

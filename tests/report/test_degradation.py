@@ -12,7 +12,7 @@ from report_runs import config_of, write_run
 
 from dynconv import cli
 from dynconv.report.collect import FoundRun, find_runs
-from dynconv.report.degradation import Degradation, degradations, standard_error
+from dynconv.report.degradation import Degradation, degradations, training_warning
 
 TASK = "mnist+usps-mnist_m"
 
@@ -69,17 +69,51 @@ def test_a_difference_is_the_last_accuracy_less_the_mean_of_the_oracles(runs: Pa
     kinds = compared(runs, oracles)
     assert list(kinds) == ["mcd, static", "drt, subspace"]
     static, dynamic = kinds.values()
-    assert static.task == TASK and static.oracles == {"mnist": 2, "usps": 1}
-    assert static.oracle == pytest.approx({"mnist": 99.0, "usps": 90.0})
-    assert static.difference("mnist").values == pytest.approx({0: -4.0, 1: -2.0})
-    assert static.difference("usps").values == pytest.approx({0: -2.0, 1: -4.0})
-    assert static.difference("mnist").mean == pytest.approx(-3.0)
-    # The sample's deviation is the square root of 2, over that of two seeds.
-    assert standard_error(static.difference("mnist")) == pytest.approx(1.0)
-    assert static.mean_difference.values == pytest.approx({0: -3.0, 1: -3.0})
-    assert dynamic.difference("usps").mean == pytest.approx(3.0)
-    assert dynamic.mean_difference.mean == pytest.approx((-0.5 + 3.0) / 2)
-    assert standard_error(dynamic.difference("usps")) is None
+    assert static.task == TASK and {name: len(each.values) for name, each in static.oracle.items()} == {
+        "mnist": 2,
+        "usps": 1,
+    }
+    assert {name: each.mean for name, each in static.oracle.items()} == pytest.approx({"mnist": 99.0, "usps": 90.0})
+    # Of USPS there is none of seed 1: nothing is paired, and the errors of both sides count. A sample's deviation is
+    # the square root of 2, over that of two seeds 1 on each side.
+    assert not static.paired and static.difference("mnist") == pytest.approx((-3.0, 2**0.5))
+    assert static.difference("usps").mean == pytest.approx(-3.0)
+    assert static.difference("usps").error is None, "nobody knows the error of a single oracle"
+    assert static.mean_difference.mean == pytest.approx(-3.0) and static.mean_difference.error is None
+    # Of seed 0 there are both.
+    assert dynamic.paired and list(dynamic.oracle["mnist"].values) == [0]
+    assert dynamic.difference("mnist").mean == pytest.approx(98.5 - 98.0)
+    assert dynamic.difference("usps") == (pytest.approx(3.0), None)
+    assert dynamic.mean_difference.mean == pytest.approx((0.5 + 3.0) / 2)
+
+
+def test_runs_are_paired_with_the_oracles_of_their_seed(runs: Path, oracles: Path) -> None:
+    add(oracles / "usps-1", "source-only", {"usps": 0.92}, protocol="usps-mnist", seed=1)
+    static = compared(runs, oracles)["mcd, static"]
+    # 95 - 98 and 97 - 100; 88 - 90 and 86 - 92.
+    assert static.paired and static.difference("mnist") == pytest.approx((-3.0, 0.0))
+    assert static.difference("usps") == pytest.approx((-4.0, 2.0))
+    # By seed -2.5 and -4.5.
+    assert static.mean_difference == pytest.approx((-3.5, 1.0))
+    add(runs / "mcd-2", "mcd", {"mnist": 0.96, "usps": 0.87}, protocol=TASK, seed=2)
+    static = compared(runs, oracles)["mcd, static"]
+    # Over the sources 91.5 three times: the runs' error is none, the oracles' is 1 each and half as much in the mean.
+    assert not static.paired and static.mean_difference == pytest.approx((91.5 - 95.0, 0.5 * 2**0.5))
+
+
+def test_another_training_of_the_oracles_is_told(
+    runs: Path, oracles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert training_warning([compared(runs, oracles)["mcd, static"]]) == ""
+    odd = {"optimiser": "adam", "lr": 0.5}
+    add(tmp_path / "odd", "mcd", {"usps": 0.9}, protocol="usps-mnist_m", options=odd, batch_size=7)
+    words = ["plot", "degradation", str(tmp_path / "odd"), "--oracles", str(oracles / "usps")]
+    assert cli.main([*words, "--out", str(tmp_path / "x.png")]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "dynconv: runs and oracles were not trained alike: mcd, static has batch_size 7, the oracles"
+    )
+    assert "lr 0.5, the oracles" in line and "steps" not in line
 
 
 def test_kinds_of_one_method_are_told_apart_by_their_residual(runs: Path, oracles: Path) -> None:
@@ -106,7 +140,8 @@ def test_plot_draws_the_figure_prints_the_table_and_writes_the_numbers(
     assert cli.main([*words, "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-2:] == [str(out), str(out.with_suffix(".csv"))]
-    assert "mcd, static" in printed and "96.0 (−2.0 ± 1.0)" in printed and "−2.5" in printed
+    assert "mcd, static" in printed and "96.0 (−2.0)" in printed and "n = 2, not paired" in printed
+    assert "98.0 (n = 1)" in printed and "n = 1, paired" in printed
     assert out.read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert [(row["run"], row["source"]) for row in rows] == [
@@ -115,9 +150,10 @@ def test_plot_draws_the_figure_prints_the_table_and_writes_the_numbers(
         ("drt, subspace", "mnist"),
         ("drt, subspace", "usps"),
     ]
-    names = ("seeds", "accuracy", "oracles", "oracle_accuracy", "difference", "standard_error")
-    assert [rows[0][name] for name in names] == ["0 1", "96.000", "1", "98.000", "-2.000", "1.000"]
-    assert rows[3]["standard_error"] == ""
+    assert list(rows[0].values())[3:] == [
+        *("2", "0 1", "100", "96.000", "1", "0", "100", "98.000", "no", "-2.000", ""),
+    ]
+    assert rows[3]["n"] == "1" and rows[3]["paired"] == "yes" and rows[3]["standard_error"] == ""
     assert sorted(path.name for path in out.parent.iterdir()) == ["cost.csv", "cost.png"]
 
 
@@ -135,6 +171,9 @@ def test_what_cannot_be_compared_is_refused_in_words(
     both = add(tmp_path / "both", "source-only", {"mnist": 0.9, "usps": 0.9}, protocol=TASK)
     assert "has 2 sources (mnist, usps)" in told(*every, both)
     assert "is a run of mcd; an oracle is one of source-only" in told(*every, runs / "mcd-1")
+    dynamic = {"residual": "subspace"}
+    moving = add(tmp_path / "moving", "source-only", {"mnist": 0.9}, protocol="mnist-usps", seed=7, options=dynamic)
+    assert "moving is of a dynamic network (residual subspace); an oracle is the static one" in told(*every, moving)
     half = add(tmp_path / "half", "mcd", {"mnist": 0.9, "usps": 0.9}, protocol=TASK, finish=False)
     assert "it is unfinished at step 100 of 100" in told(*every, run=half)
     assert "it is unfinished" in told(half)
@@ -155,4 +194,6 @@ def test_what_cannot_be_compared_is_refused_in_words(
     (tmp_path / "damaged" / "config.yaml").write_text("method: alchemy\n")
     assert "unknown method 'alchemy'" in told(*every, tmp_path / "damaged")
     assert "--oracles" in fails(capsys, "plot", "degradation", str(runs), "--out", str(out))
+    words = ["plot", "degradation", str(runs), "--oracles", str(oracles), "--out"]
+    assert "x.csv: expected a suffix of" in fails(capsys, *words, str(tmp_path / "x.csv"))
     assert not out.exists() and not out.with_suffix(".csv").exists()

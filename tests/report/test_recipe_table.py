@@ -92,6 +92,18 @@ def test_tasks_of_one_target_give_their_mean_and_their_best_beside_the_papers() 
     assert "looks at the target's labels" in text and "whose columns are others" not in text
 
 
+def test_the_difference_of_a_group_that_lacks_a_task_is_none_as_its_mean_is() -> None:
+    recipe = RECIPES["drt-domainnet-single"]
+    clipart, infograph = recipe.groups["→ clp"], recipe.groups["→ inf"]
+    # No task of the other four targets, and one of infograph's is missing.
+    tasks = (*clipart, *infograph[:4])
+    values = (("MCD", 30.0), ("DRT", 40.0))
+    records = [line(task, row, seed, value) for task in tasks for row, value in values for seed in (0, 1)]
+    lines = report(recipe, records).splitlines()
+    assert "| DRT | +10.0 ± 0.0 | - | - | - | - | - | - |" in lines
+    assert any(each.startswith("| DRT | 40.0 (41.9, -1.9) | - (19.6) |") for each in lines)
+
+
 def test_the_papers_tables_of_means_and_of_bests_stand_whole_below_other_targets() -> None:
     recipe = RECIPES["drt-single-source-digits"]
     text = report(recipe, [line(task, "MCD", 0, 50.0) for task in recipe.tasks])

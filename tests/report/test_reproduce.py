@@ -268,16 +268,24 @@ def test_a_row_whose_predecessor_failed_is_reported_and_trained_by_the_next_call
 def test_a_row_without_its_predecessor_needs_it_finished(tmp_path: Path, plan: Plan) -> None:
     plan()
     for fields in ({}, {"dry_run": True}):
-        with pytest.raises(
-            ValueError, match=r"'DRT\+ST' learns the pseudo labels of 'DRT', .*\nGive --rows \"DRT\" too"
-        ):
+        with pytest.raises(ValueError) as told:
             follow(tmp_path, ("DRT+ST",), **fields)
+        lacking = ", ".join(str(tmp_path / "domainnet_clipart" / "DRT" / f"seed{seed}") for seed in range(2))
+        assert f"'DRT+ST' learns the pseudo labels of 'DRT', which is not finished in {lacking}\n" in str(told.value)
+        assert 'Give --rows "DRT" too' in str(told.value)
     listed = follow(tmp_path, dry_run=True).text.splitlines()
     place = tmp_path / "domainnet_clipart"
     assert f"train     {place / 'DRT+ST' / 'seed1'}, after {place / 'DRT' / 'seed1'}" in listed
     follow(tmp_path, ("DRT",))
     assert follow(tmp_path, ("DRT+ST",)).failed == ()
     assert trained(plan()) == ["DRT/seed0", "DRT/seed1", "DRT+ST/seed0", "DRT+ST/seed1"]
+
+
+def test_self_training_on_the_embedded_domains_follows_drt(tmp_path: Path, plan: Plan) -> None:
+    plan()
+    options = ReproduceOptions("drt-embedded", out=tmp_path, tasks=("embedded:plain",), rows=("DRT", "DRT+ST"), seeds=1)
+    assert reproduce(options, line=lambda text: None).failed == ()
+    assert trained(plan()) == ["DRT/seed0", "DRT+ST/seed0"]
 
 
 def test_a_predecessor_of_another_configuration_is_refused(tmp_path: Path, plan: Plan) -> None:
