@@ -85,8 +85,8 @@ RESIDUALS = Recipe(
     ),
     run=_RUN,
     seeds=3,
-    expected=f"of drt-digits, {_MEASURED}",
-    cost=_minutes(42),
+    expected="measured here: static 69.6 on average, dynamic 69.5 to 69.9, subspace routing with Kaiming's start 68.1",
+    cost="42 runs, of which 34 were run here: 160 minutes of runs, two at a time on two busy CPU cores",
     needs=_NEEDS,
     baseline="static",
     published="drt-1",
@@ -97,8 +97,9 @@ BASES = sweep(
     "stands in for DRT, section 4.2 (number of bases on DomainNet), with Kaiming's start of the branches",
     Row("DRT", "drt", DRTConfig(**_ROUTED)),
     {f"K = {number}": {"num_bases": number} for number in (2, 4, 6, 8)},
-    _minutes(15),
+    "15 runs; the six of K = 2 and 8: 23 minutes of runs, two at a time on two busy CPU cores",
     published="drt-bases",
+    expected="measured here: static 52.3, K = 2 53.2, K = 4 48.5, K = 8 52.9",
     baseline=Row("static", "mcd", MCDConfig(**_ADVERSARIAL), "static"),
 )
 _LOSSES: tuple[tuple[str, str, MethodConfig, str | None], ...] = (
@@ -125,7 +126,7 @@ LOSSES = Recipe(
     rows=tuple(row for each in _LOSSES for row in (Row(*each), _with_drt(*each))),
     run=_RUN,
     seeds=3,
-    expected=f"of drt-digits, {_MEASURED}",
+    expected="of drt-residuals-digits, measured here: static MCD 69.6 on average",
     cost=_minutes(84),
     needs=_NEEDS,
     published="drt-2",
@@ -143,8 +144,8 @@ ORACLES = Recipe(
     split="source-test",
     run=_RUN,
     seeds=3,
-    expected="the paper has no figures for these images",
-    cost=_minutes(9),
+    expected="measured here with seed 0: MNIST 98.9, USPS 97.2, MNIST-M 91.9",
+    cost="9 runs of 78 seconds, two at a time on two busy CPU cores",
     needs=_NEEDS,
 )
 OFFICE = Recipe(
@@ -159,8 +160,8 @@ OFFICE = Recipe(
     ),
     run={**_RUN, "log_every": 50},
     seeds=1,
-    expected="the paper has no figures for these images",
-    cost="not run here; estimate: 3 runs, 18 minutes on two CPU cores (--parallel 2)",
+    expected="measured here: static 39.9, subspace routing with Kaiming's start 31.4; the other row was not run",
+    cost="3 runs, of which two were run here: 17 minutes of runs, two at a time on two busy CPU cores",
     needs="Office-31",
     baseline="static",
 )
