@@ -15,7 +15,8 @@ from dynconv.engine.interrupt import Interrupted
 from dynconv.engine.loading import check_skipped, load_domains, record_skipped
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.progress import Diverged
-from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels, record_pseudo_labels
+from dynconv.engine.pseudo_label_file import record_pseudo_labels
+from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels
 from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder

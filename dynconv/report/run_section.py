@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from dynconv.engine.loading import read_skipped
-from dynconv.engine.pseudo_labels import read_pseudo_labels
+from dynconv.engine.pseudo_label_file import read_pseudo_labels
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import STEP_0, Before
 from dynconv.report.collect import FoundRun

@@ -18,6 +18,7 @@ from rich.console import Console
 from same_run import assert_same_run, call_at_step, flat, without_seconds
 
 from dynconv import cli
+from dynconv.engine import pseudo_label_file
 from dynconv.engine import pseudo_labels as module
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import RunOptions, TrainConfig
@@ -25,7 +26,8 @@ from dynconv.engine.inspect import dump, load_run
 from dynconv.engine.loading import load_domains
 from dynconv.engine.measure import measure_run
 from dynconv.engine.options import parse_train
-from dynconv.engine.pseudo_labels import guessed, pseudo_labels, read_pseudo_labels, select
+from dynconv.engine.pseudo_label_file import read_pseudo_labels
+from dynconv.engine.pseudo_labels import guessed, pseudo_labels, select
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import make_fabric, open_folder, prepare, train
@@ -354,7 +356,7 @@ def test_a_damaged_or_foreign_file_is_refused(
     if change.pop("seal", False):
         plain |= change
         del plain["sha256"]
-        plain["sha256"] = module._digest(plain)
+        plain["sha256"] = pseudo_label_file._digest(plain)
     file.write_text(json.dumps({**plain, **change}))
     with pytest.raises(ValueError, match=words):
         prepared(second())

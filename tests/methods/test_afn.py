@@ -96,7 +96,7 @@ def test_frozen_statistics_leave_the_new_layers_without_any(tmp_path) -> None:
     made = make(normalisation_policy="frozen", weights=str(tmp_path / "weights.pt"))
     assert not any(isinstance(layer, nn.BatchNorm1d) for layer in made.features.layers)
     # What came with the weights learns at its own rate, and the new layers at the full one.
-    new, pretrained = made.feature_groups()
+    new, pretrained, _ = made.feature_groups()
     assert {id(p) for p in new[0]} == {id(p) for p in made.features.layers.parameters()}
     assert {id(p) for p in pretrained[0]} == {id(p) for p in made.features.trunk.parameters()}
 

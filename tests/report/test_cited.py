@@ -120,10 +120,10 @@ def test_a_mean_over_classes_is_held_against_the_papers_mean(tmp_path: Path) -> 
 def test_every_recipe_of_the_runs_says_what_it_is_and_what_to_expect(tmp_path: Path) -> None:
     run_of(tmp_path, RECIPES["drt-digits"], "MCD, static", "mnist+usps-mnist_m")
     notes = tables(tmp_path)["Target accuracy"].notes
-    for name in ("drt-digits", "drt-residuals-digits", "drt-losses-digits"):
+    for name in ("drt-digits", "drt-residuals-digits", "drt-bases-digits", "drt-losses-digits"):
         recipe = RECIPES[name]
         assert f"{name}: {recipe.source}; expected: {recipe.expected}." in notes
-    assert not any(note.startswith("drt-bases-digits") for note in notes)
+    assert not any(note.startswith("drt-oracles-digits") for note in notes)
     assert any("stands in for DRT, Table 3" in note for note in notes)
 
 

@@ -9,7 +9,7 @@ import torch
 from report_runs import config_of, row_of, write_run
 
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.pseudo_labels import PseudoLabels, record_pseudo_labels
+from dynconv.engine.pseudo_label_file import PseudoLabels, record_pseudo_labels
 from dynconv.engine.run_folder import RunFolder
 from dynconv.plots.training import _panels
 from dynconv.recipes import Recipe
