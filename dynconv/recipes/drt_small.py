@@ -30,7 +30,7 @@ _ADVERSARIAL: dict[str, Any] = {
     "discrepancy_weight": 4.0,
 }
 DRT_DIGITS = DRTConfig(**_ADVERSARIAL)
-# With branches from N(0, 0.01), as released, the coefficients of this network stay within 0.001 of uniform under Adam.
+# From N(0, 0.01), as released, the coefficients were within 0.001 of uniform after a run (MNIST, USPS -> MNIST-M, seed 0).
 _KAIMING: dict[str, Any] = {"branch_init": "kaiming"}
 _ROUTED: dict[str, Any] = {**_ADVERSARIAL, **_KAIMING}
 _DANN: dict[str, Any] = {**_SHARED, "bottleneck": 0, "hidden_features": 128}
@@ -92,7 +92,7 @@ RESIDUALS = Recipe(
     published="drt-1",
 )
 BASES = sweep(
-    dataclasses.replace(RESIDUALS, tasks=dict(list(_MULTI.items())[:1])),
+    dataclasses.replace(RESIDUALS, tasks={"mnist+usps-mnist_m": _MULTI["mnist+usps-mnist_m"]}),
     "drt-bases-digits",
     "stands in for DRT, section 4.2 (number of bases on DomainNet), with Kaiming's start of the branches",
     Row("DRT", "drt", DRTConfig(**_ROUTED)),
