@@ -95,7 +95,7 @@ class Scoring:
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
         for images in self.images(part):
             with self.autocast():
-                features = method.features(images)
+                features = method.embed(images)
                 scores = method.scores(features)
             found[0].append(features.flatten(1).float())
             found[1].append(scores.float())
@@ -176,7 +176,7 @@ class Evaluation:
                         by_class=by_class,
                         ten_crop=self.ten_crop,
                     )
-            return row | self._validators(method, held_out)
+            return row | self._validators(method, held_out) | self._diagnosis(method)
 
     def target_scores(self, method: Method) -> Tensor:
         """Scores float32 (N, C) of all target training images, in their order, in evaluation mode."""
@@ -205,6 +205,17 @@ class Evaluation:
             *(torch.cat(column) for column in zip(*held_out, strict=True)),
         )
         return {f"target-train/{self.protocol.target.name}/{name}": value for name, value in found.items()}
+
+    def _diagnosis(self, method: Method) -> dict[str, float]:
+        if not (count := method.diagnosed_images):
+            return {}
+        kinds = ([domain.train for domain in self.protocol.sources], self.held_out)
+        parts = ([_spread(split, count // len(splits)) for split in splits] for splits in kinds)
+        trained, held_out = (
+            torch.cat([images for part in own for images in self.scoring.images(part)]) for own in parts
+        )
+        with torch.no_grad(), self.scoring.autocast():
+            return method.diagnose(trained, held_out)
 
     def _observe_target(self, method: Method) -> None:
         split = self.protocol.target.train

@@ -221,6 +221,8 @@ class Run:
             **measured,
         }
         journal.evaluation(row, self.config.run.validator)
+        if (remark := self.method.remark(row)) is not None:
+            journal.line(remark)
         # The network as it starts is never selected.
         for rule in KEPT if self.step else ():
             value = merit(row, rule, self.config.run.validator)

@@ -5,8 +5,10 @@ from dynconv.methods.adda import ADDA, ADDAConfig
 from dynconv.methods.afn import AFN, AFNConfig
 from dynconv.methods.base import About, Method, Refresh, Update
 from dynconv.methods.bsp import BSP, BSPConfig
+from dynconv.methods.calibrator import CalibratorConfig, CalibratorMethod
 from dynconv.methods.cdan import CDAN, CDANConfig
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.cyclegan import CycleGAN, CycleGANConfig
 from dynconv.methods.dan import DAN, DANConfig
 from dynconv.methods.dann import DANN, DANNConfig
 from dynconv.methods.drt import DRT, DRTConfig
@@ -38,6 +40,8 @@ METHODS: dict[str, type[Method]] = {
     "bsp": BSP,
     "drt": DRT,
     "gsda": GSDA,
+    "calibrator": CalibratorMethod,
+    "cyclegan": CycleGAN,
 }
 
 __all__ = [
@@ -62,6 +66,10 @@ __all__ = [
     "AdaBNConfig",
     "BSPConfig",
     "CDANConfig",
+    "CalibratorConfig",
+    "CalibratorMethod",
+    "CycleGAN",
+    "CycleGANConfig",
     "DANConfig",
     "DANNConfig",
     "DRTConfig",

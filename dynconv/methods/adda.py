@@ -3,11 +3,9 @@ is trained against a discriminator that knows the source's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -15,12 +13,11 @@ from torch import Tensor, nn
 
 from dynconv.distributed import all_mean
 from dynconv.losses import MappingForm, discrimination_loss, domain_accuracies, mapping_loss
-from dynconv.methods.base import About, Method, Update
+from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
-from dynconv.methods.config import MethodConfig
-from dynconv.methods.encoders import Encoders, encoding, evaluated, listed, load_source
+from dynconv.methods.encoders import Encoders, encoding, evaluated
+from dynconv.methods.source_first import SourceFirst, SourceFirstConfig
 from dynconv.models import DomainName, Features, NormalisationPolicy
-from dynconv.models.weights import are_left_out
 from dynconv.nn import DiscriminatorBank
 
 if TYPE_CHECKING:
@@ -28,16 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ADDAConfig(MethodConfig):
+class ADDAConfig(SourceFirstConfig):
     """ADDA; the defaults are those of the paper's digits."""
 
-    pretrain: float = 0.5
-    """Share of the run's steps in which encoder and classifier learn the source, before the adaptation begins (released
-    code of GAM, whose scripts are ADDA's: 10,000 steps of each)."""
-    source_checkpoint: str = ""
-    """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
-    encoder and classifier are taken; the whole run is then adaptation. Give `weights` "none" where that run had it, for
-    ResNets take images of another normalisation then. Empty to train them in the first `pretrain` of this run."""
     weight_sharing: Literal["unshared", "shared"] = "unshared"
     """Whether the target has an encoder of its own, which starts as the source's and leaves that and the classifier as
     they are (ADDA), or one encoder serves both and goes on learning the source meanwhile (Table 1's other choice)."""
@@ -81,22 +71,9 @@ class ADDAConfig(MethodConfig):
         check_range(self, ("discriminator_steps", "gate", "adversarial_weight", "beta1"), least=0)
         check_range(self, ("adaptation_lr_factor", "discriminator_lr_factor"), above=0)
         check_range(self, ("hidden_features", "num_layers"), least=1)
-        if not 0 < self.pretrain < 1:
-            raise ValueError(
-                f"pretrain: expected a share of the run above 0 and below 1, got {self.pretrain}; to adapt from the "
-                f"first step, give another run's source_checkpoint"
-            )
         for name in ("gate", "beta1"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected less than 1, got {getattr(self, name)}")
-        if self.source_checkpoint:
-            choice = "source_checkpoint, which has been trained"
-            check_unused(self, ("pretrain",), choice, "leave source_checkpoint out")
-            if self.weights not in ("auto", "none"):
-                raise ValueError(
-                    f"weights: {self.weights} contradicts {choice}; leave weights at auto, give none where that run "
-                    "had none, or leave source_checkpoint out"
-                )
         if self.optimiser == "sgd":
             check_unused(self, ("beta1",), "optimiser 'sgd', which has no use for it", "choose optimiser 'adam'")
         if self.weight_sharing == "shared":
@@ -113,7 +90,7 @@ class ADDAConfig(MethodConfig):
             )
 
 
-class ADDA(Method):
+class ADDA(SourceFirst):
     """min over the source's encoder and the classifier of the cross entropy; then min over D of L_advD and min over
     the target's encoder of L_advM (eq. 9).
 
@@ -130,11 +107,6 @@ class ADDA(Method):
 
     def __init__(self, config: ADDAConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        # Of the network that the run begins with; None where it learns the source itself.
-        self.source_classes: tuple[str, ...] | None = None
-        if config.source_checkpoint and not are_left_out():
-            networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
-            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
         if config.weight_sharing == "unshared":
             self.features = both = Encoders(self.features)
             pairs = zip(both.source.parameters(), both.target.parameters(), strict=True)
@@ -143,7 +115,9 @@ class ADDA(Method):
         self.discriminators = DiscriminatorBank(
             1, seen, hidden_features=config.hidden_features, num_layers=config.num_layers, dropout=0.0
         )
-        self._set_phase(0, 1)
+        self.maps = False
+        # The discriminator's accuracy on each micro-batch of the step.
+        self._accuracies: list[Tensor] = []
 
     @property
     def encoders(self) -> Encoders | None:
@@ -179,33 +153,17 @@ class ADDA(Method):
         return optimiser
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
-        pretrained, alone = self._adaptation_begins(max_steps), self.config.discriminator_steps
+        pretrained, alone = self.adaptation_begins(max_steps), self.config.discriminator_steps
         if pretrained + alone >= max_steps:
             raise ValueError(
                 f"pretrain, discriminator_steps: of the run's {max_steps} steps {pretrained} learn the source and "
                 f"{alone} train the discriminator alone, so nothing is ever adapted; give less of these, or more steps"
             )
 
-    def check_classes(self, classes: Sequence[str]) -> None:
-        if self.source_classes is not None and self.source_classes != tuple(classes):
-            raise ValueError(
-                f"source_checkpoint {self.config.source_checkpoint}: its classes are {listed(self.source_classes)}, "
-                f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
-            )
-
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
-        self._set_phase(step, max_steps)
-
-    def _adaptation_begins(self, max_steps: int) -> int:
-        return 0 if self.config.source_checkpoint else math.ceil(self.config.pretrain * max_steps)
-
-    def _set_phase(self, step: int, max_steps: int) -> None:
-        start = self._adaptation_begins(max_steps)
-        self.adapting = step >= start
-        self.maps = step >= start + self.config.discriminator_steps
-        # The discriminator's accuracy on each micro-batch of the step.
-        self._accuracies: list[Tensor] = []
+        self.maps = step >= self.adaptation_begins(max_steps) + self.config.discriminator_steps
+        self._accuracies.clear()
 
     def evaluating_domain(self, domain: DomainName) -> AbstractContextManager[None]:
         """Within the context `predict` takes its images for those of `domain`: for the source's encoder or the

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,11 @@ class Method(nn.Module, abc.ABC):
     def predict(self, images: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, 3, S, S) with S = image_size; of the target, unless the call is
         within `evaluating_domain`."""
-        return self.scores(self.features(images))
+        return self.scores(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features (B, F) of images (B, 3, S, S), as `predict` scores them."""
+        return self.features(images)
 
     def scores(self, features: Tensor) -> Tensor:
         """Class scores (B, num_classes) of features (B, F): the sum of the heads' scores."""
@@ -244,6 +248,25 @@ class Method(nn.Module, abc.ABC):
         """Raise a ValueError in training mode, where what `observe_target` measures would be another network's."""
         if self.training:
             raise ValueError("observe_target: the method is in training mode; call eval() first")
+
+    @property
+    def diagnosed_images(self) -> int:
+        """How many source images `diagnose` is to see of each kind; 0 for no diagnosis."""
+        return 0
+
+    def diagnose(self, trained: Tensor, held_out: Tensor) -> dict[str, float]:
+        """What the method measures of itself at each evaluation, in evaluation mode: figures by name, for the rows of
+        results.jsonl. It draws from no generator that the training draws from.
+
+        Args:
+            trained: Source images (n, 3, S, S) that are trained on.
+            held_out: Source images (n, 3, S, S) that are not.
+        """
+        return {}
+
+    def remark(self, row: Mapping[str, Any]) -> str | None:
+        """A line for whoever watches, about the figures of an evaluation; None for nothing."""
+        return None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """New optimisers by group: "features" and "heads". `begin_step` schedules those made last."""

@@ -14,9 +14,10 @@ from dynconv.models import DynamicSpec, NormalisationPolicy, weights_of
 class MethodConfig:
     """The fields that every method has."""
 
-    backbone: Literal["lenet-small", "lenet-m3sda", "resnet-small", "resnet50", "resnet101"] = "lenet-small"
-    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT,
-    `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101` for 224 x 224."""
+    backbone: Literal["lenet-small", "lenet-m3sda", "dtn", "resnet-small", "resnet50", "resnet101"] = "lenet-small"
+    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `dtn` for
+    digits as in CyCADA and the Calibrator, `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101`
+    for 224 x 224."""
     weights: str = "auto"
     """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
     for resnet50 and resnet101, none for the others."""
@@ -34,7 +35,7 @@ class MethodConfig:
     residual: Literal["none", "subspace", "channel", "combined"] = "none"
     """Dynamic residual of the network's convolutions (DRT, Li et al., CVPR 2021): "none" for a static network,
     "subspace" routing (eq. 4), "channel" attention (eq. 3) or both "combined" (eq. 5); compared in Table 1. Of a LeNet
-    every convolution is dynamic, of a ResNet the 3x3 in its blocks."""
+    and the DTN every convolution is dynamic, of a ResNet the 3x3 in its blocks."""
     num_bases: int = 4
     """K of eq. 4; section 4.2 of DRT compares 2, 4, 6 and 8 ("subspace" and "combined" only)."""
     basis_kernel_size: Literal[1] | None = 1

@@ -1,5 +1,7 @@
 """Backbones by name, each static or with dynamic convolutions, from scratch or from weights."""
 
+from dynconv.models.calibrator import Calibrator
+from dynconv.models.calibrator_file import load_calibrator, save_calibrator
 from dynconv.models.dynamic import DynamicSpec, dynamic_parameters
 from dynconv.models.features import Features, use_memory_format
 from dynconv.models.lenet import LeNet
@@ -18,6 +20,7 @@ from dynconv.models.weights import weights_left_out
 
 __all__ = [
     "NAMES",
+    "Calibrator",
     "DomainBatchNorm",
     "DomainName",
     "DynamicSpec",
@@ -31,7 +34,9 @@ __all__ = [
     "domain_norms",
     "dynamic_parameters",
     "input_of",
+    "load_calibrator",
     "normalised_as",
+    "save_calibrator",
     "set_target_statistics",
     "split_by_domain",
     "statistics_held",

@@ -28,14 +28,15 @@ PAPERS_PERCENT = 0.1
 class Cost:
     """Parameters of a network, and multiply-adds (MACs; one MAC is two FLOPs) of its forward pass of one image.
 
-    Normalisations, activations, poolings of the static network and the softmax are not counted, as is usual.
+    Normalisations (those of instances too), activations, poolings of the static network and the softmax are not
+    counted, as is usual.
     """
 
     parameters: int
     added_parameters: int
     """Those of them that bases and branches add."""
     static_macs: int
-    """Convolutions, with W0 alone, and linear layers."""
+    """Convolutions, with W0 alone, transposed ones and linear layers."""
     pooling_macs: int
     """Of the branches: one addition, counted as a MAC, per element that they read."""
     branch_macs: int
@@ -92,8 +93,8 @@ def count_cost(model: nn.Module, *inputs: Any) -> Cost:
         inputs: What the forward pass takes, with a batch of one; on the meta device where the model is.
 
     Returns:
-        The cost of a forward pass of one image. What is neither ``nn.Conv2d``, ``nn.Linear`` nor a module of dynconv
-        (an attention written in functions, a transposed convolution) is not counted.
+        The cost of a forward pass of one image. What is neither ``nn.Conv2d``, ``nn.ConvTranspose2d``, ``nn.Linear``
+        nor a module of dynconv (an attention written in functions) is not counted.
 
     Raises:
         ValueError: ``inputs`` hold no tensor, or their batch is not one.
@@ -171,7 +172,8 @@ class _Layer(NamedTuple):
 
 
 def _run(model: nn.Module, *inputs: Any) -> tuple[int, list[_Layer]]:
-    """MACs of convolutions, with W0 alone, and linear layers of a forward pass; and its dynamic convolutions."""
+    """MACs of convolutions, with W0 alone, transposed ones and linear layers of a forward pass; and its dynamic
+    convolutions."""
     images = next((value for value in inputs if isinstance(value, Tensor)), None)
     if images is None or images.dim() == 0 or len(images) != 1:
         got = "no tensor" if images is None else f"shape {tuple(images.shape)}"
@@ -185,6 +187,9 @@ def _run(model: nn.Module, *inputs: Any) -> tuple[int, list[_Layer]]:
             read[module] = args[0].numel()
         elif isinstance(module, nn.Linear):
             macs.append(output.numel() * module.in_features)
+        elif isinstance(module, nn.ConvTranspose2d):
+            # Every input place is multiplied by the whole kernel; what falls into the padding is counted too.
+            macs.append(args[0].shape[-2] * args[0].shape[-1] * module.weight.numel())
         elif isinstance(module, nn.Conv2d):
             places = output.shape[-2] * output.shape[-1]
             macs.append(places * module.weight.numel())

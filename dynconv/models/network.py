@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from dynconv.models.dtn import DTN
 from dynconv.models.dynamic import DynamicSpec
 from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
@@ -65,7 +66,9 @@ _LENETS = {
 }
 # torchvision's networks by their depth.
 _DEPTHS: dict[str, Literal[50, 101]] = {"resnet50": 50, "resnet101": 101}
-NAMES = (*_LENETS, "resnet-small", *_DEPTHS)
+# What takes 32 x 32 images, with or without batch normalisation.
+_DIGITS = (*_LENETS, "dtn")
+NAMES = (*_DIGITS, "resnet-small", *_DEPTHS)
 
 
 def input_of(name: str, weights: str = "auto") -> NetworkInput:
@@ -76,7 +79,7 @@ def input_of(name: str, weights: str = "auto") -> NetworkInput:
     """
     if name not in NAMES:
         raise ValueError(f"backbone: expected one of {', '.join(NAMES)}, got {name!r}")
-    if name in _LENETS:
+    if name in _DIGITS:
         return NetworkInput(LeNet.image_size, "half")
     if name == "resnet-small":
         return NetworkInput(SmallResNet.image_size, "half")
@@ -96,12 +99,13 @@ def build(
     """A backbone and the recipe of its classifiers.
 
     Args:
-        name: `lenet-small` or `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear) for 32 x 32 images,
-            `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224.
+        name: `lenet-small`, `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear) or `dtn` (64-128-256, 512) for 32
+            x 32 images, `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224.
         num_classes: Width of each head.
-        dynamic: Makes the convolutions `DynamicConv2d` of this description: all of a LeNet's; of a ResNet the 3x3 in
-            its blocks, starting exactly at the static weights where there are any. None for the static network.
-        norm: "none" leaves out every batch normalisation of a LeNet.
+        dynamic: Makes the convolutions `DynamicConv2d` of this description: all of a LeNet's or the DTN's; of a ResNet
+            the 3x3 in its blocks, starting exactly at the static weights where there are any. None for the static
+            network.
+        norm: "none" leaves out every batch normalisation of a LeNet or the DTN.
         bottleneck: Width of a linear layer after the backbone (CDAN: 256); 0 for none.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
             with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
@@ -117,8 +121,8 @@ def build(
     features: Features
     if norm not in ("batch", "none"):
         raise ValueError(f"norm: expected 'batch' or 'none', got {norm!r}")
-    if norm == "none" and name not in _LENETS:
-        raise ValueError(f"norm: 'none' is for {', '.join(_LENETS)}; {name} is made for batch normalisation")
+    if norm == "none" and name not in _DIGITS:
+        raise ValueError(f"norm: 'none' is for {', '.join(_DIGITS)}; {name} is made for batch normalisation")
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if bottleneck < 0:
@@ -128,6 +132,8 @@ def build(
     pretrained, notice = list[nn.Parameter](), None
     if name in _LENETS:
         features = _lenet(name, norm, dynamic if from_scratch else None)
+    elif name == "dtn":
+        features = DTN(norm=norm == "batch")
     else:
         features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
     if not from_scratch:

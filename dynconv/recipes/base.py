@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import MethodConfig
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
 
@@ -24,10 +25,35 @@ class Row:
     """The row of the recipe's published table that this one is held against; None where the paper has none."""
     after: str | None = None
     """The row above whose run of the same task and seed gives this one its pseudo labels, and is trained first."""
+    starts_from: str | None = None
+    """The row above whose run of the same task and seed is trained first: its last checkpoint is the method's
+    `source_checkpoint`, so that all rows that start from one row share its encoder and classifier."""
     against: str | None = None
     """The row that this one is compared with, where that is not the recipe's `baseline`."""
     published: Mapping[str, float] = field(default_factory=dict)
     """The paper's target test figures in per cent, by task: the recipe fills them in by `cites`."""
+
+    def __post_init__(self) -> None:
+        if self.starts_from is None:
+            return
+        if self.after is not None:
+            raise ValueError(f"{self.label}: after and starts_from contradict each other: a row follows one; give one")
+        if not hasattr(self.options, "source_checkpoint"):
+            raise ValueError(
+                f"{self.label}: starts_from: expected a method with the field source_checkpoint, got {self.method!r}; "
+                "leave starts_from out"
+            )
+        # The method's own words for what a checkpoint contradicts.
+        self.starting(Path("run"))
+
+    @property
+    def follows(self) -> str | None:
+        """The row that is trained before this one, `after` or `starts_from`; None where there is none."""
+        return self.after if self.starts_from is None else self.starts_from
+
+    def starting(self, run: Path) -> MethodConfig:
+        """The options of a row with `starts_from`, whose run of the same task and seed lies in the folder `run`."""
+        return dataclasses.replace(self.options, **{"source_checkpoint": str(RunFolder(run).last)})
 
 
 @dataclass(frozen=True)
@@ -129,20 +155,25 @@ class Recipe:
             out: Its folder.
             data_root: Folder of the real data sets; None for the default.
             device: Where to compute.
-            after: The folder of the run of the row `row.after` with the same task and seed; None where it names none.
+            after: The folder of the run of the row `row.follows` with the same task and seed; None where it names
+                none.
 
         Raises:
             ValueError: `after` is missing, or given for a row without one.
         """
-        if (row.after is None) != (after is None):
-            wanted = "none, for the row follows no other" if row.after is None else f"a run's folder of {row.after!r}"
+        follows = row.follows
+        if (follows is None) != (after is None):
+            wanted = "none, for the row follows no other" if follows is None else f"a run's folder of {follows!r}"
             raise ValueError(f"after: expected {wanted}, got {after}")
         fields = {"protocol": task, "seed": seed, "out": out, "device": device, **self.run}
         if data_root is not None:
             fields["data_root"] = data_root
-        if after is not None:
+        options = row.options
+        if after is not None and row.starts_from is not None:
+            options = row.starting(after)
+        elif after is not None:
             fields["pseudo_labels_from"] = after
-        return TrainConfig(row.method, RunOptions(**fields), row.options)
+        return TrainConfig(row.method, RunOptions(**fields), options)
 
     def _check_labels(self) -> None:
         """Raise a ValueError where a row, or the recipe, names a row that is not there."""
@@ -154,6 +185,7 @@ class Recipe:
             others = [label for label in labels if label != row.label]
             named += [
                 (f"{row.label}: after", row.after, labels[:place]),
+                (f"{row.label}: starts_from", row.starts_from, labels[:place]),
                 (f"{row.label}: against", row.against, others),
             ]
         for what, label, known in named:
@@ -182,11 +214,18 @@ def sweep(
     """A recipe whose rows are those of `base` with the fields that `values` gives by label, and otherwise as `recipe`.
 
     `published` is the paper's table of such a sweep, whose rows have the same labels; None where there is none.
-    `baseline` is one more row, above them, that they are compared with. `expected` is the recipe's own; None for what
-    `recipe` says where there is a table, and for words that there are no figures where there is none.
+    `baseline` is one more row, above them, that they are compared with and may start from. `expected` is the recipe's
+    own; None for what `recipe` says where there is a table, and for words that there are no figures where there is
+    none.
     """
     rows = tuple(
-        Row(label, base.method, dataclasses.replace(base.options, **fields), None if published is None else label)
+        dataclasses.replace(
+            base,
+            label=label,
+            options=dataclasses.replace(base.options, **fields),
+            cites=None if published is None else label,
+            against=None,
+        )
         for label, fields in values.items()
     )
     if expected is None and published is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from dynconv.engine.config import NOT_IDENTITY
+from dynconv.engine.config import NOT_IDENTITY, load_config
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun
+from dynconv.report.started import configuration_started_from
 from dynconv.report.table import named
 
 # These say which task a run is of, and which of its seeds.
@@ -45,28 +47,45 @@ class Grouping:
 
 def group_runs(runs: Sequence[FoundRun]) -> Grouping:
     """Sort the finished ones of `runs` by method and options, task and seed."""
-    members: dict[str, dict[str, dict[int, FoundRun]]] = {}
-    options: dict[str, dict[str, Any]] = {}
-    tasks = _tasks(runs)
+    finished = [run for run in runs if run.done is not None]
+    members: dict[Kind, dict[str, dict[int, FoundRun]]] = {}
+    tasks, kinds = tasks_of(runs), kinds_of(finished)
     doubles = []
-    for run in runs:
-        if run.done is None:
-            continue
-        own = _options(run)
-        key = json.dumps([run.config.method, own], sort_keys=True)
-        options[key] = own
-        by_seed = members.setdefault(key, {}).setdefault(tasks[run.name], {})
+    for run in finished:
+        by_seed = members.setdefault(kinds[run.name], {}).setdefault(tasks[run.name], {})
         if run.seed in by_seed:
             doubles.append((run, by_seed[run.seed]))
         else:
             by_seed[run.seed] = run
     order = list(METHODS)
-    methods = {key: json.loads(key)[0] for key in members}
-    labels = {key: _label(methods[key], key, options, methods) for key in members}
-    keys = sorted(members, key=lambda key: order.index(methods[key]))
-    groups = tuple(Group(labels[key], methods[key], members[key]) for key in keys)
+    sorted_kinds = sorted(members, key=lambda kind: order.index(kind.method))
+    groups = tuple(Group(kind.label, kind.method, members[kind]) for kind in sorted_kinds)
     shown = [task for task in dict.fromkeys(tasks.values()) if any(task in group.runs for group in groups)]
     return Grouping(groups, tuple(sorted(shown, key=_place_in_papers)), tuple(doubles))
+
+
+class Kind(NamedTuple):
+    """A method with one choice of options, whatever the task and the seed."""
+
+    method: str
+    label: str
+    """The method, and what tells the kind from the others."""
+    key: str
+    """All of the options, as JSON: a label shortens them."""
+
+
+def kinds_of(runs: Sequence[FoundRun], *, without: Sequence[str] = ()) -> dict[str, Kind]:
+    """Run name to kind. Options in `without`, by METHOD.NAME or by the name of one that all methods share, do not tell
+    kinds apart."""
+    options: dict[str, dict[str, Any]] = {}
+    methods: dict[str, str] = {}
+    keys = {}
+    for run in runs:
+        own = {name: value for name, value in _options(run).items() if name not in without}
+        keys[run.name] = key = json.dumps([run.config.method, own], sort_keys=True)
+        options[key], methods[key] = own, run.config.method
+    kinds = {key: Kind(methods[key], _label(methods[key], key, options, methods), key) for key in options}
+    return {name: kinds[key] for name, key in keys.items()}
 
 
 def _place_in_papers(task: str) -> int:
@@ -75,7 +94,7 @@ def _place_in_papers(task: str) -> int:
     return known.index(task) if task in known else len(known)
 
 
-def _tasks(runs: Sequence[FoundRun]) -> dict[str, str]:
+def tasks_of(runs: Sequence[FoundRun]) -> dict[str, str]:
     """Run name to task: the protocol's name; own domains of the same names at other places get a number."""
     known: dict[str, list[tuple[Any, ...]]] = {}
     found = {}
@@ -97,7 +116,23 @@ def _options(run: FoundRun) -> dict[str, Any]:
     shared = {name: value for name, value in plain.items() if name not in NOT_OPTIONS}
     # Without the task and the seed of the other run, which go with this one's.
     shared["pseudo_labels_of"] = run.config.run.pseudo_labels_kind
+    if (start := configuration_started_from(run.folder.path, run.config)) is not None:
+        # As above, what it learnt and not of which task and seed.
+        own["source_checkpoint"] = start.described().rpartition(" ")[0]
+    if own.get("source_checkpoint"):
+        own["source_checkpoint"] = _start(Path(own["source_checkpoint"]))
     return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
+
+
+def _start(checkpoint: Path) -> str:
+    """What a run starts from, without task and seed, which go with its own: the method and hash of that run's
+    configuration; the file itself where it lies in no run folder."""
+    try:
+        config = load_config(checkpoint.parent.parent / "config.yaml", METHODS)
+    except ValueError:
+        return str(checkpoint)
+    run = replace(config.run, protocol=None, source=(), target=None, seed=0)
+    return f"{config.method} {replace(config, run=run).hash}"
 
 
 def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
 from dynconv.recipes import Recipe, Row
+from dynconv.report.started import started_from
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class RecipeRun:
     config: TrainConfig
     folder: RunFolder
     after: RecipeRun | None = None
-    """The run whose pseudo labels it learns."""
+    """The run whose pseudo labels it learns, or whose encoder and classifier it starts from."""
 
     @property
     def name(self) -> str:
@@ -39,8 +41,13 @@ class RecipeRun:
 
     @property
     def ready(self) -> bool:
-        """Whether it could train now: a run that began has its pseudo labels in its own folder."""
-        return self.after is None or self.began or self.after.finished
+        """Whether it could train now: one that began has its pseudo labels in its own folder, but reads the checkpoint
+        that it started from again."""
+        return self.after is None or self.after.finished or (self.began and self.learns_pseudo_labels)
+
+    @property
+    def learns_pseudo_labels(self) -> bool:
+        return self.config.run.pseudo_labels_from is not None
 
 
 def recipe_runs(
@@ -59,7 +66,7 @@ def recipe_runs(
 
     def run(seed: int, task: str, row: Row) -> RecipeRun:
         # It may also be one of those chosen, and is the same then.
-        after = None if row.after is None else run(seed, task, rows[row.after])
+        after = None if row.follows is None else run(seed, task, rows[row.follows])
         path = out / _file_name(task) / _file_name(row.label) / f"seed{seed}"
         config = recipe.config(
             task,
@@ -101,17 +108,18 @@ def check_configurations(runs: Sequence[RecipeRun]) -> None:
 def check_order(runs: Sequence[RecipeRun]) -> None:
     """Raise a ValueError where a run that is to begin follows one that is neither finished nor to be trained."""
     chosen = {run.name for run in runs}
-    lacking: dict[tuple[str, str], list[Path]] = {}
+    lacking: dict[tuple[str, str, str], list[Path]] = {}
     for run in runs:
         if run.after is not None and run.after.name not in chosen and not run.finished and not run.ready:
-            lacking.setdefault((run.label, run.after.label), []).append(run.after.folder.path)
+            how = "learns the pseudo labels of" if run.learns_pseudo_labels else "starts from the classifier of"
+            lacking.setdefault((run.label, how, run.after.label), []).append(run.after.folder.path)
     if not lacking:
         return
     lines = [
-        f"\n  {label!r} learns the pseudo labels of {after!r}, which is not finished in {_some(paths)}"
-        for (label, after), paths in lacking.items()
+        f"\n  {label!r} {how} {after!r}, which is not finished in {_some(paths)}"
+        for (label, how, after), paths in lacking.items()
     ]
-    labels = " ".join(f'"{after}"' for after in dict.fromkeys(after for _, after in lacking))
+    labels = " ".join(f'"{after}"' for after in dict.fromkeys(after for *_, after in lacking))
     raise ValueError(f"--rows: rows that follow others:{''.join(lines)}\nGive --rows {labels} too, or train it first.")
 
 
@@ -124,7 +132,17 @@ def _other_configuration(run: RecipeRun) -> str:
         found = load_config(file, METHODS)
     except (ValueError, TypeError) as error:
         return str(error).removeprefix(f"{file}: ")
+    if run.finished and run.after is not None and not run.learns_pseudo_labels:
+        found = _at_its_place(run, run.after, found)
     return "; ".join(run.config.mismatches(found.identity()))
+
+
+def _at_its_place(run: RecipeRun, after: RecipeRun, found: TrainConfig) -> TrainConfig:
+    """`found` with the checkpoint's present path where the recipe's folder was moved since the run finished."""
+    if started_from(run.folder.path, found) != after.folder.path.absolute():
+        return found
+    options = dataclasses.replace(found.options, source_checkpoint=run.config.options.source_checkpoint)
+    return dataclasses.replace(found, options=options)
 
 
 def _some(paths: Sequence[Path], most: int = 3) -> str:

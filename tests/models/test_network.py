@@ -55,7 +55,7 @@ def test_heads_start_apart() -> None:
 
 
 def test_bad_names_and_numbers_are_refused() -> None:
-    listed = "lenet-small, lenet-m3sda, resnet-small, resnet50, resnet101"
+    listed = "lenet-small, lenet-m3sda, dtn, resnet-small, resnet50, resnet101"
     for call in (lambda: build("lenet", num_classes=10), lambda: input_of("lenet")):
         with pytest.raises(ValueError, match=f"backbone: expected one of {listed}, got 'lenet'"):
             call()

@@ -1,0 +1,158 @@
+"""Methods that learn the source first and adapt afterwards, and where a trained source network comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from dynconv.methods.base import Method
+from dynconv.methods.checks import check_unused
+from dynconv.methods.config import MethodConfig
+from dynconv.models import input_of
+from dynconv.models.weights import are_left_out
+
+# What a branch computes by, beside what the shapes of its weights tell.
+OF_BRANCHES = ("temperature", "scale_activation")
+
+
+@dataclass(frozen=True)
+class SourceFirstConfig(MethodConfig):
+    """The fields of methods that learn the source first and adapt afterwards."""
+
+    pretrain: float = 0.5
+    """Share of the run's steps in which the network learns the source, before the adaptation begins (released code of
+    GAM, whose scripts are ADDA's: 10,000 steps of each)."""
+    source_checkpoint: str = ""
+    """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
+    network and classifier are taken; the whole run is then adaptation. Give `weights` "none" where that run had it, for
+    ResNets take images of another normalisation then. Empty to train them in the first `pretrain` of this run."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.pretrain < 1:
+            raise ValueError(
+                f"pretrain: expected a share of the run above 0 and below 1, got {self.pretrain}; to adapt from the "
+                f"first step, give another run's source_checkpoint"
+            )
+        if self.source_checkpoint:
+            choice = "source_checkpoint, which has been trained"
+            check_unused(self, ("pretrain",), choice, "leave source_checkpoint out")
+            if self.weights not in ("auto", "none"):
+                raise ValueError(
+                    f"weights: {self.weights} contradicts {choice}; leave weights at auto, give none where that run "
+                    "had none, or leave source_checkpoint out"
+                )
+
+
+class SourceFirst(Method):
+    """A method whose run is two: steps that learn the source, unless a checkpoint of such a run is given, then steps
+    that adapt. `adapting` tells which of both a step is."""
+
+    config_class: ClassVar[type[SourceFirstConfig]]
+    config: SourceFirstConfig
+
+    def __init__(self, config: SourceFirstConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        # Of the network that the run begins with; None where it learns the source itself.
+        self.source_classes: tuple[str, ...] | None = None
+        if config.source_checkpoint and not are_left_out():
+            networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
+            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
+        self.adapting = bool(config.source_checkpoint)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        if self.source_classes is not None and self.source_classes != tuple(classes):
+            raise ValueError(
+                f"source_checkpoint {self.config.source_checkpoint}: its classes are {listed(self.source_classes)}, "
+                f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
+            )
+
+    def adaptation_begins(self, max_steps: int) -> int:
+        """The first step, counted from 0, that adapts."""
+        return 0 if self.config.source_checkpoint else math.ceil(self.config.pretrain * max_steps)
+
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        if self.adaptation_begins(max_steps) >= max_steps:
+            raise ValueError(
+                f"pretrain: all of the run's {max_steps} steps learn the source, so nothing is ever adapted; give a "
+                "smaller share, or more steps"
+            )
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        super().begin_step(step, max_steps)
+        self.adapting = step >= self.adaptation_begins(max_steps)
+
+
+def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tuple[str, ...]:
+    """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads", which are as
+    `config` describes them.
+
+    Returns:
+        The names of the classes that the run told apart, in the order of the scores.
+
+    Raises:
+        ValueError: The file is missing, is no run's checkpoint, is of another network or of images that were
+            normalised otherwise, or of a run that has seen the target's labels.
+    """
+    where = f"source_checkpoint {path}"
+    if not path.is_file():
+        raise ValueError(
+            f"{where}: there is no such file; expected a checkpoint of a run on the source, such as "
+            "RUN/checkpoints/last.pt"
+        )
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        classes, method = tuple(found["classes"]), found["config"]["method"]
+        of_branches = {
+            name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
+        }
+        weights = found["config"].get(f"{method}.weights", MethodConfig.weights)
+        state = {name: value for name, value in found["method"].items() if name.startswith(tuple(networks))}
+    except Exception as error:
+        raise ValueError(
+            f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a run on the source"
+        ) from error
+    if _sees_target_labels(method):
+        raise ValueError(
+            f"{where} is of a run of {method}, which has seen the target's labels; give one of a run on the source, "
+            "such as source-only"
+        )
+    own = networks.state_dict()
+    misfits = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
+    misfits += [name for name in state if name not in own]
+    if misfits:
+        raise ValueError(
+            f"{where} is of a run of {method} with another network: {listed(misfits)} do not fit; give the backbone, "
+            f"norm, bottleneck and residual of that run, whose classes are {listed(classes)}"
+        )
+    others = [f"{name} {value!r}" for name, value in of_branches.items() if value != getattr(config, name)]
+    if others:
+        raise ValueError(
+            f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"
+        )
+    if input_of(config.backbone, weights) != input_of(config.backbone, config.weights):
+        raise ValueError(
+            f"{where} is of a run of {method} with weights {weights!r}, and with {config.weights!r} the images are "
+            f"normalised otherwise than there; give weights {'none' if weights == 'none' else 'auto'!r}"
+        )
+    networks.load_state_dict(state)
+    return classes
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _sees_target_labels(method: str) -> bool:
+    # Here, for the registry holds the method that this module is a part of.
+    from dynconv.methods import METHODS
+
+    return method in METHODS and METHODS[method].supervised_by_target

@@ -1,0 +1,40 @@
+"""The run whose encoder and classifier another run started from (`source_checkpoint`), wherever that lies now."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.run_folder import RunFolder
+from dynconv.methods import METHODS
+
+
+def started_from(folder: Path, config: TrainConfig) -> Path | None:
+    """The folder of the run that the run in `folder`, of the configuration `config`, started from; None where it
+    started from none.
+
+    Where that is gone it may have been moved together with `folder`: then it lies beside it as it did before, in a
+    recipe's OUT/TASK/ROW/seedN.
+    """
+    checkpoint = getattr(config.options, "source_checkpoint", "")
+    if not checkpoint:
+        return None
+    # RUN/checkpoints/last.pt.
+    stored = Path(checkpoint).parent.parent
+    places = folder.absolute().parents
+    if stored.exists() or len(places) < 3:
+        return stored
+    moved = places[2].joinpath(*stored.parts[-3:])
+    return moved if moved.exists() else stored
+
+
+def configuration_started_from(folder: Path, config: TrainConfig) -> TrainConfig | None:
+    """The configuration of that run; None where there is no such run or its configuration cannot be read."""
+    start = started_from(folder, config)
+    if start is None:
+        return None
+    try:
+        return load_config(RunFolder(start).config, METHODS)
+    except (ValueError, TypeError):
+        # The path alone is known then, and whoever asks says so.
+        return None
