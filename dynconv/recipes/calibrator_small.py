@@ -8,7 +8,7 @@ from dynconv.methods import ADDAConfig, CalibratorConfig, MCDConfig, SourceOnlyC
 from dynconv.recipes.base import Recipe, Row
 
 TASKS = {"mnist-usps": "MNIST → USPS", "usps-mnist": "USPS → MNIST", "mnist_m-mnist": "MNIST-M → MNIST"}
-RUN: dict[str, Any] = {"max_steps": 500, "eval_every": 250, "batch_size": 64, "log_every": 50}
+RUN: dict[str, Any] = {"max_steps": 500, "eval_every": 250, "batch_size": 32, "log_every": 50}
 # In 500 steps Adam learns the digits with 1e-3; the paper's 1e-4 is for 50 epochs and more.
 SOURCE = Row("source-only", "source-only", SourceOnlyConfig(backbone="dtn", lr=1e-3))
 OURS = CalibratorConfig()
