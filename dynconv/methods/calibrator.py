@@ -80,6 +80,10 @@ class CalibratorConfig(SourceFirstConfig):
     discriminator_lr_factor: float = 1.0
     """The discriminators learn with this many times `lr`."""
 
+    beta1: float = 0.9
+    """Adam's beta 1 of calibrator and discriminators (0.9 in released code; 0.5, as in many GANs, forgets the other
+    side's last moves sooner)."""
+
     backbone: Literal["lenet-small", "lenet-m3sda", "dtn", "resnet-small", "resnet50", "resnet101"] = "dtn"
     """The frozen classifier: `dtn` is the paper's "LeNet" (section 5.3); otherwise as in `MethodConfig`."""
     lr: float = 1e-4
@@ -92,15 +96,17 @@ class CalibratorConfig(SourceFirstConfig):
         super().__post_init__()
         check_range(self, ("width", "blocks", "patch_size"), least=1)
         check_range(self, ("epsilon", "calibrator_lr_factor", "discriminator_lr_factor"), above=0)
-        check_range(self, ("source_weight", "target_weight", "calibrator_dropout", "feature_dropout"), least=0)
+        check_range(self, ("source_weight", "target_weight", "calibrator_dropout", "feature_dropout", "beta1"), least=0)
         if self.epsilon > 1:
             raise ValueError(f"epsilon: expected at most 1, the range from black to white, got {self.epsilon}")
-        for name in ("calibrator_dropout", "feature_dropout"):
+        for name in ("calibrator_dropout", "feature_dropout", "beta1"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected less than 1, got {getattr(self, name)}")
         for name in ("feature_hidden", "pixel_hidden"):
             if any(width < 1 for width in getattr(self, name)):
                 raise ValueError(f"{name}: expected widths of at least 1, got {getattr(self, name)}")
+        if self.optimiser == "sgd":
+            check_unused(self, ("beta1",), "optimiser 'sgd', which has no use for it", "choose optimiser 'adam'")
         if self.start == "identity" and self.form != "tanh":
             raise ValueError(f"start: 'identity' is for form 'tanh', and {self.form!r} brightens where it is 0")
         if self.source_weight == self.target_weight == 0:
@@ -194,6 +200,8 @@ class CalibratorMethod(SourceFirst):
             ("discriminators", self.discriminators, config.discriminator_lr_factor),
         ):
             optimisers[name] = self._optimiser([(list(module.parameters()), factor)])
+            for group in optimisers[name].param_groups if config.optimiser == "adam" else ():
+                group["betas"] = (config.beta1, group["betas"][1])
         self._optimisers = optimisers
         return dict(optimisers)
 
