@@ -55,9 +55,10 @@ class CalibratorConfig(SourceFirstConfig):
     and calibrated ones (2)."""
     discriminators: Literal["both", "feature", "pixel"] = "both"
     """Whether features are aligned (eq. 5), pixels (eq. 6), or both."""
-    feature_input: Literal["features", "probabilities"] = "features"
-    """What the feature discriminator sees: M_s, the features before the classifier (eq. 5), or the softmax of the
-    classifier's scores (released code). "pixel" discriminators have no use for it."""
+    feature_input: Literal["features", "logits", "probabilities"] = "features"
+    """What the feature discriminator sees: M_s, the features before the classifier (eq. 5), the classifier's scores of
+    them (a choice of ours, after ADDA's port in released CyCADA), or the softmax of these (released code). "pixel"
+    discriminators have no use for it."""
     feature_hidden: tuple[int, ...] = (500,)
     """Widths of the feature discriminator's hidden layers: one makes the paper's two layers (its width is a choice of
     ours); released code has 1000 and 500."""
@@ -250,9 +251,13 @@ class CalibratorMethod(SourceFirst):
         return seen
 
     def represented(self, images: Tensor) -> Tensor:
-        """What the feature discriminator sees of images: M_s(images) (B, F), or class probabilities (B, C)."""
+        """What the feature discriminator sees of images: M_s(images) (B, F), or class scores or probabilities of them
+        (B, C)."""
         features = self.features(images)
-        return features if self.config.feature_input == "features" else self.scores(features).softmax(dim=1)
+        if self.config.feature_input == "features":
+            return features
+        scores = self.scores(features)
+        return scores if self.config.feature_input == "logits" else scores.softmax(dim=1)
 
     def discrimination(self, kinds: Mapping[str, Sequence[Tensor]]) -> Update:
         """A step of the discriminators (eq. 5 and 6)."""

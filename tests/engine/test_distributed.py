@@ -16,10 +16,12 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from processes import forked
+from rich.console import Console
 from torch import Tensor, nn
 
 from dynconv import distributed
 from dynconv.data import Domain, DomainBatches, Protocol, Split
+from dynconv.engine import train as engine
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.progress import Meter
 from dynconv.engine.run_folder import RunFolder
@@ -48,6 +50,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adda": ("adda", NETWORK | {"optimiser": "sgd", "pretrain": 0.3, "gate": 0.2}),
     "adda, shared": ("adda", NETWORK | {"weight_sharing": "shared", "mapping": "confusion", "pretrain": 0.3}),
     "adda, dynamic": ("adda", NETWORK | {"residual": "combined", "num_bases": 2, "pretrain": 0.3}),
+    # Patches and orders are drawn by each process for its own images.
+    "calibrator": (
+        "calibrator",
+        {"norm": "none", "lr": 0.05, "width": 2, "blocks": 1, "patch": False, "shuffle": False, "pretrain": 0.3}
+        | {"backbone": "lenet-small"},
+    ),
+    # Both processes keep one pool, of the whole batch.
+    "cyclegan": ("cyclegan", PLAIN | {"width": 2, "blocks": 1, "discriminator_width": 4, "pool_size": 7}),
     "drt": ("drt", PLAIN | {"num_bases": 2, "class_balance": 0.3}),
     "drt, mmd": ("drt", PLAIN | {"num_bases": 2, "loss": "mmd", "lr_schedule": "constant"}),
     # The weights of the kernels change before every step but the first.
@@ -275,7 +285,7 @@ def gsda_config(make_config: Callable[..., TrainConfig]) -> Callable[..., TrainC
 
 def test_devices_2_ends_where_one_process_ends(gsda_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     log = run_train(gsda_config(tmp_path / "two"), tmp_path / "two", "--devices", "2")
-    run_train(gsda_config(tmp_path / "one"), tmp_path / "one")
+    engine.train(gsda_config(tmp_path / "one"), console=Console(quiet=True))
     assert log.count("step 12/12  accuracy") == 1
     assert "distributed" not in log.lower()
     one, two = results(tmp_path / "one"), results(tmp_path / "two")

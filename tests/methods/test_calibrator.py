@@ -118,7 +118,7 @@ def test_the_frozen_classifier_is_in_evaluation_mode_while_the_rest_trains() -> 
 
 
 @pytest.mark.parametrize("groups", [4, 2])
-@pytest.mark.parametrize("feature_input", ["features", "probabilities"])
+@pytest.mark.parametrize("feature_input", ["features", "logits", "probabilities"])
 def test_the_losses_are_those_of_the_paper(groups: int, feature_input: str, batch: Batch) -> None:
     # Whole images in order: what the pixel discriminator sees is then no matter of chance.
     own = {"groups": groups, "feature_input": feature_input, "source_weight": 0.25, "target_weight": 0.5}
@@ -129,7 +129,8 @@ def test_the_losses_are_those_of_the_paper(groups: int, feature_input: str, batc
     logits: dict[str, list[Tensor]] = {"feature": [], "pixel": []}
     for each in images:
         features = made.features(each)
-        seen = features if feature_input == "features" else made.heads[0](features).softmax(dim=1)
+        scores = made.heads[0](features)
+        seen = {"features": features, "logits": scores, "probabilities": scores.softmax(dim=1)}[feature_input]
         logits["feature"].append(made.discriminators["feature"](seen))
         logits["pixel"].append(made.discriminators["pixel"].layers(each.flatten(1)))
     wanted, fooled = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
