@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 SHORT = ["--max-steps", "2", "--batch-size", "8", "--device", "cpu"]
 
 
+@pytest.fixture(scope="module")
+def trained(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of source-only with the options `SHORT`."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> RunFolder:
+    """A copy of `trained` for one test."""
+    return RunFolder(Path(shutil.copytree(trained, tmp_path / "run")))
+
+
 def test_train_writes_a_run_and_prints_its_selection(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,10 +73,8 @@ def test_train_writes_a_run_and_prints_its_selection(
     assert "finished before" in capsys.readouterr().err
 
 
-def test_eval_prints_a_table_and_json(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = str(tmp_path / "run")
-    assert cli.main(["train", "source-only", *data, *SHORT, "--out", out]) == 0
-    row = RunFolder(Path(out)).rows()[-1]
+def test_eval_prints_a_table_and_json(data: list[str], folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    out, row = str(folder.path), folder.rows()[-1]
     capsys.readouterr()
     assert cli.main(["eval", out, "--device", "cpu"]) == 0
     table = capsys.readouterr().out
@@ -147,11 +160,11 @@ def test_a_small_resnet_trains_on_its_64_pixels(
     assert json.loads(capsys.readouterr().out)["step"] == 2
 
 
-def test_plot_draws_runs_finished_or_not(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = [str(tmp_path / name) for name in ("one", "two")]
-    for seed, run in enumerate(runs):
-        assert cli.main(["train", "source-only", *data, *SHORT, "--out", run, "--seed", str(seed)]) == 0
-    folder = RunFolder(Path(runs[0]))
+def test_plot_draws_runs_finished_or_not(
+    data: list[str], folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(folder.path), str(tmp_path / "two")]
+    assert cli.main(["train", "source-only", *data, *SHORT, "--out", runs[1], "--seed", "1"]) == 0
     folder.training_figure.unlink()
     folder.done.unlink()
     capsys.readouterr()
@@ -166,7 +179,7 @@ def test_plot_draws_runs_finished_or_not(data: list[str], tmp_path: Path, capsys
     assert "given twice" in fails(capsys, "plot", "training", runs[0], runs[0], "--out", str(both))
     assert "no run folder" in fails(capsys, "plot", "training", str(tmp_path))
     assert "cannot be written" in fails(capsys, "plot", "training", runs[0], "--out", "/proc/x.png")
-    assert "one of training, coefficients, degradation; got 'spectra'" in fails(capsys, "plot", "spectra", runs[0])
+    assert "one of training, coefficients, degradation, " in fails(capsys, "plot", "graph", runs[0])
     assert "RUN" in fails(capsys, "plot", "training")
     folder.training.write_text("broken\n")
     assert "training.jsonl, line 1, is damaged" in fails(capsys, "plot", "training", runs[0])
@@ -195,11 +208,9 @@ def test_missing_data_says_where_it_looked(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_another_configuration_in_the_folder_names_the_fields(
-    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[str], folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", "source-only", *data, *SHORT, "--out", str(tmp_path / "run")]
-    assert cli.main(words) == 0
-    capsys.readouterr()
+    words = ["train", "source-only", *data, *SHORT, "--out", str(folder.path)]
     message = fails(capsys, *words, "--seed", "5", "--lr", "0.75")
     assert "seed: 0 -> 5" in message and "source-only.lr: 0.0002 -> 0.75" in message
 
@@ -211,12 +222,9 @@ def test_a_folder_that_cannot_be_made_is_named(data: list[str], capsys: pytest.C
 
 
 def test_damaged_files_of_a_run_are_named_with_what_to_do(
-    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[str], folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = RunFolder(tmp_path / "run")
     words = ["train", "source-only", *data, *SHORT, "--out", str(folder.path)]
-    assert cli.main(words) == 0
-    capsys.readouterr()
     for text in ("{}", '{"selected', '{"config_hash": "a", "selected": {}}', '{"selected": {"last": {"step": 1}}}'):
         folder.done.write_text(text)
         message = fails(capsys, *words)
@@ -242,12 +250,8 @@ def test_damaged_files_of_a_run_are_named_with_what_to_do(
     assert str(folder.last) in message and "its end is missing" in message
 
 
-def test_a_run_whose_mark_of_the_end_was_deleted_ends_again(
-    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = RunFolder(tmp_path / "run")
+def test_a_run_whose_mark_of_the_end_was_deleted_ends_again(data: list[str], folder: RunFolder) -> None:
     words = ["train", "source-only", *data, *SHORT, "--out", str(folder.path)]
-    assert cli.main(words) == 0
     done = folder.done.read_text()
     folder.done.unlink()
     assert cli.main(words) == 0

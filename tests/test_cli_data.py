@@ -10,7 +10,7 @@ import pytest
 from command_line import fails
 from PIL import Image
 
-from dynconv import cli
+from dynconv import cli, usage
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,7 +44,7 @@ def test_the_actions_are_told_and_others_refused(capsys: Capture) -> None:
     assert "usage: dynconv data list [NAME ...] | check" in prints(capsys, "--help")
     assert "expected an ACTION first, one of list, check, sample; got 'get'" in fails(capsys, "data", "get")
     assert cli.main(["data"]) == 2
-    assert "data ACTION" in cli.USAGE
+    assert "data ACTION" in usage.USAGE
 
 
 @pytest.mark.parametrize("action", ["list", "check", "sample"])

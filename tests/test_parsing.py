@@ -14,7 +14,7 @@ Capture = pytest.CaptureFixture[str]
 COMMANDS = {
     "eval": "eval [-h] [OPTIONS] RUN",
     "predict": "predict [-h] [OPTIONS] RUN DIR",
-    "export": "export [-h] RUN --format {torch,onnx} --out DIR",
+    "export": "export [-h] [OPTIONS] RUN",
     "plot training": "plot training [-h] RUN [RUN ...] [--out PNG]",
     "runs": "runs [-h] [DIR] [--json]",
     "report": "report [-h] [OPTIONS] RUN [RUN ...]",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynconv.data.check import Checking, DomainCheck, check_known, counted
-from dynconv.data.check_files import scan_classes, scan_list
+from dynconv.data.check_files import note_stray, scan_classes, scan_list
 from dynconv.data.check_images import ImageRow
 from dynconv.data.class_choice import words as in_words
 from dynconv.data.errors import DataError
@@ -16,6 +16,7 @@ from dynconv.data.findings import Findings
 from dynconv.data.folders import parse_assignment, sorted_classes
 from dynconv.data.manifest import needed, presence
 from dynconv.data.specs import COLLECTIONS, EMBEDDED, known_domains, parse_spec
+from dynconv.data.translated import read_translated
 
 
 def domains_meant(words: Sequence[str], data_root: Path | None) -> list[str]:
@@ -133,4 +134,17 @@ def _folder_rows(findings: Findings, place: Path) -> list[ImageRow]:
         text = f"{place} has a folder {found!r} but none called {lacking!r}: give both, or {place / found}"
         findings.add("missing file", text, file=place / lacking)
         return scan_classes(findings, place / found, found, ())
-    return scan_classes(findings, place, "all", ())
+    try:
+        translated = read_translated(place)
+    except DataError as error:
+        findings.add("malformed layout", str(error), file=place)
+        return []
+    except OSError:
+        # Told by the next look at it.
+        translated = None
+    if translated is None:
+        return scan_classes(findings, place, "all", ())
+    if translated.misfits:
+        where = f"in {place} that are not called LABEL_ID_fake_B.png (they are not read)"
+        note_stray(findings, translated.misfits, where, "all")
+    return [ImageRow(row.path, "all", row.label) for row in translated.rows]

@@ -16,6 +16,7 @@ Kind = Literal[
     "unreadable file",
     "list that lacks files",
     "malformed line",
+    "malformed layout",
     "unknown label",
     "missing class",
     "unknown class",

@@ -12,6 +12,7 @@ import torch
 from dynconv.data.base import Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, read_images
+from dynconv.data.translated import translated_rows
 from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, sound_rows
 
 # One fixed division of a set without a published test split, so that every run measures on the same images.
@@ -61,12 +62,13 @@ def parse_assignment(text: str, argument: str) -> tuple[str, Path]:
 def list_images(name: str, place: Path) -> Listing:
     """Find a domain's images and classes.
 
-    `place` is a folder with one folder per class, a folder with such folders in `train` and `test`, or a text file
-    whose lines are `path label`, paths being relative to the file's folder. Classes are sorted, numerically where all
-    are numbers.
+    `place` is a folder with one folder per class, a folder with such folders in `train` and `test`, a folder of
+    translated images (`LABEL_ID_fake_B.png`, see `dynconv.data.translated`), or a text file whose lines are
+    `path label`, paths being relative to the file's folder. Classes are sorted, numerically where all are numbers.
 
     Raises:
-        DataError: `place` is absent, holds no class, a class holds no image, or a list has a malformed line.
+        DataError: `place` is absent, holds no class, a class holds no image, a list has a malformed line, or a folder
+            has more than one layout.
     """
     # Of a name that is too long pathlib raises.
     if os.path.isfile(place):
@@ -81,7 +83,9 @@ def list_images(name: str, place: Path) -> Listing:
                 f"{name}: {place} has a folder {found!r} but none called {lacking!r}: give both, or the path of the "
                 f"folder that holds the classes ({place / found})"
             )
-        return list_classes(name, place)
+        rows = translated_rows(name, place)
+        if not rows:
+            return list_classes(name, place)
     else:
         raise DataError(
             f"{name}: {place} does not exist (looked from {Path.cwd()}). Expected a folder with one folder per class, "
@@ -128,7 +132,10 @@ def _read_classes(name: str, folder: Path) -> list[Row]:
     except OSError as error:
         raise DataError(f"{name}: the folder {folder} cannot be read: {error}") from error
     if not classes:
-        raise DataError(f"{name}: {folder} holds no folder: expected one folder of images per class")
+        raise DataError(
+            f"{name}: {folder} holds no folder: expected one folder of images per class, or translated images called "
+            "LABEL_ID_fake_B.png"
+        )
     for each in classes:
         if each.error is not None:
             raise DataError(f"{name}: the folder {each.place} cannot be read: {each.error}") from each.error

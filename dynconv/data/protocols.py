@@ -67,7 +67,8 @@ def load_protocol(
             domains to this one, as in every collection; the published lists divide training and test),
             `domainnet-cleaned:real-sketch`, `pacs:photo`, `embedded:plain+textured-optical`, or `embedded:optical`.
             Exclusive with `source` and `target`.
-        source: `NAME=DIR` entries: one folder per class, or a "path label" list (see `dynconv.data.folders`).
+        source: `NAME=DIR` entries: one folder per class, a folder of translated images, or a "path label" list (see
+            `dynconv.data.folders`); or names of known domains, whose classes must be the same.
         target: one such entry.
         class_choice: Of own folders. "same": all domains have the same class names. "common": images of classes that
             not all have are left out, and counted on stderr. "partial": the target may lack classes of the sources.
@@ -98,15 +99,26 @@ def load_protocol(
         raise DataError(f"channels: expected 1 or 3, got {channels}")
     limits = (source_limit, target_limit)
     decoding, side = _decoding(image_size, channels, threads, memory_limit, cache, cache_dir, on_progress)
+    listed = partial(_from_listing, decoding=decoding, side=side, skip_bad=skip_bad)
+    published = partial(
+        _from_digits, decoding=replace(decoding, size=image_size), data_root=data_root, skip_bad=skip_bad
+    )
     if spec is None:
         if not source or not target:
             raise DataError(
                 f"no data chosen: give a protocol ({EXAMPLES}) or both --source NAME=DIR [NAME=DIR ...] and "
                 "--target NAME=DIR"
             )
-        listings, present = match_classes(_folder_listings(source, target), class_choice)
+        named = _named(source, target)
+        listings, present = match_classes(_listings(named, class_choice, data_root), class_choice)
         name = f"{'+'.join(listing.name for listing in listings[:-1])}-{listings[-1].name}"
-        return replace(_protocol(name, listings, decoding, side, limits, divide_target, skip_bad), partial=present)
+        loaders = [
+            partial(published, known, default_variant(known), known)
+            if _is_digits(known, place)
+            else partial(listed, listing)
+            for (known, place), listing in zip(named, listings, strict=True)
+        ]
+        return replace(_protocol(name, loaders, limits, divide_target), partial=present)
     if source or target:
         raise DataError("a protocol's name and --source/--target exclude each other: give one or the other")
     if class_choice != "same":
@@ -119,21 +131,13 @@ def load_protocol(
         domains = tuple(name.partition(":")[2] for name in (*sources, goal))
         limited = variant == "pda"
         listings = list_image_set(collection, domains, _root(goal, data_root), partial=limited)
-        protocol = _protocol(spec, listings, decoding, side, limits, divide_target, skip_bad)
+        loaders = [partial(listed, listing) for listing in listings]
+        protocol = _protocol(spec, loaders, limits, divide_target)
         shared = tuple(map(protocol.classes.index, PDA_CLASSES)) if limited else None
         return replace(protocol, variant=variant, partial=shared)
-    load = partial(_digits, decoding=replace(decoding, size=image_size), data_root=data_root, skip_bad=skip_bad)
     pair = f"{'+'.join(sources)}-{goal}"
-
-    def chosen(name: str, role: Role, limit: int | None, stratified: bool) -> tuple[Domain, tuple[Skipped, ...]]:
-        return load(name, choice=Choice(name, variant, pair, role, limit, stratified))
-
-    loaded, skipped = zip(
-        *(chosen(name, "source", source_limit, True) for name in sources),
-        chosen(goal, "target", target_limit, divide_target),
-        strict=True,
-    )
-    return Protocol(spec, loaded[:-1], loaded[-1], variant, skipped=tuple(each for rows in skipped for each in rows))
+    loaders = [partial(published, name, variant, pair) for name in (*sources, goal)]
+    return replace(_protocol(spec, loaders, limits, divide_target), variant=variant)
 
 
 def load_domain(
@@ -211,26 +215,45 @@ def _decoding(image_size: int, channels: int, threads: int | None, *rest: Any) -
     return decoding, None if stored == image_size else image_size
 
 
+Loaded = tuple[Domain, tuple[Skipped, ...]]
+
+
 def _protocol(
     name: str,
-    listings: Sequence[folders.Listing],
-    decoding: Decoding,
-    side: int | None,
+    loaders: Sequence[Callable[[Role, int | None, bool], Loaded]],
     limits: tuple[int | None, int | None],
     divide_target: bool,
-    skip_bad: bool,
 ) -> Protocol:
-    load = partial(folders.load_listing, decoding=decoding, side=side, draw_seed=DRAW_SEED)
+    """A protocol of domains, the target last; each loader takes the domain's role, its limit, and whether it is divided
+    by labels as a source is."""
+    *sources, target = loaders
+    loaded = [load("source", limits[0], True) for load in sources] + [target("target", limits[1], divide_target)]
+    domains, skipped = zip(*loaded, strict=True)
+    return Protocol(name, domains[:-1], domains[-1], skipped=tuple(each for rows in skipped for each in rows))
+
+
+def _from_listing(
+    listing: folders.Listing,
+    role: Role,
+    limit: int | None,
+    stratified: bool,
+    *,
+    decoding: Decoding,
+    side: int | None,
+    skip_bad: bool,
+) -> Loaded:
     skipped: tuple[Skipped, ...] = ()
     if skip_bad:
-        listings, found = zip(*(without_unreadable(listing, decoding) for listing in listings), strict=True)
-        skipped = tuple(each for domain in found for each in domain)
-    return Protocol(
-        name,
-        tuple(load(listing, role="source", limit=limits[0]) for listing in listings[:-1]),
-        load(listings[-1], role="source" if divide_target else "target", limit=limits[1]),
-        skipped=skipped,
-    )
+        listing, skipped = without_unreadable(listing, decoding)
+    role = "source" if stratified else role
+    options: dict[str, Any] = {"decoding": decoding, "side": side, "draw_seed": DRAW_SEED}
+    return folders.load_listing(listing, role=role, limit=limit, **options), skipped
+
+
+def _from_digits(
+    name: str, variant: str, pair: str, role: Role, limit: int | None, stratified: bool, **options: Any
+) -> Loaded:
+    return _digits(name, choice=Choice(name, variant, pair, role, limit, stratified), **options)
 
 
 def _digits(
@@ -269,11 +292,41 @@ def _root(name: str, data_root: Path | None) -> Path:
     return Path(root)
 
 
-def _folder_listings(source: Sequence[str], target: str) -> list[folders.Listing]:
-    assignments = [folders.parse_assignment(text, "--source") for text in source]
-    goal = folders.parse_assignment(target, "--target")
-    check_names([name for name, _ in assignments], goal[0], "--source/--target")
-    return [folders.list_images(*assignment) for assignment in (*assignments, goal)]
+def _named(source: Sequence[str], target: str) -> list[tuple[str, Path | None]]:
+    """Name and place of each entry, the target last; known domains have no place."""
+
+    def parsed(text: str, argument: str) -> tuple[str, Path | None]:
+        if "=" in text or os.sep in text:
+            return folders.parse_assignment(text, argument)
+        return known_name(text, argument, f"{argument} NAME=DIR"), None
+
+    named = [*(parsed(text, "--source") for text in source), parsed(target, "--target")]
+    *names, goal = (name.rpartition(":")[2] for name, _ in named)
+    check_names(names, goal, "--source/--target")
+    return named
+
+
+def _listings(
+    named: Sequence[tuple[str, Path | None]], class_choice: ClassChoice, data_root: Path | None
+) -> list[folders.Listing]:
+    """The files of each domain; of known digits, which are not files of images, the classes alone."""
+    listings = []
+    for name, place in named:
+        collection, _, member = name.rpartition(":")
+        if place is not None:
+            listings.append(folders.list_images(name, place))
+        elif _is_digits(name, place):
+            if class_choice != "same":
+                raise DataError(f"--classes {class_choice} is for own folders: {name} has its published classes")
+            listings.append(folders.Listing(member, Path(name), digits.CLASSES, (), None))
+        else:
+            listings += list_image_set(collection, (member,), _root(name, data_root))
+    return listings
+
+
+def _is_digits(name: str, place: Path | None) -> bool:
+    """Whether an entry of `_named` is a known set of digits."""
+    return place is None and name.partition(":")[0] not in IMAGE_SETS
 
 
 def _check_numbers(**values: int | None) -> None:

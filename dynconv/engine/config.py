@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,7 @@ import yaml
 
 from dynconv.data.class_choice import ClassChoice
 from dynconv.data.files import CacheMode
+from dynconv.engine.plain_values import from_plain, to_plain
 from dynconv.engine.selection import VALIDATOR
 from dynconv.methods import METHODS
 from dynconv.metrics import ValidatorName
@@ -72,9 +70,10 @@ class RunOptions:
     """Known domains as SOURCE[+SOURCE...]-TARGET[@variant]: mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, or
     embedded:optical, which needs no files. Give either this or --source and --target."""
     source: Annotated[tuple[str, ...], _words("NAME=DIR [NAME=DIR ...]")] = ()
-    """Own labelled domains. DIR holds one folder per class, or is a list of "path label" lines."""
+    """Own labelled domains. DIR holds one folder per class or translated images called LABEL_ID_fake_B.png, or is a
+    list of "path label" lines. A known domain stands by its name alone (mnist)."""
     target: Annotated[str | None, _words("NAME=DIR")] = None
-    """Own target domain; its labels are used for evaluation only."""
+    """Own target domain, or the name of a known one (usps); its labels are used for evaluation only."""
     classes: ClassChoice = "same"
     """What to do where the class names of own domains differ: stop ("same"), take those that all have and leave out the
     other images ("common"), or let the target lack classes of the sources ("partial")."""
@@ -266,8 +265,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for config.yaml: shared options on top, the method's own under its name."""
-        run = {k: _plain(v) for k, v in dataclasses.asdict(self.run).items() if k not in NOT_STORED}
-        return {"method": self.method, **run, self.method: _plain(dataclasses.asdict(self.options))}
+        run = {k: to_plain(v) for k, v in dataclasses.asdict(self.run).items() if k not in NOT_STORED}
+        return {"method": self.method, **run, self.method: to_plain(dataclasses.asdict(self.options))}
 
     def identity(self) -> dict[str, Any]:
         """What decides the results; two configurations with the same identity are the same run."""
@@ -358,8 +357,8 @@ def load_config(path: Path, methods: dict[str, Any]) -> TrainConfig:
     own = plain.pop(method, {}) or {}
     return TrainConfig(
         method=method,
-        run=_from_plain(RunOptions, plain, path),
-        options=_from_plain(methods[method].config_class, own, path),
+        run=from_plain(RunOptions, plain, path),
+        options=from_plain(methods[method].config_class, own, path),
     )
 
 
@@ -387,70 +386,11 @@ def _pseudo_labels_of(path: Path, out: Path) -> str | None:
 
 def _identity(method: str, run: RunOptions, options: Any) -> dict[str, Any]:
     """The fields that decide the results: the shared ones, and the method's own after its name."""
-    shared = {k: _plain(v) for k, v in dataclasses.asdict(run).items() if k not in (*NOT_IDENTITY, *NOT_STORED)}
-    return {**shared, **{f"{method}.{k}": _plain(v) for k, v in dataclasses.asdict(options).items()}}
+    shared = {k: to_plain(v) for k, v in dataclasses.asdict(run).items() if k not in (*NOT_IDENTITY, *NOT_STORED)}
+    return {**shared, **{f"{method}.{k}": to_plain(v) for k, v in dataclasses.asdict(options).items()}}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Lines "field: old -> new" for each field of two identities that differs."""
     keys = [*old, *(k for k in new if k not in old)]
     return [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in keys if old.get(k) != new.get(k)]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _from_plain(cls: type[Any], plain: Any, path: Path) -> Any:
-    """An instance of the dataclass `cls` from YAML's values; checks names and types."""
-    if not isinstance(plain, dict):
-        raise ValueError(f"{path}: expected a mapping for {cls.__name__}, got {type(plain).__name__}")
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]
-    unknown = [k for k in plain if k not in names]
-    if unknown:
-        raise ValueError(f"{path}: unknown field {', '.join(map(repr, unknown))}; known: {', '.join(names)}")
-    return cls(**{k: _typed(v, hints[k], f"{path}: {k}") for k, v in plain.items()})
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """`value` as YAML gave it, turned into the type `hint`; ValueError where it does not fit."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _typed(value, arguments[0], where)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        for argument in (a for a in arguments if a is not type(None)):
-            try:
-                return _typed(value, argument, where)
-            except ValueError:
-                continue
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        raise ValueError(f"{where} must be one of {', '.join(map(str, arguments))}, got {value!r}")
-    elif origin is tuple and isinstance(value, list | tuple):
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_typed(v, arguments[0], where) for v in value)
-        if len(arguments) == len(value):
-            return tuple(_typed(v, a, where) for v, a in zip(value, arguments, strict=True))
-    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _from_plain(hint, value, Path(where))
-    elif hint is Path and isinstance(value, str):
-        return Path(value)
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif hint is float and isinstance(value, str):
-        # YAML 1.1 takes 1e-3, without a point, for a string.
-        with contextlib.suppress(ValueError):
-            return float(value)
-    elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
-        return value
-    raise ValueError(f"{where} expects {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -27,6 +28,7 @@ PACKAGES = (
 )
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Versions of dynconv, Python and the packages that results depend on; None for one that is not installed."""
     found: dict[str, str | None] = {"dynconv": dynconv.__version__, "python": platform.python_version()}

@@ -42,8 +42,8 @@ class LoadedRun:
     checkpoint: CheckpointName
     """Which of the run's checkpoints."""
 
-    def domains(self) -> tuple[Protocol, tuple[Split, ...]]:
-        """The run's own domains, and the images held out of each source's training split, as training saw them.
+    def protocol(self) -> Protocol:
+        """The run's own domains, each with all its images.
 
         Raises:
             DataError: Data missing, or others than the run was trained on.
@@ -52,7 +52,15 @@ class LoadedRun:
         protocol = load_domains(dataclasses.replace(self.config, run=run))
         if run.skip_bad:
             check_skipped(self.folder, protocol.skipped)
-        return source_validation_split(protocol, run.seed)
+        return protocol
+
+    def domains(self) -> tuple[Protocol, tuple[Split, ...]]:
+        """The run's own domains, and the images held out of each source's training split, as training saw them.
+
+        Raises:
+            DataError: As `protocol`.
+        """
+        return source_validation_split(self.protocol(), self.config.run.seed)
 
 
 def load_run(

@@ -78,16 +78,32 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write the adapted model, with its normalisation, as a file that runs without dynconv."""
+    """Write the adapted model, with its normalisation, as a file that runs without dynconv, or its calibrator alone."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
-    format: Literal["torch", "onnx"]
-    """"torch": model.pt2, a torch.export program. "onnx": model.onnx (needs dynconv[export])."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """A new folder for the model and model.json, which says how to feed it."""
+    """A new folder for the files; a JSON among them says how to feed what was written."""
+    part: Literal["model", "classifier", "calibrator", "stylised"] = "model"
+    """What to write of the run. "model": what predicts. Of a run of calibrator: "classifier", the frozen classifier
+    without its calibrator, or "calibrator", the calibrator alone, as calibrator.safetensors and, with --format, as a
+    program. Of a run of cyclegan: "stylised", its source's training images in the target's style, called
+    LABEL_ID_fake_B.png, which --source NAME=DIR reads."""
+    format: Annotated[Literal["torch", "onnx"] | None, tyro.conf.arg(metavar="{torch,onnx}", help_behavior_hint="")] = (
+        None
+    )
+    """"torch": a torch.export program, .pt2. "onnx": .onnx (needs dynconv[export]). A part that is a program needs one
+    of them."""
     checkpoint: CheckpointName = "last"
     """The last checkpoint, or the one that a validator chose."""
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the real data sets ("stylised" only). Default: the one the run was trained with."""
+
+    def __post_init__(self) -> None:
+        if self.part == "stylised" and self.format is not None:
+            raise ValueError(f"--format {self.format} is for programs, and --part stylised writes images: leave it out")
+        if self.part != "stylised" and self.data_root is not None:
+            raise ValueError(f"--data-root {self.data_root} has no use: --part {self.part} reads no data; leave it out")
 
 
 @dataclass(frozen=True)

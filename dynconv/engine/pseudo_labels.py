@@ -198,7 +198,9 @@ def _other_run(config: TrainConfig, path: Path, target: Domain) -> LoadedRun:
 def _target_of(run: RunOptions) -> str:
     """The target as a known domain's name, or NAME=DIR with symbolic links followed."""
     if run.protocol is None:
-        name, _, place = str(run.target).partition("=")
+        name, equals, place = str(run.target).partition("=")
+        if not equals:
+            return name
         return f"{name}={Path(place).expanduser().resolve()}"
     return parse_spec(run.protocol)[1]
 

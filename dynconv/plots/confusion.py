@@ -28,11 +28,22 @@ def save_confusion(
     """
     from matplotlib.figure import Figure
 
+    side = side_of(len(classes))
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    draw_confusion(figure, counts, classes, title=title)
+    save_png(figure, path)
+
+
+def side_of(num_classes: int) -> float:
+    """Inches that a matrix of so many classes takes."""
+    return min(9.0, max(4.2, 0.36 * num_classes if num_classes <= MOST_NUMBERS else 0.15 * num_classes))
+
+
+def draw_confusion(figure: Any, counts: np.ndarray[Any, Any], classes: Sequence[str], *, title: str) -> None:
+    """`save_confusion` into a figure of matplotlib's, or a part of one."""
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.ma.masked_invalid(np.divide(100 * counts, totals, where=totals > 0, out=np.full(counts.shape, np.nan)))
     number = len(classes)
-    side = min(9.0, max(4.2, 0.36 * number if number <= MOST_NUMBERS else 0.15 * number))
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
     axis = figure.subplots()
     # Dark is much, on white as in print; cividis reads the same to everyone but has no white for "never".
     image = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
@@ -52,4 +63,3 @@ def save_confusion(
             if counts[row, column]:
                 colour = "white" if share > 55 else "black"
                 axis.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    save_png(figure, path)

@@ -52,11 +52,16 @@ def save_predictions(
         for axis in axes:
             axis.set_axis_off()
         for axis, place in zip(axes, places, strict=False):
-            _draw(axis, images[place], classes, int(labels[place]), int(predictions[place]), confidences[place])
+            draw_prediction(
+                axis, images[place], classes, int(labels[place]), int(predictions[place]), confidences[place]
+            )
     save_png(figure, path)
 
 
-def _draw(axis: Any, image: np.ndarray[Any, Any], classes: Sequence[str], label: int, guess: int, sure: float) -> None:
+def draw_prediction(
+    axis: Any, image: np.ndarray[Any, Any], classes: Sequence[str], label: int, guess: int, sure: float
+) -> None:
+    """One image with its prediction and confidence; a wrong one has a cross and its class."""
     wrong = label != guess
     axis.imshow(image, interpolation="nearest")
     head = f"{'✗' if wrong else '✓'} {_short(classes[guess])} ({100 * sure:.0f} %)"

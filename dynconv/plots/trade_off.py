@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynconv.plots.palette import MARKERS, colour, save_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Change:
-    """One run: accuracies in per cent as (source, target)."""
+    """One run, or the mean of several: accuracies in per cent as (source, target)."""
 
     group: str
     """What it is an example of; a colour each."""
@@ -22,10 +26,17 @@ class Change:
     """None where it is not known; then the run has no arrow."""
     untrained: bool = False
     """Whether `before` is a network that has not been trained: far from all else, its arrow comes from outside."""
+    seeds: tuple[tuple[float, float], ...] = ()
+    """The runs that `after` is the mean of, as small points."""
 
 
 def save_trade_off(changes: Sequence[Change], path: Path) -> None:
-    """Draw target accuracy over source accuracy: a point for each run, and an arrow from before adaptation to it.
+    """Write `trade_off_figure` as a PNG for a page. ValueError as there."""
+    save_png(trade_off_figure(changes), path)
+
+
+def trade_off_figure(changes: Sequence[Change]) -> Figure:
+    """Draw target accuracy over source accuracy: a point for each change, and an arrow from before adaptation to it.
 
     To the right of its start: better on the source as well; above it: better on the target.
 
@@ -44,6 +55,7 @@ def save_trade_off(changes: Sequence[Change], path: Path) -> None:
     axis = figure.subplots()
     inside = [change.after for change in changes]
     inside += [change.before for change in changes if change.before is not None and not change.untrained]
+    inside += [seed for change in changes for seed in change.seeds]
     sources, targets = zip(*inside, strict=True)
     axis.set_xlim(*_limits(sources))
     axis.set_ylim(*_limits(targets))
@@ -57,6 +69,9 @@ def save_trade_off(changes: Sequence[Change], path: Path) -> None:
             arrow.set(color=own, alpha=0.55, linewidth=1.1)
             axis.add_patch(arrow)
             axis.scatter(*change.before, color=own, s=9, alpha=0.55, linewidths=0)
+        if change.seeds:
+            of_source, of_target = zip(*change.seeds, strict=True)
+            axis.scatter(of_source, of_target, color=own, marker=shape, s=10, alpha=0.6, linewidths=0)
         axis.scatter(*change.after, color=own, marker=shape, s=44, edgecolors="black", linewidths=0.5, zorder=3)
     axis.set_xlabel("source test accuracy, %", fontsize=9)
     axis.set_ylabel("target test accuracy, %", fontsize=9)
@@ -67,7 +82,7 @@ def save_trade_off(changes: Sequence[Change], path: Path) -> None:
     if len(tasks) > 1:
         keys += [_key(Line2D, task, MARKERS[i % len(MARKERS)], "white", 0.8) for i, task in enumerate(tasks)]
     figure.legend(handles=keys, loc="outside lower left", ncols=2, fontsize=7.5, frameon=False)
-    save_png(figure, path)
+    return figure
 
 
 def _limits(values: Sequence[float]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from dynconv.recipes import (
     baselines,
     calibrator,
+    calibrator_ablations,
     calibrator_small,
     drt,
     drt_domainnet,
@@ -40,6 +41,7 @@ RECIPES: dict[str, Recipe] = {
         drt_images.OFFICE_SINGLE,
         drt_images.PACS_RESIDUALS,
         calibrator_small.DIGITS,
+        *calibrator_ablations.ABLATIONS,
         calibrator.TABLE_1,
         calibrator.RELEASED_MNIST_USPS,
         calibrator.RELEASED_USPS_MNIST,

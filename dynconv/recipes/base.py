@@ -53,7 +53,9 @@ class Row:
 
     def starting(self, run: Path) -> MethodConfig:
         """The options of a row with `starts_from`, whose run of the same task and seed lies in the folder `run`."""
-        return dataclasses.replace(self.options, **{"source_checkpoint": str(RunFolder(run).last)})
+        options: Any = self.options
+        started: MethodConfig = dataclasses.replace(options, source_checkpoint=str(RunFolder(run).last))
+        return started
 
 
 @dataclass(frozen=True)

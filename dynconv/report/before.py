@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynconv.engine.selection import Row
+from dynconv.methods.source_first import SourceFirstConfig
 from dynconv.report.collect import FoundRun
 
 SOURCE_ONLY = "source-only"
 STEP_0 = "step 0"
+OWN_CLASSIFIER = "own classifier"
 # A source-only run stands for "before" where it has the same network, and saw the same images of the sources.
 SAME_RUN = ("protocol", "source", "target", "seed", "source_limit", "ten_crop")
 SAME_NETWORK = ("backbone", "weights", "norm", "bottleneck")
@@ -21,17 +24,21 @@ class Before:
 
     row: Row
     what: str
-    """SOURCE_ONLY for another run of the report, STEP_0 for the network as the run began."""
+    """OWN_CLASSIFIER for the trained one that the run's adaptation begins with, SOURCE_ONLY for another run of the
+    report, STEP_0 for the network as the run began."""
     run: str
     """Name of the run that the row is of."""
 
 
 def before(run: FoundRun, runs: Sequence[FoundRun], rule: str) -> Before | None:
-    """The source-only run of the same task, seed and network among `runs`, as `rule` selects of it; else the run's own
-    evaluation before its first step; None where there is neither.
+    """The classifier that the run itself trained or was given before it adapts (ADDA, Calibrator); else the source-only
+    run of the same task, seed and network among `runs`, as `rule` selects of it; else the run's own evaluation before
+    its first step; None where there is none.
 
     Of several source-only runs the one is taken whose options are the most like the run's, the first of equals.
     """
+    if (own := _own_classifier(run)) is not None:
+        return own
     if run.config.method != SOURCE_ONLY:
         able = [
             other
@@ -45,6 +52,19 @@ def before(run: FoundRun, runs: Sequence[FoundRun], rule: str) -> Before | None:
                 return Before(row, SOURCE_ONLY, other.name)
     zero = run.step_zero
     return None if zero is None else Before(zero, STEP_0, run.name)
+
+
+def _own_classifier(run: FoundRun) -> Before | None:
+    """The last evaluation before the adaptation begins, of a method that has its classifier by then."""
+    options = run.config.options
+    if not isinstance(options, SourceFirstConfig):
+        return None
+    if options.source_checkpoint:
+        row = run.step_zero
+    else:
+        begins = math.ceil(options.pretrain * (run.config.run.max_steps or run.step))
+        row = max((row for row in run.rows if 0 < row["step"] <= begins), key=lambda row: row["step"], default=None)
+    return None if row is None else Before(row, OWN_CLASSIFIER, run.name)
 
 
 def _comparable(run: FoundRun, other: FoundRun) -> bool:

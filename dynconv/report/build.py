@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dynconv
 from dynconv.engine.run_folder import write_atomically
-from dynconv.engine.selection import Row
 from dynconv.plots.trade_off import Change, save_trade_off
 from dynconv.report.analyses import analyses
 from dynconv.report.analysis import Analysis
@@ -25,7 +24,7 @@ from dynconv.report.papers import matches
 from dynconv.report.provenance import provenance
 from dynconv.report.results import model_of, results_tables
 from dynconv.report.run_section import run_section
-from dynconv.report.spread import per_cent, source_per_cent
+from dynconv.report.spread import both_sides
 from dynconv.report.summary import distance_table, selection_table, source_table, validator_table
 from dynconv.report.table import counted
 
@@ -106,13 +105,13 @@ def _both_sides(
     for group in grouping.groups:
         for task, by_seed in group.runs.items():
             for run in by_seed.values():
-                after = _point(run.chosen(rule))
+                after = both_sides(run.chosen(rule))
                 start = starts[run.name]
                 if start is None or run.config.method == SOURCE_ONLY:
                     # Training on the source alone adapts nothing: such a run is where others start.
                     earlier, untrained = None, False
                 else:
-                    earlier, untrained = _point(start.row), start.what == STEP_0
+                    earlier, untrained = both_sides(start.row), start.what == STEP_0
                 if after is not None:
                     changes.append(Change(group.label, task, after, earlier, untrained))
     title = "Trade-off"
@@ -132,14 +131,10 @@ def _arrows(changes: Sequence[Change]) -> str:
     """What the arrows begin at."""
     trained = any(change.before is not None and not change.untrained for change in changes)
     untrained = any(change.before is not None and change.untrained for change in changes)
-    parts = ["An arrow begins at the source-only run of the same task and seed."] * trained
+    start = "the classifier that the run's own adaptation began with, else at the source-only run of its task and seed"
+    parts = [f"An arrow begins at {start}."] * trained
     parts += ["One from outside begins at the untrained network: the report has no such source-only run."] * untrained
     return " ".join(parts)
-
-
-def _point(row: Row | None) -> tuple[float, float] | None:
-    source, target = source_per_cent(row), per_cent(row, "target-test")
-    return None if source is None or target is None else (source, target)
 
 
 def _gaps(runs: Sequence[FoundRun], unreadable: Sequence[Unreadable], grouping: Grouping) -> Table | None:

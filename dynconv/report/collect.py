@@ -102,6 +102,18 @@ def find_runs(paths: Sequence[Path]) -> tuple[list[FoundRun], list[Unreadable]]:
     return runs, unreadable
 
 
+def readable_runs(paths: Sequence[Path], what: str) -> list[FoundRun]:
+    """Every run in or below `paths`, which the command calls `what`.
+
+    Raises:
+        ValueError: As `find_runs`, and for a run that cannot be read.
+    """
+    runs, unreadable = find_runs(paths)
+    for other in unreadable:
+        raise ValueError(f"{what} {other.name} cannot be read: {other.reason}")
+    return runs
+
+
 def _run_folders(path: Path) -> list[Path]:
     found = []
     for place, folders, files in os.walk(path.resolve()):

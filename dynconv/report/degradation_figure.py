@@ -11,10 +11,10 @@ from rich.console import Group as Renderables
 from rich.table import Table
 from rich.text import Text
 
-from dynconv.engine.run_folder import write_atomically
 from dynconv.plots.degradation import Bars, Panel, save_degradation
-from dynconv.report.collect import FoundRun, find_runs
+from dynconv.report.collect import readable_runs
 from dynconv.report.degradation import Degradation, Difference, degradations
+from dynconv.report.figures import write_beside
 from dynconv.report.spread import signed
 
 CAPTION = (
@@ -78,7 +78,7 @@ def save_degradation_figure(runs: Sequence[Path], oracles: Sequence[Path], out: 
     Raises:
         ValueError: As `degradations`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    found = degradations(_readable(runs, "RUN"), _readable(oracles, "--oracles"))
+    found = degradations(readable_runs(runs, "RUN"), readable_runs(oracles, "--oracles"))
     labels = list(dict.fromkeys(kind.label for kind in found))
     panels = [
         Panel(
@@ -99,18 +99,8 @@ def save_degradation_figure(runs: Sequence[Path], oracles: Sequence[Path], out: 
         for task, kinds in _by_task(found).items()
     ]
     save_degradation(panels, out)
-    try:
-        write_atomically(out.with_suffix(".csv"), degradation_csv(found))
-    except OSError as error:
-        raise ValueError(f"{out.with_suffix('.csv')} cannot be written: {error}") from error
+    write_beside(out, degradation_csv(found))
     return found
-
-
-def _readable(paths: Sequence[Path], what: str) -> list[FoundRun]:
-    runs, unreadable = find_runs(paths)
-    for other in unreadable:
-        raise ValueError(f"{what} {other.name} cannot be read: {other.reason}")
-    return runs
 
 
 def _by_task(found: Sequence[Degradation]) -> dict[str, list[Degradation]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_folder import RunFolder, write_atomically
 from dynconv.plots.training import save_trainings
 
 
@@ -38,6 +38,15 @@ def save_training_figure(folders: Sequence[RunFolder], path: Path | None = None)
     except OSError as error:
         raise ValueError(f"--out {path} cannot be written: {error}") from error
     return path
+
+
+def write_beside(out: Path, text: str) -> None:
+    """Write the numbers of the figure `out` beside it, with the suffix .csv. ValueError where that cannot be."""
+    path = out.with_suffix(".csv")
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dynconv.engine.config import NOT_IDENTITY, load_config
+from dynconv.engine.config import NOT_IDENTITY
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun
@@ -119,20 +118,7 @@ def _options(run: FoundRun) -> dict[str, Any]:
     if (start := configuration_started_from(run.folder.path, run.config)) is not None:
         # As above, what it learnt and not of which task and seed.
         own["source_checkpoint"] = start.described().rpartition(" ")[0]
-    if own.get("source_checkpoint"):
-        own["source_checkpoint"] = _start(Path(own["source_checkpoint"]))
     return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
-
-
-def _start(checkpoint: Path) -> str:
-    """What a run starts from, without task and seed, which go with its own: the method and hash of that run's
-    configuration; the file itself where it lies in no run folder."""
-    try:
-        config = load_config(checkpoint.parent.parent / "config.yaml", METHODS)
-    except ValueError:
-        return str(checkpoint)
-    run = replace(config.run, protocol=None, source=(), target=None, seed=0)
-    return f"{config.method} {replace(config, run=run).hash}"
 
 
 def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods: Mapping[str, str]) -> str:

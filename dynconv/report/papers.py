@@ -11,6 +11,7 @@ from dynconv.recipes import RECIPES, Recipe
 from dynconv.recipes import Row as RecipeRow
 from dynconv.report.cited import CitedFigure, figure_of
 from dynconv.report.collect import FoundRun
+from dynconv.report.started import configuration_started_from
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,28 @@ def matches(run: FoundRun) -> list[Match]:
 def _is_of(run: FoundRun, recipe: Recipe, row: RecipeRow, task: str) -> bool:
     if (row.after is None) != (run.config.run.pseudo_labels_of is None):
         return False
-    return _config(recipe, row, task, run.seed).hash == run.config.hash
+    expected, config = _config(recipe, row, task, run.seed), run.config
+    if row.starts_from is not None:
+        start = configuration_started_from(run.folder.path, config)
+        if start is None or start.hash != _config(recipe, _row(recipe, row.starts_from), task, run.seed).hash:
+            return False
+        options = replace(config.options, source_checkpoint=expected.options.source_checkpoint)
+        config = replace(config, options=options)
+    return expected.hash == config.hash
 
 
 def _config(recipe: Recipe, row: RecipeRow, task: str, seed: int) -> TrainConfig:
     # Where a run and the one before it lie, and on what they are computed, is no part of the hash.
-    after = next((each for each in recipe.rows if each.label == row.after), None)
-    place = None if after is None else Path("after")
+    place = None if row.follows is None else Path("after")
     config = recipe.config(task, row, seed, out=Path("run"), data_root=None, device="cpu", after=place)
-    if after is None:
+    if row.after is None:
         return config
-    of = _config(recipe, after, task, seed).described()
+    of = _config(recipe, _row(recipe, row.after), task, seed).described()
     return replace(config, run=replace(config.run, pseudo_labels_of=of))
+
+
+def _row(recipe: Recipe, label: str) -> RecipeRow:
+    return next(row for row in recipe.rows if row.label == label)
 
 
 def metric_of(found: Iterable[Match]) -> str:

@@ -5,8 +5,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from dynconv.engine.options import parse_coefficients, parse_degradation, parse_plot
+from dynconv.engine.plot_options import (
+    CalibratedOptions,
+    parse_epsilon,
+    parse_perturbation,
+    parse_predictions,
+    parse_spectra,
+    parse_stream,
+    parse_trade_off,
+)
+
+if TYPE_CHECKING:
+    from dynconv.report.calibrated import CalibratedRun
 
 
 def draw_training(args: Sequence[str]) -> None:
@@ -52,10 +65,121 @@ def draw_degradation(args: Sequence[str]) -> None:
         print(path)
 
 
+def draw_trade_off(args: Sequence[str]) -> None:
+    """`dynconv plot trade-off`."""
+    options = parse_trade_off(args)
+    from rich.console import Console
+
+    from dynconv.report.collect import FoundRun
+    from dynconv.report.trade_off import measure_as_target, save_trade_off_figure, trade_off_table
+
+    def measure(run: FoundRun) -> float:
+        print(f"dynconv: {run.name}: source images through the target's network", file=sys.stderr)
+        return measure_as_target(run, options.checkpoint, device=options.device, data_root=options.data_root)
+
+    own = options.source_as == "source"
+    found = save_trade_off_figure(options.runs, options.out, options.checkpoint, None if own else measure)
+    Console().print(trade_off_table(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
+def draw_epsilon(args: Sequence[str]) -> None:
+    """`dynconv plot epsilon`."""
+    options = parse_epsilon(args)
+    from rich.console import Console
+
+    from dynconv.report.epsilon import epsilon_table, save_epsilon_figure, save_sweep_figure
+
+    if options.sweep:
+        found = save_sweep_figure(
+            options.runs[0], options.out, options.checkpoint, device=options.device, data_root=options.data_root
+        )
+    else:
+        found = save_epsilon_figure(options.runs, options.out, options.checkpoint)
+    Console().print(epsilon_table(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
+def draw_stream(args: Sequence[str]) -> None:
+    """`dynconv plot stream`."""
+    options = parse_stream(args)
+    from rich.console import Console
+
+    from dynconv.engine.inspect import load_run
+    from dynconv.engine.stream import Schedule
+    from dynconv.report.stream import save_stream_figure, stream_table
+
+    loaded = [
+        load_run(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+        for run in options.runs
+    ]
+    schedule = Schedule(options.blocks, options.block_batches, options.batch_size, options.seed)
+    found = save_stream_figure(loaded, options.out, schedule)
+    Console().print(stream_table(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
+def draw_spectra(args: Sequence[str]) -> None:
+    """`dynconv plot spectra`."""
+    options = parse_spectra(args)
+    from dynconv.report.spectra import save_spectra_figure
+
+    written = save_spectra_figure(
+        _open(options), options.picture, images=options.images, samples=options.samples, radius=options.radius
+    )
+    for path in written:
+        print(path)
+
+
+def draw_predictions(args: Sequence[str]) -> None:
+    """`dynconv plot predictions`."""
+    options = parse_predictions(args)
+    from dynconv.report.prediction_panels import save_prediction_figure
+
+    for path in save_prediction_figure(_open(options), options.picture, images=options.images, samples=options.samples):
+        print(path)
+
+
+def draw_perturbation(args: Sequence[str]) -> None:
+    """`dynconv plot perturbation`."""
+    options = parse_perturbation(args)
+    from rich.console import Console
+
+    from dynconv.report.perturbation_figure import perturbation_tables, save_perturbation_figure
+
+    found, written = save_perturbation_figure(
+        _open(options), options.picture, images=options.images, bounds=sorted(set(options.sizes))
+    )
+    Console().print(perturbation_tables(found))
+    for path in written:
+        print(path)
+
+
+def _open(options: CalibratedOptions) -> CalibratedRun:
+    from dynconv.report.calibrated import open_calibrated
+
+    return open_calibrated(
+        options.run,
+        options.figure,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        data_root=options.data_root,
+    )
+
+
 DRAW: dict[str, Callable[[Sequence[str]], None]] = {
     "training": draw_training,
     "coefficients": draw_coefficients,
     "degradation": draw_degradation,
+    "trade-off": draw_trade_off,
+    "epsilon": draw_epsilon,
+    "stream": draw_stream,
+    "spectra": draw_spectra,
+    "predictions": draw_predictions,
+    "perturbation": draw_perturbation,
 }
 """By the figure's name. Each prints the files that it wrote.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from dynconv.engine.loading import read_skipped
 from dynconv.engine.pseudo_label_file import read_pseudo_labels
 from dynconv.report.analysis import Analysis
-from dynconv.report.before import STEP_0, Before
+from dynconv.report.before import SOURCE_ONLY, Before
 from dynconv.report.collect import FoundRun
 from dynconv.report.model import Block, Facts, Line, Missing, Section, Table, Text
 from dynconv.report.run_figures import checkpoint_figures, curves
@@ -52,7 +52,8 @@ def _facts(run: FoundRun, start: Before | None, found: Analysis | str) -> list[t
     if options.pseudo_labels_from is not None:
         facts.append(("pseudo labels", _pseudo_labels(run)))
     if start is not None:
-        facts.append(("before adaptation", start.run if start.what != STEP_0 else "step 0 of the run itself"))
+        own = f"step {start.row['step']} of the run itself"
+        facts.append(("before adaptation", start.run if start.what == SOURCE_ONLY else own))
     if isinstance(found, Analysis):
         error = f"a linear classifier errs on {100 * found.a_error:.1f} % of held-out features"
         facts.append(("A-distance", f"{found.a_distance:.2f} ({error})"))

@@ -63,6 +63,28 @@ def source_per_cent(row: Row | None) -> float | None:
     return tested if tested is not None else per_cent(row, "source-val")
 
 
+def both_sides(row: Row | None) -> tuple[float, float] | None:
+    """Source and target test accuracy of a row in per cent; None where it lacks one of them."""
+    source, target = source_per_cent(row), per_cent(row, "target-test")
+    return None if source is None or target is None else (source, target)
+
+
+def chosen_sides(run: FoundRun, rule: str) -> tuple[float, float]:
+    """`both_sides` of the row that a selection rule chose.
+
+    Raises:
+        ValueError: The run is not finished, has no such row, or that lacks an accuracy.
+    """
+    row = run.chosen(rule)
+    if row is None:
+        reason = "; ".join(run.missing) or f"the rule {rule!r} chose none"
+        raise ValueError(f"RUN {run.folder.path} has no evaluation that counts: {reason}")
+    sides = both_sides(row)
+    if sides is None:
+        raise ValueError(f"RUN {run.folder.path}: its rows lack the accuracy on the source's or the target's images")
+    return sides
+
+
 def column_of(group: Group, task: str, value: Value) -> Spread | None:
     """`value` of a group's runs of a task, by seed."""
     return over_seeds({seed: value(run) for seed, run in sorted(group.runs.get(task, {}).items())})

@@ -42,8 +42,9 @@ def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: 
         tuple(lines),
         (
             "Source test accuracy in %, mean over the source domains and the seeds: before → after, and the change in "
-            "points. Before is the source-only run of the same task, seed and network where the report has it, else "
-            "the network at step 0 of the run itself (from scratch that is chance).",
+            "points. Before is the classifier that the run's own adaptation begins with, where it trains or is given "
+            "one; else the source-only run of the same task, seed and network where the report has it; else the "
+            "network at step 0 of the run itself (from scratch that is chance).",
         ),
         words=2,
     )

@@ -20,6 +20,7 @@ from dynconv.methods import ADDA, M3SDA, METHODS
 
 Make = Callable[..., TrainConfig]
 OPTIONS = {
+    "cyclegan": {"width": 2, "blocks": 1, "discriminator_width": 4, "pool_size": 20},
     "adda": {"hidden_features": 8, "pretrain": 0.5},
     "m3sda": {"discrepancy_steps": 1, "prediction": "weighted"},
 }
@@ -43,8 +44,12 @@ def kill_at(run: Run, step: int, console: Console) -> None:
         run.fit(console)
 
 
-# ADDA's adaptation begins with step 3: before, at and after it.
-@pytest.mark.parametrize(("method", "steps"), [("adda", (2, 3, 4)), ("m3sda", (3,))])
+# ADDA's adaptation begins with step 3: before, at and after it. CycleGAN's pool is full by then; that its state goes on
+# is in the default tier too (tests/methods/test_method.py).
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [("adda", (2, 3, 4)), ("m3sda", (3,)), pytest.param("cyclegan", (3,), marks=pytest.mark.slow)],
+)
 def test_a_run_killed_and_resumed_ends_bit_identical(
     method: str, steps: tuple[int, ...], make_config: Make, tmp_path: Path, quiet: Console
 ) -> None:

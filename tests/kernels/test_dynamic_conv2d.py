@@ -69,8 +69,11 @@ CASES = {
     "padding beyond the kernel": Case(padding=(4, 4), size=(2, 2)),
     "groups": Case(channels=4, outputs=6, groups=2),
     "depthwise": Case(channels=3, outputs=3, groups=3, stride=(2, 1)),
-    "channels beyond one block": Case(channels=37, outputs=70, size=(4, 3)),
-    "channels in multiples of 16": Case(channels=32, outputs=80, size=(3, 2), parts="weight scale basis"),
+    # Few taps: of each the interpreter multiplies every block of channels.
+    "channels beyond one block": Case(channels=37, outputs=70, size=(4, 3), kernel=(1, 3), padding=(0, 1)),
+    "channels in multiples of 16": Case(
+        channels=32, outputs=80, size=(3, 2), kernel=(3, 1), padding=(1, 0), parts="weight scale basis"
+    ),
     "samples sharing a tile": Case(batch=5, size=(3, 3)),
     "rows beyond one tile": Case(batch=3, size=(11, 7), stride=(2, 1), channels=2, outputs=2),
     "one sample": Case(batch=1),
@@ -182,7 +185,8 @@ def test_every_variant_agrees_with_the_oracle_where_it_can_run(variant: str, nam
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", variants.VARIANTS)
 def test_half_types_accumulate_in_float32(variant: str, dtype: torch.dtype) -> None:
-    case = Case(channels=40, basis=(3, 3) if variant == "basis-shared" else (1, 1))
+    row = (1, 3)
+    case = Case(channels=40, kernel=row, padding=(0, 1), basis=row if variant == "basis-shared" else (1, 1))
     given = tensors(case, dtype)
     y, dy, dx = oracle(case, given)
     check(forward(case, given, variant=variant), y, variant)
@@ -284,7 +288,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_any_memory_layout_gives_the_same_values(layout) -> None:
-    case = Case(channels=4, basis=(3, 3), stride=(1, 2))
+    case = Case(channels=4, kernel=(2, 2), basis=(2, 2), stride=(1, 2))
     plain = tensors(case)
     y, dy, dx = oracle(case, plain)
     given = {name: layout(t) if t is not None and t.dim() == 4 else t for name, t in plain.items()}
@@ -309,7 +313,7 @@ def test_empty_batch_gives_empty_results() -> None:
 
 
 def test_nan_stays_in_its_sample() -> None:
-    case = Case(batch=3, basis=(3, 3))
+    case = Case(batch=3, kernel=(2, 2), basis=(2, 2))
     given = tensors(case)
     y, dy, dx = oracle(case, given)
     given["x"][1], dy[1] = float("nan"), float("nan")

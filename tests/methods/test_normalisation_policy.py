@@ -24,6 +24,11 @@ TWO_DOMAINS = ("domain-specific", "adabn")
 # Under these ADDA has an encoder for each domain.
 OWN_ENCODERS = ("separate", "source-only", "frozen")
 SMALL: dict[str, Any] = {"hidden_features": 16, "bottleneck": 8, "dropout": 0.0}
+# The calibrator's classifier learns in the steps before the adaptation, which leaves it alone (test_calibrator.py).
+OWN: dict[str, dict[str, Any]] = {
+    "calibrator": {"backbone": "lenet-small", "width": 2, "blocks": 1, "pretrain": 0.99},
+    "cyclegan": {"width": 2, "blocks": 1, "discriminator_width": 4, "pool_size": 5},
+}
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def make(policy: str, weights: str, name: str = "mcd", **fields: Any) -> Method:
         fields = {"num_groups": (2,)} | fields
     if name == "adda" and policy not in OWN_ENCODERS:
         fields = {"weight_sharing": "shared"} | fields
-    fields = {"normalisation_policy": policy, "weights": weights} | fields
+    fields = {"normalisation_policy": policy, "weights": weights} | OWN.get(name, {}) | fields
     return kind(kind.config_class(**fields), num_classes=3).double().train()
 
 
@@ -138,6 +143,8 @@ def policies_of(name: str) -> tuple[str, ...]:
         "source-only": ("source-only", "frozen", "adabn"),
         "target-only": ("source-only", "frozen"),
         "adabn": ("adabn",),
+        "calibrator": ("source-only", "frozen"),
+        "cyclegan": ("source-only", "frozen", "adabn"),
     }
     return own.get(name, POLICIES)
 
@@ -275,7 +282,8 @@ def test_without_normalisation_there_is_no_policy(name: str) -> None:
     kind = METHODS[name].config_class
     default = kind(norm="none").normalisation_policy
     separate = dict.fromkeys(("mcd", "dann", "cdan", "pada", "adda", "m3sda", "afn"), "separate")
-    assert default == {**separate, **dict.fromkeys(("source-only", "target-only"), "source-only")}.get(name, "joint")
+    by_source = dict.fromkeys(("source-only", "target-only", "calibrator", "cyclegan"), "source-only")
+    assert default == (separate | by_source).get(name, "joint")
     for policy in POLICIES:
         if policy != default:
             wanted = f"normalisation_policy: {policy} contradicts norm 'none'.* leave normalisation_policy at {default}"
@@ -287,13 +295,14 @@ def test_without_normalisation_there_is_no_policy(name: str) -> None:
 def test_frozen_statistics_must_come_with_weights(name: str) -> None:
     kind = METHODS[name].config_class
     for fields in ({}, {"weights": "none"}, {"backbone": "resnet50", "weights": "none"}, {"backbone": "resnet-small"}):
-        backbone = fields.get("backbone", "lenet-small")
+        backbone = fields.get("backbone", kind().backbone)
         with pytest.raises(
             ValueError, match=f"'frozen' keeps .* {backbone} starts without any; give a FILE as weights"
         ):
             kind(normalisation_policy="frozen", **fields)
     assert kind(normalisation_policy="frozen", backbone="resnet50").normalisation_policy == "frozen"
-    with pytest.raises(ValueError, match="there are ImageNet weights of resnet50 and resnet101, not of lenet-small"):
+    wanted = f"there are ImageNet weights of resnet50 and resnet101, not of {kind().backbone}"
+    with pytest.raises(ValueError, match=wanted):
         kind(normalisation_policy="frozen", weights="imagenet")
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from dynconv.models import build
+from dynconv.models.calibrator import Calibrator
 from dynconv.models.cost import FORMS, costs_of_kinds, count_cost
 from dynconv.nn import DynamicConv2d, to_dynamic
 
@@ -48,6 +49,28 @@ def test_full_bases_and_no_scale_and_no_basis() -> None:
     channel = count_cost(layer(residual="channel"), IMAGE)
     assert channel.aggregation_macs == channel.product_macs == channel.basis_macs == 0
     assert channel.added_macs("linear") == channel.added_macs("split") == channel.coefficient_macs + 6 * 20
+
+
+def test_transposed_convolutions_by_hand_and_instance_norms_for_nothing() -> None:
+    layers = nn.Sequential(
+        nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), nn.InstanceNorm2d(6, affine=True)
+    )
+    cost = count_cost(layers, IMAGE)
+    # 63 places, and at each of them 4 channels times the 3 of their group times 3 x 3.
+    assert cost.static_macs == 63 * 4 * 3 * 9
+    assert cost.parameters == 4 * 3 * 9 + 6 + 12
+
+
+def test_the_calibrator_beside_the_classifier_of_digits() -> None:
+    # Section 5.3 of the Calibrator: 3.1 M parameters and 0.18 M more, 5.8 %.
+    network = build("dtn", num_classes=10, weights="none")
+    classifier = count_cost(nn.Sequential(network.features, network.make_head()), torch.zeros(1, 3, 32, 32))
+    calibrator = count_cost(Calibrator(width=8, blocks=9), torch.zeros(1, 3, 32, 32))
+    assert (calibrator.parameters, classifier.parameters) == (180_419, 3_133_962)
+    assert round(100 * calibrator.parameters / classifier.parameters, 1) == 5.8
+    # Per image: 7 x 7 at 32 x 32 in and out, four of 3 x 3 at half and at a quarter of the size, 18 between.
+    outer, halves, quarters = 2 * 32**2 * 3 * 8 * 49, 2 * 16**2 * 8 * 16 * 9, 2 * 8**2 * 16 * 32 * 9
+    assert calibrator.static_macs == outer + halves + quarters + 18 * 8**2 * 32 * 32 * 9
 
 
 def test_given_coefficients_cost_no_branch() -> None:

@@ -11,7 +11,7 @@ import torch
 
 from dynconv.data import parse_spec
 from dynconv.engine.config import load_config
-from dynconv.methods import ADDA, METHODS, ADDAConfig, SourceOnlyConfig
+from dynconv.methods import ADDA, METHODS, ADDAConfig, CalibratorConfig, SourceOnlyConfig
 from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES, Recipe, Row
 
@@ -22,7 +22,7 @@ def test_every_run_of_every_recipe_is_a_configuration_that_a_file_brings_back(re
         parse_spec(task)
         for row in recipe.rows:
             assert isinstance(row.options, METHODS[row.method].config_class)
-            after = None if row.after is None else tmp_path / "other"
+            after = None if row.follows is None else tmp_path / "other"
             config = recipe.config(task, row, 1, out=tmp_path / "run", data_root=tmp_path, device="cpu", after=after)
             assert (config.run.protocol, config.run.seed) == (task, 1)
             # The tasks differ in their names alone.
@@ -44,7 +44,7 @@ def test_every_recipe_says_where_it_comes_from_what_to_expect_what_it_costs_and_
     runs = len(recipe.tasks) * len(recipe.rows) * recipe.seeds
     assert f"{runs} runs" in recipe.cost
     # Several rows that are the same runs would be no comparison.
-    assert len({(row.method, row.options, row.after) for row in recipe.rows}) == len(recipe.rows)
+    assert len({(row.method, row.options, row.after, row.starts_from) for row in recipe.rows}) == len(recipe.rows)
 
 
 def published(name: str, label: str) -> dict[str, float]:
@@ -60,7 +60,7 @@ def test_a_row_has_the_figures_of_the_row_it_cites_by_the_heads_of_the_tasks() -
     assert published("gsda-office31", "CDAN+E")["office31:webcam-amazon"] == 69.3
     assert published("gsda-office31", "CDAN") == {}
     assert published("gsda-office-home", "GSDA")["office-home:real-world-clipart"] == 60.6
-    assert published("calibrator-baselines", "MCD") == {"mnist-usps": 93.8, "usps-mnist": 95.7}
+    assert published("calibrator-table1", "MCD, lenet-m3sda")["usps-mnist@cycada"] == 95.7
     # On one of the paper's six tasks only.
     assert published("gsda-ablation-office31-64", "+ synchronisation") == {
         "office31:dslr-webcam": 99.1,
@@ -136,6 +136,59 @@ def test_every_experiment_of_drt_has_a_recipe_at_the_papers_scale() -> None:
     for name, count in (("drt-domainnet-oracles", 6), ("drt-digit-five-oracles", 5)):
         sources = [parse_spec(task)[0] for task in RECIPES[name].tasks]
         assert len({each for (each,) in sources}) == count and RECIPES[name].split == "source-test"
+
+
+def calibrators(name: str) -> list[CalibratorConfig]:
+    return [row.options for row in RECIPES[name].rows if isinstance(row.options, CalibratorConfig)]
+
+
+def test_every_switch_of_the_calibrator_has_a_recipe_around_one_setting_and_one_classifier() -> None:
+    whole = RECIPES["calibrator-digits"]
+    rows = {row.method: row for row in whole.rows}
+    switches = {
+        "groups": {"groups"},
+        "discriminators": {"discriminators"},
+        "tricks": {"shuffle", "patch"},
+        "width": {"width"},
+        "depth": {"blocks"},
+        "epsilon": {"epsilon"},
+        "form": {"form"},
+    }
+    for name, switched in switches.items():
+        recipe = RECIPES[f"calibrator-{name}"]
+        source, ours, *others = recipe.rows
+        assert (recipe.tasks, recipe.run, recipe.seeds) == (whole.tasks, whole.run, whole.seeds)
+        for row, known in ((source, rows["source-only"]), (ours, rows["calibrator"])):
+            assert (row.label, row.options, row.starts_from) == (known.label, known.options, known.starts_from)
+        changed = set()
+        for row in others:
+            assert row.starts_from == source.label and recipe.compared_with(row) == ours.label
+            own = dataclasses.asdict(ours.options)
+            changed |= {key for key, value in dataclasses.asdict(row.options).items() if value != own[key]}
+        assert changed - {"patch_size", "start"} == switched
+    bounds = [config.epsilon for config in calibrators("calibrator-epsilon")]
+    assert len(set(bounds)) == len(bounds) >= 6
+    tricks = {(config.shuffle, config.patch) for config in calibrators("calibrator-tricks")}
+    assert tricks == {(True, True), (False, True), (True, False), (False, False)}
+
+
+def test_the_calibrators_released_settings_are_those_of_its_three_files() -> None:
+    # Of each file: epochs on the source and of the adaptation, batch, bound of images in [-1, 1], width, blocks, patch.
+    files = {
+        "mnist-usps": (300, 200, 128, 0.4, 8, 9, 4),
+        "usps-mnist": (250, 50, 128, 0.9, 4, 9, 8),
+        "svhn-mnist": (100, 100, 512, 0.8, 8, 8, 8),
+    }
+    for pair, values in files.items():
+        recipe = RECIPES[f"calibrator-released-{pair}"]
+        config, steps = calibrators(recipe.name)[0], 10 * recipe.run["epochs"]
+        source = round(config.pretrain * steps) / 10
+        size = (config.width, config.blocks, config.patch_size)
+        found = (source, recipe.run["epochs"] - source, recipe.run["batch_size"], 2 * config.epsilon, *size)
+        assert found == values
+        assert (config.form, config.source_weight, config.feature_input) == ("nonnegative", 0.1, "probabilities")
+        task = f"{pair}@cycada"
+        assert published(recipe.name, "released") == {task: published("calibrator-table1", "Calibrator")[task]}
 
 
 def _targets(recipe: Recipe) -> list[tuple[str, str]]:

@@ -3,14 +3,15 @@
 Of a recipe the first task alone is trained, and only steps, evaluations, batch and device are changed. So that all of
 them take less than a minute of one core, the networks and discriminators are small here, and of recipes with the same
 data one row alone is evaluated, has checkpoints and gives a line of the table. A row that learns the pseudo labels of
-another is trained after that one, with a threshold that a network of two steps passes. The whole networks of every row
-are built, for as many classes as the task has, without memory for their weights; the slow tier trains some.
+another is trained after that one, with a threshold that a network of two steps passes, and one that starts from another
+row's classifier after that. The whole networks of every row are built, for as many classes as the task has, without
+memory for their weights; the slow tier trains some.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from publishers_digits import write_digit_five
+from publishers_digits import write_digit_five, write_svhn
 from publishers_files import partial_counts, write_digits, write_image_sets
 from rich.console import Console
 from torch import Tensor, nn
@@ -35,14 +36,15 @@ from dynconv.engine.journal import Journal
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.losses import Hierarchy
-from dynconv.methods import METHODS, MethodConfig, SelfTrainingConfig
+from dynconv.methods import METHODS, CalibratorConfig, MethodConfig, SelfTrainingConfig
 from dynconv.methods.gsda import GSDAConfig
-from dynconv.models import network
+from dynconv.models import Features, network
 from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES, Recipe, Row
 from dynconv.report.recipe_table import record
 
 BATCH = 8
+CHECKPOINT = Journal.checkpoint
 
 
 class SmallTrunk(nn.Module):
@@ -60,6 +62,22 @@ class SmallTrunk(nn.Module):
         return self.fc(places.mean(dim=(2, 3)))
 
 
+class SmallDTN(Features):
+    """One convolution of 4 channels on 4 x 4 places."""
+
+    image_size = 32
+
+    def __init__(self, *, norm: bool) -> None:
+        super().__init__()
+        assert norm
+        self.out_features = 8
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 5, stride=8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images)
+        return features.relu()
+
+
 def first_images(domain: Domain, train: int, test: int) -> Domain:
     assert domain.test is not None
     return replace(domain, train=domain.train.subset(torch.arange(train)), test=domain.test.subset(torch.arange(test)))
@@ -70,11 +88,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The small files, known as the published ones; each protocol is read once."""
     place = tmp_path_factory.mktemp("data")
     write_digits(place)
+    write_svhn(place, (60, 20))
     write_digit_five(place)
     small = write_image_sets(place)
 
     @functools.cache
-    def load(spec: str, **options: Any) -> Protocol:
+    def read(spec: str, **options: Any) -> Protocol:
         if spec.startswith("domainnet:"):
             # Six domains of 345 classes: decoded at 256 x 256 they would be a gigabyte for every task.
             options["cache"], counts = "none", (20, 8)
@@ -87,11 +106,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sources = tuple(first_images(source, *counts) for source in whole.sources)
         return replace(whole, sources=sources, target=first_images(whole.target, *counts))
 
+    def load(spec: str, *, on_progress: object, **options: Any) -> Protocol:
+        # Each call has a display of its own: with it no protocol was ever the same, and each row decoded its images.
+        return read(spec, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         for name, known in small.items():
             patch.setitem(IMAGE_SETS, name, known)
         for domain, count in partial_counts(PDA_COUNTS).items():
             patch.setitem(PDA_COUNTS, domain, count)
+        for name in ("mnist", "usps", "svhn"):
+            patch.setitem(DIGIT_SETS, name, replace(DIGIT_SETS[name], splits={"train": 60, "test": 20}))
         for name, digits in DIGIT_SETS.items():
             if name.startswith("digit-five:"):
                 patch.setitem(DIGIT_SETS, name, replace(digits, splits={"train": 24, "test": 21}))
@@ -105,6 +130,7 @@ def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("resnet50", "resnet101"):
         monkeypatch.setattr(torchvision.models, name, SmallTrunk)
     monkeypatch.setattr(network, "imagenet_state", lambda name: SmallTrunk().state_dict())
+    monkeypatch.setattr(network, "DTN", SmallDTN)
     # 32 million parameters otherwise, in the first linear layer.
     monkeypatch.setitem(network._LENETS, "lenet-m3sda", replace(network._LENETS["lenet-m3sda"], linear=(32, 16)))
 
@@ -119,22 +145,26 @@ def without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kind(row: Row) -> tuple[str, MethodConfig]:
-    """Method and options of a row, the same for each number of bases on images: the digits' rows have them all."""
+    """Method and options of a row, the same for each number of bases on images, for the digits' rows have them all, and
+    for each size and bound of a calibrator."""
     options = row.options
+    if isinstance(options, CalibratorConfig):
+        options = replace(options, width=8, blocks=9, epsilon=0.4)
     if options.backbone.startswith("resnet") and options.residual in ("subspace", "combined"):
         options = replace(options, num_bases=4)
     return row.method, options
 
 
 def different_runs() -> dict[str, tuple[Recipe, str, Row]]:
-    """Each row of each recipe on its first task, but for those that follow another; of the same runs the first."""
+    """Each row of each recipe on its first task, but for those that learn the pseudo labels of another; of the same
+    runs the first."""
     found: dict[Any, tuple[str, tuple[Recipe, str, Row]]] = {}
     for recipe in RECIPES.values():
         task = next(iter(recipe.tasks))
         for row in recipe.rows:
             if row.after is not None:
                 continue
-            key = (*kind(row), task, tuple(sorted(recipe.run.items())))
+            key = (*kind(row), row.starts_from is None, task, tuple(sorted(recipe.run.items())))
             found.setdefault(key, (f"{recipe.name} {row.label}", (recipe, task, row)))
     return dict(found.values())
 
@@ -153,9 +183,12 @@ def two_steps(
 
 
 def small(options: MethodConfig) -> MethodConfig:
-    """45 discriminators of the full width have 60 million parameters; a warm-up takes one step of both."""
+    """45 discriminators of the full width have 60 million parameters; a warm-up, or what is before an adaptation, takes
+    one step of both."""
     if isinstance(options, SelfTrainingConfig):
         return replace(options, warmup_steps=1, selection_every=1)
+    if isinstance(options, CalibratorConfig):
+        return replace(options, width=4, blocks=1, pretrain=0.5)
     return replace(options, hidden_features=8) if hasattr(options, "hidden_features") else options
 
 
@@ -165,11 +198,34 @@ def check_line(recipe: Recipe, task: str, row: Row, folder: RunFolder) -> None:
     assert 0 <= line["target-test last"] <= 100 and 0 <= line["source-test last"] <= 100
 
 
+@pytest.fixture(scope="module")
+def source_runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe, str, Row], Path | None]:
+    """The run of small networks that a row starts from, with its checkpoint; the same for all that start alike."""
+    found: dict[Any, Path] = {}
+
+    def folder(recipe: Recipe, task: str, row: Row) -> Path | None:
+        if row.starts_from is None:
+            return None
+        first = next(each for each in recipe.rows if each.label == row.starts_from)
+        key = (*kind(first), task)
+        if key not in found:
+            place = tmp_path_factory.mktemp("first") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Journal, "checkpoint", CHECKPOINT)
+                found[key] = two_steps(recipe, task, first, small(first.options), root, place).path
+        return found[key]
+
+    return folder
+
+
 @pytest.mark.usefixtures("small_networks", "without_evaluation")
 @pytest.mark.parametrize("name", RUNS)
-def test_every_row_of_every_recipe_trains(name: str, root: Path, tmp_path: Path) -> None:
+def test_every_row_of_every_recipe_trains(
+    name: str, root: Path, tmp_path: Path, source_runs: Callable[[Recipe, str, Row], Path | None]
+) -> None:
     recipe, task, row = RUNS[name]
-    folder = two_steps(recipe, task, row, small(row.options), root, tmp_path / "run")
+    before = source_runs(recipe, task, row)
+    folder = two_steps(recipe, task, row, small(row.options), root, tmp_path / "run", after=before)
     done = folder.read_done()
     assert done is not None and done["selected"]["last"]["step"] == 2
     assert folder.training_rows()[-1]["step"] == 2
@@ -185,6 +241,7 @@ NETWORKS = {
 SIZES = {
     "lenet-small": 263_840,
     "lenet-m3sda": 31_785_408,
+    "dtn": 3_128_832,
     "resnet-small": 1_226_400,
     "resnet50": 23_508_032,
     "resnet101": 42_500_160,
@@ -196,7 +253,8 @@ def test_every_row_of_every_recipe_has_a_whole_network(
     name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, task, row = RUNS[name]
-    config = recipe.config(task, row, 0, out=tmp_path / "run", data_root=root, device="cpu")
+    after = None if row.follows is None else tmp_path / "other"
+    config = recipe.config(task, row, 0, out=tmp_path / "run", data_root=root, device="cpu", after=after)
     domains = loading.load_domains(config)
     num_classes = domains.num_classes
     divided = GSDAConfig.hierarchy
@@ -217,16 +275,16 @@ def test_every_row_of_every_recipe_has_a_whole_network(
     assert [head.out_features for head in method.heads] == [num_classes] * len(method.heads)
 
 
-# Of recipes with the same data and metric the first.
-TABLES = {(tuple(recipe.tasks), recipe.metric): name for name, recipe in reversed(RECIPES.items())}
+# Of recipes with the same last task, whose data are read, and metric the first.
+TABLES = {(list(recipe.tasks)[-1], recipe.metric): name for name, recipe in reversed(RECIPES.items())}
 
 
 @pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize("name", TABLES.values())
 def test_a_run_gives_a_line_of_its_recipes_table(name: str, root: Path, tmp_path: Path) -> None:
     recipe = RECIPES[name]
-    # Of those that follow no other; for these see FOLLOWING.
-    task, row = list(recipe.tasks)[-1], [row for row in recipe.rows if row.after is None][-1]
+    # Of those that follow no other; for these see FOLLOWING and `source_runs`.
+    task, row = list(recipe.tasks)[-1], [row for row in recipe.rows if row.follows is None][-1]
     check_line(recipe, task, row, two_steps(recipe, task, row, small(row.options), root, tmp_path / "run"))
 
 

@@ -1,0 +1,161 @@
+"""A calibrator's run opened for its figures: the images of its domains before and after calibration, in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from dynconv.data import evaluation_batches
+from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.run_folder import write_atomically
+from dynconv.methods.calibrator import CalibratorMethod
+from dynconv.metrics.errors import check_finite_values
+from dynconv.report.analysis import evenly
+
+if TYPE_CHECKING:
+    from dynconv.data import Split
+    from dynconv.engine.config import CheckpointName
+    from dynconv.models import DomainName
+
+
+@dataclass(frozen=True)
+class Part:
+    """The test images of one domain, or of a source without a test split those held out of its training split."""
+
+    name: str
+    side: DomainName
+    split: Split
+    """Images and labels; a target's labels are for measuring alone."""
+
+
+@dataclass(frozen=True)
+class CalibratedRun:
+    """The classifier and the calibrator of a run, on images in [0, 1]."""
+
+    loaded: LoadedRun
+    method: CalibratorMethod
+    """That of `loaded`: in evaluation mode, and calibrating."""
+
+    @property
+    def low(self) -> Tensor:
+        """(1, 3, 1, 1): black, as the classifier takes it."""
+        return self.method.calibrated.low
+
+    @property
+    def span(self) -> Tensor:
+        """(1, 3, 1, 1): from black to white, as the classifier takes it."""
+        return self.method.calibrated.span
+
+    def parts(self, most: int | None = None) -> list[Part]:
+        """Of each domain, the sources in their order and then the target, `most` images at most, evenly spread.
+
+        Raises:
+            ValueError: Data missing, or a domain without images.
+        """
+        protocol, held_out = self.loaded.domains()
+        named: list[tuple[str, DomainName, Split | None]] = [
+            (source.name, "source", held if source.test is None else source.test)
+            for source, held in zip(protocol.sources, held_out, strict=True)
+        ]
+        named.append((protocol.target.name, "target", protocol.target.test))
+        parts = []
+        for name, side, split in named:
+            if split is None or len(split) == 0:
+                raise ValueError(f"{self.loaded.folder.path}: {name} has no test images")
+            chosen = split if most is None else split.subset(evenly(len(split), most))
+            parts.append(Part(name, side, chosen))
+        return parts
+
+    def batches(self, part: Part) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of images float32 (B, 3, S, S) in [0, 1] and their labels (B,), in order, on the run's device."""
+        scoring = self.loaded.scoring
+        for images, labels in evaluation_batches(
+            part.split,
+            batch_size=scoring.chunk,
+            device=scoring.device,
+            normalisation=scoring.network_input.normalisation,
+        ):
+            # 0 and 255 come back as -1e-8 and 1 + 1e-7 at worst.
+            yield ((images - self.low) / self.span).clamp(0, 1), labels
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the calibrator gives them to the classifier: float32, in [0, 1].
+
+        Raises:
+            NonFiniteError: A value is not finite.
+        """
+        with self.loaded.scoring.autocast():
+            calibrated = self.method.calibrator(images).float()
+        check_finite_values(calibrated=calibrated)
+        return calibrated
+
+    def classify(self, images: Tensor, side: DomainName) -> Tensor:
+        """Scores float32 (B, C) of the classifier alone, without calibrator, of images in [0, 1].
+
+        Raises:
+            NonFiniteError: A score is not finite.
+        """
+        with self.method.evaluating_domain(side), self.loaded.scoring.autocast():
+            scores = self.method.scores(self.method.features(images * self.span + self.low)).float()
+        check_finite_values(scores=scores)
+        return scores
+
+    def described(self) -> dict[str, Any]:
+        """What the numbers of a figure begin with."""
+        loaded = self.loaded
+        return {
+            "run": str(loaded.folder.path),
+            "checkpoint": loaded.checkpoint,
+            "step": loaded.step,
+            "calibrator": self.method.calibrator.options(),
+        }
+
+    def title(self) -> str:
+        """The run as a figure calls it: with the folder above it, for that of a recipe's run is called after its seed,
+        and what the calibrator may do."""
+        name = Path(*self.loaded.folder.path.resolve().parts[-2:])
+        bound = f"calibrator within ε = {self.method.calibrator.epsilon:g}"
+        return f"{name}, checkpoint {self.loaded.checkpoint} (step {self.loaded.step}), {bound}"
+
+
+def open_calibrated(
+    run: Path,
+    figure: str,
+    *,
+    checkpoint: CheckpointName = "last",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    data_root: Path | None = None,
+) -> CalibratedRun:
+    """Open a run of the method calibrator for `dynconv plot FIGURE`; the other arguments are those of `load_run`.
+
+    Raises:
+        ValueError: As `load_run`; a run of another method, or a checkpoint from before its calibrator's first step.
+    """
+    loaded = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
+    method = loaded.method
+    if not isinstance(method, CalibratorMethod):
+        raise ValueError(
+            f"{run} is a run of {loaded.config.method}, which has no calibrator; `dynconv plot {figure}` is for runs "
+            "of `dynconv train calibrator`"
+        )
+    if not method.calibrating:
+        raise ValueError(
+            f"{run}: its checkpoint {checkpoint} (step {loaded.step}) is from before the calibrator's first step; go "
+            "on with the training, or choose another --checkpoint"
+        )
+    return CalibratedRun(loaded, method)
+
+
+def write_numbers(path: Path, text: str) -> None:
+    """Write the file of a figure's numbers. ValueError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}") from error
