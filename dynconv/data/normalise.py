@@ -41,6 +41,15 @@ def normalise(
     return values.mul_(factor).sub_(offset)
 
 
+def black_and_span(normalisation: Normalisation) -> tuple[Tensor, Tensor]:
+    """What `normalise` makes of 0, and of 255 less that: float32 (1, 3, 1, 1) each. Pixels in [0, 1], times the second
+    and plus the first, are normalised."""
+    black, white = (
+        normalise(torch.full((1, 3, 1, 1), value, dtype=torch.uint8), normalisation=normalisation) for value in (0, 255)
+    )
+    return black, white - black
+
+
 @functools.lru_cache
 def _imagenet(device: torch.device) -> tuple[Tensor, Tensor]:
     """Factors and offsets (1, 3, 1, 1) on `device`: made once, for each copy to a GPU waits for it."""

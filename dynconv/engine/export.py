@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data import Normalisation, normalise
+from dynconv.data.normalise import black_and_span
 from dynconv.data.protocols import MARGINS
 from dynconv.engine.evaluation import evaluating
 from dynconv.engine.inspect import LoadedRun
@@ -49,13 +50,9 @@ class AdaptedModel(nn.Module):
         super().__init__()
         self.method = method
         self.part = part
-        # Measured on the pipeline's own normalisation, which is affine, so that the two cannot drift apart.
-        black, white = (
-            normalise(torch.full((1, 3, 1, 1), value, dtype=torch.uint8), normalisation=normalisation)
-            for value in (0, 255)
-        )
-        self.register_buffer("low", black)
-        self.register_buffer("span", white - black)
+        low, span = black_and_span(normalisation)
+        self.register_buffer("low", low)
+        self.register_buffer("span", span)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.scores(images * self.span + self.low)

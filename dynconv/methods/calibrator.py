@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from dynconv.data.normalise import Normalisation, normalise
+from dynconv.data.normalise import Normalisation, black_and_span
 from dynconv.losses.groups import group_accuracy, group_loss
 from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
@@ -331,12 +331,9 @@ class Calibrated(nn.Module):
     def __init__(self, calibrator: Calibrator, normalisation: Normalisation) -> None:
         super().__init__()
         self.calibrator = calibrator
-        black, white = (
-            normalise(torch.full((1, 3, 1, 1), value, dtype=torch.uint8), normalisation=normalisation)
-            for value in (0, 255)
-        )
-        self.register_buffer("low", black, persistent=False)
-        self.register_buffer("span", white - black, persistent=False)
+        low, span = black_and_span(normalisation)
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("span", span, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         # The clamp of the calibrator takes back what rounding adds.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynconv.data.normalise import normalise
+from dynconv.data.normalise import black_and_span
 from dynconv.distributed import gather_rows, rank, share_of, world_size
 from dynconv.losses.cycle import absolute_difference, least_squares
 from dynconv.methods.base import About, Method, Update
@@ -110,13 +110,9 @@ class CycleGAN(Method):
         self.pools = nn.ModuleDict(
             {side: ImagePool(config.pool_size, self.image_size) for side in ("target", "source")}
         )
-        # From the classifier's normalisation to the generators' [-1, 1]; measured on the pipeline's own, which is
-        # affine. Not in the checkpoint: the backbone decides them.
-        black, white = (
-            normalise(torch.full((1, 3, 1, 1), value, dtype=torch.uint8), normalisation=self.normalisation)
-            for value in (0, 255)
-        )
-        self.register_buffer("scale", 2 / (white - black), persistent=False)
+        # From the classifier's normalisation to the generators' [-1, 1]. Not in the checkpoint: the backbone decides.
+        black, span = black_and_span(self.normalisation)
+        self.register_buffer("scale", 2 / span, persistent=False)
         self.register_buffer("shift", -1 - black * self.scale, persistent=False)
         self._gan_optimisers: list[torch.optim.Optimizer] = []
 
