@@ -63,7 +63,7 @@ def test_bad_names_and_numbers_are_refused() -> None:
         build("lenet-small", num_classes=1)
     with pytest.raises(ValueError, match="norm: expected 'batch' or 'none', got 'group'"):
         build("lenet-small", num_classes=10, norm="group")
-    with pytest.raises(ValueError, match="norm: 'none' is for lenet-small, lenet-m3sda; resnet-small is made for"):
+    with pytest.raises(ValueError, match="norm: 'none' is for lenet-small, lenet-m3sda, dtn; resnet-small is made for"):
         build("resnet-small", num_classes=10, norm="none")
     with pytest.raises(ValueError, match="bottleneck: expected the width of a layer, or 0 for none, got -1"):
         build("lenet-small", num_classes=10, bottleneck=-1)
