@@ -12,7 +12,8 @@ commands:
   predict RUN DIR  class and confidence of every image below a folder, as CSV
   export RUN       write the adapted model as a torch.export program or ONNX, its calibrator alone, or stylised images
   data ACTION      list the data sets and protocols, check files against what is published, draw samples of a set
-  plot FIGURE      draw runs: what they logged, their dynamic coefficients, what they cost on the sources
+  plot FIGURE      draw runs: what they logged, their dynamic coefficients, what they cost on the sources, what their
+                   calibrators do
   runs [DIR]       what ran below a folder (default: runs), what is unfinished, and what came out
   report RUN       gather runs in one report: tables, figures, how they were made; as Markdown, LaTeX and one HTML page
   reproduce TABLE  train every run of a table of a paper that is not finished, and print it beside the paper's
@@ -40,8 +41,10 @@ figures:
   coefficients  dynamic coefficients of test images: t-SNE by domain and by class, histograms of each layer
   degradation   accuracy on each source less that of its oracle, a network trained on it alone (--oracles RUN [RUN ...])
   trade-off     target accuracy over source accuracy, before and after adaptation, means over seeds
-  epsilon       accuracies of calibrators over the bound of their perturbation; of one RUN clamped to less (--sweep)
-  stream        accuracy over time where source and targets take turns: no calibrator, one, that of the domain
+  epsilon       source and target accuracy of calibrators over epsilon, the bound of their perturbation: of runs that
+                differ in it, or of one RUN whose perturbation is clamped to smaller bounds (--sweep)
+  stream        accuracy over time where source and targets take turns: without a calibrator, with the same one for
+                all of them, and with each target's own
   spectra       test images before and after a calibrator, their spectra, the share of energy at high frequencies
   predictions   confusions on source and target, of the classifier alone and behind its calibrator
   perturbation  accuracy against size: a calibrator's perturbation beside FGSM's and random ones

@@ -140,13 +140,16 @@ def test_options_that_do_not_fit_the_backbone_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_file_of_weights_is_known_from_another_directory(
+def test_files_are_known_from_another_directory(
     data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_train("source-only", [*data, "--weights", "a/b.pth"]).options.weights == f"{tmp_path}/a/b.pth"
     for word in ("auto", "none"):
         assert parse_train("source-only", [*data, "--weights", word]).options.weights == word
+    started = ["--source-checkpoint", "a/last.pt"]
+    assert parse_train("calibrator", [*data, *started]).options.source_checkpoint == f"{tmp_path}/a/last.pt"
+    assert parse_train("calibrator", data).options.source_checkpoint == ""
 
 
 def test_a_small_resnet_trains_on_its_64_pixels(

@@ -1,7 +1,8 @@
 """Translated images in the layout of the published CycleGAN digits: one folder of `LABEL_ID_fake_B.png`.
 
 What a CycleGAN makes of labelled images has the label of its original, which the name tells; the part after the number
-tells the direction of the translation.
+tells the direction of the translation. A folder of one direction is read whichever that is, of fake_A alone too: no
+name tells which of both domains had the labels, so whoever gives the folder vouches for them.
 """
 
 from __future__ import annotations
@@ -36,15 +37,18 @@ def translated_name(label: str, number: int) -> str:
     """The name of the translation of the image `number` of class `label`.
 
     Raises:
-        DataError: no file can have that name.
+        DataError: no file can have that name, or its class could not be read from it again.
     """
-    if "/" in label or "\0" in label or label.startswith("."):
-        raise DataError(f"the class {label!r} cannot be a part of a file's name: rename it")
-    return f"{label}_{number}_fake_B.png"
+    name = f"{label}_{number}_fake_B"
+    match = NAME.fullmatch(name)
+    # The pattern, by which names are read again, matches neither a line break nor an empty label.
+    if "/" in label or "\0" in label or label.startswith(".") or match is None or match["label"] != label:
+        raise DataError(f"the class {label!r} cannot be a part of a translated image's name: rename it")
+    return f"{name}.png"
 
 
 def read_translated(folder: Path) -> Translated | None:
-    """The translated images that lie in `folder` itself; None where there are none.
+    """The translated images that lie in `folder` itself, of whichever direction; None where there are none.
 
     Raises:
         DataError: it holds folders of images too, or translations of both directions, whose names are told from one

@@ -28,9 +28,14 @@ PACKAGES = (
 )
 
 
-@functools.cache
 def versions() -> dict[str, str | None]:
-    """Versions of dynconv, Python and the packages that results depend on; None for one that is not installed."""
+    """Versions of dynconv, Python and the packages that results depend on; None for one that is not installed. The
+    caller may change what it gets."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"dynconv": dynconv.__version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -46,7 +46,8 @@ def export_stylised(
 
     Raises:
         ValueError: The run is of another method, or `out` holds something or cannot be written.
-        DataError: The run's sources are not there, or a class has a name that no file can have.
+        DataError: The run's sources are not there, or a class has a name that cannot be told from a file's (said
+            before the first image is translated).
     """
     method = loaded.method
     if not isinstance(method, CycleGAN):
@@ -56,6 +57,10 @@ def export_stylised(
     done = 0
     with new_folder(out) as folder, evaluating(method), torch.no_grad():
         protocol = loaded.protocol()
+        for source in protocol.sources:
+            for name in source.classes:
+                # Refused now, and not after minutes of translating.
+                translated_name(name, 0)
         total = sum(len(source.train) for source in protocol.sources)
         for source in protocol.sources:
             for pixels, labels in _translated(loaded, method, source):

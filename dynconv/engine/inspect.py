@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from dynconv.engine.loading import check_skipped, load_domains
 from dynconv.engine.processes import make_fabric
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS, Method
+from dynconv.methods.calibrator import CalibratorMethod
 from dynconv.models import DomainName, weights_left_out
 
 
@@ -101,6 +103,37 @@ def load_run(
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     root = data_root if data_root is not None else config.run.data_root
     return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
+
+
+def calibrating(run: LoadedRun) -> CalibratorMethod:
+    """The method of a run of calibrator whose adaptation has begun.
+
+    Raises:
+        ValueError: It is of another method, or its checkpoint is of the classifier alone.
+    """
+    method = run.method
+    if not isinstance(method, CalibratorMethod):
+        raise ValueError(
+            f"RUN {run.folder.path} is a run of {run.config.method}, which has no calibrator; give one of `dynconv "
+            "train calibrator`"
+        )
+    if not method.calibrating:
+        raise ValueError(
+            f"RUN {run.folder.path}: its checkpoint {run.checkpoint} (step {run.step}) is from before the calibrator's "
+            "first step, where the classifier learns the source; go on with the training, or give another --checkpoint"
+        )
+    return method
+
+
+def source_images(protocol: Protocol, held_out: Sequence[Split]) -> list[tuple[str, Split]]:
+    """Names of sources, and the images that measure them: the test images of those that have some; where none has, the
+    images held out of each one's training split. It is the rule by which reports read a run's rows.
+
+    Args:
+        protocol, held_out: As `LoadedRun.domains` gives them.
+    """
+    tested = [(domain.name, domain.test) for domain in protocol.sources if domain.test is not None]
+    return tested or [(domain.name, held) for domain, held in zip(protocol.sources, held_out, strict=True)]
 
 
 def _num_sources(config: TrainConfig) -> int:

@@ -211,7 +211,7 @@ def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
         default=TrainOptions(run, own),
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    return TrainConfig(method, absolute_paths(options.run), _absolute_weights(options.method))
+    return TrainConfig(method, absolute_paths(options.run), _absolute_files(options.method))
 
 
 def parse_eval(args: Sequence[str]) -> EvalOptions:
@@ -258,11 +258,13 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
     return None
 
 
-def _absolute_weights(own: Any) -> Any:
-    """The method's options with a file of weights made absolute, as `absolute_paths`."""
-    if own.weights in ("auto", "none", "imagenet"):
-        return own
-    return dataclasses.replace(own, weights=str(Path(own.weights).expanduser().absolute()))
+def _absolute_files(own: Any) -> Any:
+    """The method's options with a file of weights and the checkpoint that it starts from made absolute, as
+    `absolute_paths`."""
+    files = {} if own.weights in ("auto", "none", "imagenet") else {"weights": own.weights}
+    if checkpoint := getattr(own, "source_checkpoint", ""):
+        files["source_checkpoint"] = checkpoint
+    return dataclasses.replace(own, **{name: str(Path(file).expanduser().absolute()) for name, file in files.items()})
 
 
 def _without_overridden(run: RunOptions, args: Sequence[str]) -> RunOptions:

@@ -16,77 +16,90 @@ from dynconv.parsing import check_picture, parse_options
 Runs = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
 ]
+Device = Literal["auto", "cpu", "cuda"]
 DataRoot = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
-def check_runs(runs: Sequence[Path]) -> None:
-    """Raise a ValueError where no run was given."""
-    if not runs:
-        raise ValueError("RUN: expected at least one run folder, got none")
+@dataclass(frozen=True, kw_only=True)
+class FigureOptions:
+    """What figures of trained networks have in common."""
+
+    figure: ClassVar[str]
+
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, or the one that a validator chose."""
+    device: Device = "auto"
+    """Where to compute."""
+    data_root: DataRoot = None
+    """Folder of the real data sets. Default: the one of the run's own training."""
 
 
-@dataclass(frozen=True)
-class TradeOffOptions:
+@dataclass(frozen=True, kw_only=True)
+class SeveralRunsOptions(FigureOptions):
+    """What the figures of several runs have in common."""
+
+    runs: Runs
+    """The run folders; a folder stands for all runs below it."""
+    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
+    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("RUN: expected at least one run folder, got none")
+        check_picture(self.out, f"{self.figure}.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOffOptions(SeveralRunsOptions):
     """Draw target test accuracy over source test accuracy, before and after adaptation: a colour for each method, a
     shape for each task, means over seeds with the seeds as small points (Calibrator, Fig. 2)."""
 
+    figure: ClassVar[str] = "trade-off"
+
     runs: Runs
     """The finished runs, source-only runs among them for where others start; a folder stands for all runs below it."""
-    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
-    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
     source_as: Literal["target", "source"] = "target"
     """Which network judges source images after adaptation where a method keeps one for each domain (ADDA, statistics of
     its own in batch normalisation). "target": the adapted one, for a device that moves does not say where it is
     (section 4.2); checkpoint and data are read for it. "source": its own, from the rows of the run."""
     checkpoint: CheckpointName = "last"
     """What "after" is: the last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    data_root: DataRoot = None
-    """Folder of the real data sets. Default: the one the run was trained with."""
-
-    def __post_init__(self) -> None:
-        check_runs(self.runs)
-        check_picture(self.out, "trade-off.png")
 
 
-@dataclass(frozen=True)
-class EpsilonOptions:
+@dataclass(frozen=True, kw_only=True)
+class EpsilonOptions(SeveralRunsOptions):
     """Draw source and target test accuracy of calibrators over epsilon, the bound of their perturbation: a line for
     runs that differ in epsilon and seed alone (Calibrator, section 5.2)."""
 
+    figure: ClassVar[str] = "epsilon"
+
     runs: Runs
     """The finished runs of calibrator; a folder stands for all runs below it. With --sweep a single one."""
-    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
-    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
     sweep: tyro.conf.FlagCreatePairsOff[bool] = False
     """Clamp the perturbation of one trained RUN to smaller bounds instead, without training."""
-    checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute (--sweep only; else the files of the runs have the numbers)."""
     data_root: DataRoot = None
     """Folder of the real data sets (--sweep only). Default: the one the run was trained with."""
 
     def __post_init__(self) -> None:
-        check_runs(self.runs)
-        check_picture(self.out, "epsilon.png")
+        super().__post_init__()
         if self.sweep and len(self.runs) > 1:
             raise ValueError(f"--sweep is for a single RUN, got {len(self.runs)}; draw them one by one")
         if not self.sweep and (self.device != "auto" or self.data_root is not None):
             raise ValueError("--device and --data-root are for --sweep: without it nothing is computed; leave them out")
 
 
-@dataclass(frozen=True)
-class StreamOptions:
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions(SeveralRunsOptions):
     """Draw accuracy over time for a device that moves between the source and the targets: blocks of test images of a
     domain drawn at random, without a calibrator, with one for all of them, and with that of the domain (Calibrator,
     section 1)."""
 
+    figure: ClassVar[str] = "stream"
+
     runs: Runs
     """Runs of calibrator; several must share one frozen classifier, and each has a target of its own."""
-    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
-    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
     blocks: Annotated[int, tyro.conf.arg(metavar="N")] = 20
     """Blocks, each of one domain; two that follow each other may be of the same."""
     block_batches: Annotated[int, tyro.conf.arg(metavar="N")] = 20
@@ -95,16 +108,9 @@ class StreamOptions:
     """Images of a batch."""
     seed: int = 0
     """Fixes the domains and the order of the images."""
-    checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    data_root: DataRoot = None
-    """Folder of the real data sets. Default: the one the runs were trained with."""
 
     def __post_init__(self) -> None:
-        check_runs(self.runs)
-        check_picture(self.out, "stream.png")
+        super().__post_init__()
         for name, value in (
             ("blocks", self.blocks),
             ("block-batches", self.block_batches),
@@ -116,23 +122,15 @@ class StreamOptions:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
 
 
-@dataclass(frozen=True)
-class CalibratedOptions:
+@dataclass(frozen=True, kw_only=True)
+class CalibratedOptions(FigureOptions):
     """What the figures of one calibrator's run have in common."""
-
-    figure: ClassVar[str]
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder, of the method calibrator."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
     """Image file to write; its suffix chooses the format. The numbers are written beside it. Default: in RUN, called
     after the figure."""
-    checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    data_root: DataRoot = None
-    """Folder of the real data sets. Default: the one the run was trained with."""
 
     def __post_init__(self) -> None:
         check_picture(self.picture, f"{self.figure}.png")
@@ -143,7 +141,7 @@ class CalibratedOptions:
         return self.run / f"{self.figure}.png" if self.out is None else self.out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SpectraOptions(CalibratedOptions):
     """Draw test images before and after calibration with their log spectra, and tell the share of energy at high
     frequencies (Calibrator, Fig. 6). The numbers are JSON."""
@@ -165,7 +163,7 @@ class SpectraOptions(CalibratedOptions):
             raise ValueError(f"--radius must be cycles per pixel, from 0 to below 0.5, got {self.radius}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictionOptions(CalibratedOptions):
     """Draw what the classifier takes source and target test images for, alone and behind the calibrator: confusion
     matrices and examples (Calibrator, Fig. 3). The numbers are JSON."""
@@ -182,7 +180,7 @@ class PredictionOptions(CalibratedOptions):
         _check_counts(images=1 if self.images is None else self.images, samples=self.samples)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PerturbationOptions(CalibratedOptions):
     """Draw accuracy against the size of perturbations: the calibrator's beside random ones and those of the fast
     gradient sign method (Calibrator, section 5.2). The numbers are CSV."""

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynconv.data import Domain, Split
+from dynconv.data import Split
 from dynconv.data.samplers import Shuffled
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.inspect import LoadedRun, calibrating, source_images
 from dynconv.methods.calibrator import CalibratorMethod
+from dynconv.metrics.errors import check_finite_values
 
 NO_CALIBRATOR = "no calibrator"
 ONE_CALIBRATOR = "one calibrator"
@@ -82,7 +83,8 @@ def draw_stream(sizes: Mapping[str, int], schedule: Schedule) -> list[Drawn]:
 
 
 def stream(runs: Sequence[LoadedRun], schedule: Schedule) -> Stream:
-    """Send a stream of test images of the runs' source and targets through their classifier.
+    """Send a stream of test images of the runs' source and targets through their classifier; of sources without a test
+    split, those held out of its training (`source_images`).
 
     With one run the ways are `NO_CALIBRATOR` and `ONE_CALIBRATOR`, on every image whatever its domain. With several
     they are `NO_CALIBRATOR`, each single calibrator on every image, and `OF_THE_DOMAIN`: the device is told where it
@@ -95,49 +97,31 @@ def stream(runs: Sequence[LoadedRun], schedule: Schedule) -> Stream:
 
     Raises:
         ValueError: Runs that are none of a calibrator or have none yet, whose classifiers, classes or sources differ,
-            that have one target twice, or a domain without test images.
+            that have one target twice, or a domain without images.
+        NonFiniteError: A score is not finite.
         DataError: Data missing.
     """
     methods = [calibrating(run) for run in runs]
     check_same_classifier(runs)
-    source, targets = _domains(runs)
-    splits = {domain.name: _tested(domain) for domain in (*source, *targets)}
-    if len(splits) < len(source) + len(targets):
-        names = ", ".join(domain.name for domain in (*source, *targets))
+    sources, targets = _domains(runs)
+    domains = [*sources, *targets]
+    splits = dict(domains)
+    if len(splits) < len(domains):
+        names = ", ".join(name for name, _ in domains)
         raise ValueError(f"RUN: the domains of a stream need names of their own, got {names}; give each target once")
+    own_of = dict(zip((name for name, _ in targets), methods, strict=True))
     batches = draw_stream({name: len(split) for name, split in splits.items()}, schedule)
     found: dict[str, list[float]] = {}
     hits: dict[str, dict[str, Tensor]] = {}
     for name, split in splits.items():
-        own = next((method for method, target in zip(methods, targets, strict=True) if target.name == name), None)
         used = [batch.indices for batch in batches if batch.domain == name]
         if used:
-            hits[name] = _hits(runs[0], split, torch.cat(used), _ways(methods, targets, own))
+            hits[name] = _hits(runs[0], split, torch.cat(used), _ways(own_of, name))
     for batch in batches:
         for way, right in hits[batch.domain].items():
             found.setdefault(way, []).append(right[batch.indices].mean(dtype=torch.float64).item())
     accuracy = {way: torch.tensor(values, dtype=torch.float64) for way, values in found.items()}
-    return Stream(tuple(domain.name for domain in source), tuple(batch.domain for batch in batches), accuracy)
-
-
-def calibrating(run: LoadedRun) -> CalibratorMethod:
-    """The method of a run of calibrator whose adaptation has begun.
-
-    Raises:
-        ValueError: It is of another method, or its checkpoint is of the classifier alone.
-    """
-    method = run.method
-    if not isinstance(method, CalibratorMethod):
-        raise ValueError(
-            f"RUN {run.folder.path} is a run of {run.config.method}; expected one of calibrator, whose classifier is "
-            "frozen"
-        )
-    if not method.calibrating:
-        raise ValueError(
-            f"RUN {run.folder.path}: at step {run.step} of its checkpoint {run.checkpoint!r} there is no calibrator "
-            "yet, the classifier learns the source; train it on, or give another --checkpoint"
-        )
-    return method
+    return Stream(tuple(name for name, _ in sources), tuple(batch.domain for batch in batches), accuracy)
 
 
 def without(method: CalibratorMethod) -> Predict:
@@ -175,40 +159,42 @@ def _differing(one: nn.Module, other: nn.Module) -> str | None:
     return None
 
 
-def _domains(runs: Sequence[LoadedRun]) -> tuple[tuple[Domain, ...], list[Domain]]:
-    """The sources that all runs have, and the target of each."""
-    protocols = [run.domains()[0] for run in runs]
-    first, *others = (_described(protocol.sources) for protocol in protocols)
-    for run, other in zip(runs[1:], others, strict=True):
-        if other != first:
+def _domains(runs: Sequence[LoadedRun]) -> tuple[list[tuple[str, Split]], list[tuple[str, Split]]]:
+    """Names and images of the sources that all runs have, and of the target of each."""
+    sources, targets, described = [], [], []
+    for run in runs:
+        protocol, held_out = run.domains()
+        own = source_images(protocol, held_out)
+        # What is held out goes by the seed: what one run did not see another one may have learnt.
+        seed = "" if any(domain.test is not None for domain in protocol.sources) else f" of seed {run.config.run.seed}"
+        described.append(", ".join(f"{name} ({len(split)} images{seed})" for name, split in own))
+        sources.append([_filled(name, split) for name, split in own])
+        targets.append(_filled(protocol.target.name, protocol.target.test))
+    for run, other in zip(runs[1:], described[1:], strict=True):
+        if other != described[0]:
             raise ValueError(
-                f"RUN {runs[0].folder.path} and {run.folder.path} have other sources: {first} and {other}; give runs "
-                "of one source"
+                f"RUN {runs[0].folder.path} and {run.folder.path} have other sources: {described[0]} and {other}; give "
+                "runs of one source"
             )
-    return protocols[0].sources, [protocol.target for protocol in protocols]
+    return sources[0], targets
 
 
-def _described(domains: Sequence[Domain]) -> str:
-    return ", ".join(f"{domain.name} ({0 if domain.test is None else len(domain.test)} images)" for domain in domains)
+def _filled(name: str, split: Split | None) -> tuple[str, Split]:
+    if split is None or len(split) == 0:
+        raise ValueError(f"domain {name}: it has no test images to stream")
+    return name, split
 
 
-def _tested(domain: Domain) -> Split:
-    if domain.test is None or len(domain.test) == 0:
-        raise ValueError(f"domain {domain.name}: it has no test images to stream")
-    return domain.test
-
-
-def _ways(
-    methods: Sequence[CalibratorMethod], targets: Sequence[Domain], own: CalibratorMethod | None
-) -> dict[str, Predict]:
-    """The ways of classifying images of a domain whose calibrator is `own`; None for a source's."""
+def _ways(own_of: Mapping[str, CalibratorMethod], domain: str) -> dict[str, Predict]:
+    """The ways of classifying images of `domain`, a source or one of the targets that `own_of` has the methods of."""
+    methods = list(own_of.values())
     alone = without(methods[0])
     ways: dict[str, Predict] = {NO_CALIBRATOR: alone}
     if len(methods) == 1:
         return ways | {ONE_CALIBRATOR: methods[0].predict}
-    for method, target in zip(methods, targets, strict=True):
-        ways[f"calibrator of {target.name}"] = method.predict
-    return ways | {OF_THE_DOMAIN: alone if own is None else own.predict}
+    for target, method in own_of.items():
+        ways[f"calibrator of {target}"] = method.predict
+    return ways | {OF_THE_DOMAIN: own_of[domain].predict if domain in own_of else alone}
 
 
 @torch.no_grad()
@@ -224,7 +210,9 @@ def _hits(run: LoadedRun, split: Split, indices: Tensor, ways: Mapping[str, Pred
             rows = []
             for images in run.scoring.images(part):
                 with run.scoring.autocast():
-                    rows.append(predict(images).float().argmax(dim=1).cpu())
+                    scores = predict(images).float()
+                check_finite_values(scores=scores)
+                rows.append(scores.argmax(dim=1).cpu())
             right[wanted] = (torch.cat(rows) == part.labels).float()
             by_predict[predict] = right
     return {way: by_predict[predict] for way, predict in ways.items()}

@@ -20,6 +20,7 @@ from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels
 from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.source_run import check_source_run
 from dynconv.methods import METHODS
 from dynconv.models import use_memory_format
 
@@ -121,6 +122,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     seed_everything(config.run.seed, verbose=False)
     method = METHODS[config.method].for_task(config.options, training.num_classes, len(drawn.sources))
     method.check_classes(training.classes)
+    check_source_run(config)
     synchronise_norms(method, fabric.device)
     fabric.to_device(method)
     use_memory_format(method, torch.channels_last if config.run.channels_last else torch.contiguous_format)

@@ -35,8 +35,10 @@ class ADDAConfig(SourceFirstConfig):
     """What the encoder minimises (Table 1): the loss of a GAN with "inverted" labels (eq. 7, ADDA), "minimax" (eq. 6)
     or domain "confusion" (eq. 8)."""
     discriminates: Literal["features", "logits"] = "features"
-    """What the discriminator sees: what the encoders give (paper), or the classifier's scores of it (the port in
-    released CyCADA, where the target adapts a copy of the classifier too; here it stays the source's)."""
+    """What the discriminator sees: what the encoders give (paper), or the classifier's scores of it (released CyCADA).
+    With weight_sharing "unshared" the classifier stays the source's (CyCADA's port for digits adapts a copy of it to
+    the target); with "shared" the encoder's adversarial steps are steps of the classifier too, as in CyCADA's
+    segmentation."""
     hidden_features: int = 500
     """Width of the discriminator's hidden layers (section 5.1: 500)."""
     num_layers: int = 3

@@ -265,7 +265,8 @@ class Method(nn.Module, abc.ABC):
         return {}
 
     def remark(self, row: Mapping[str, Any]) -> str | None:
-        """A line for whoever watches, about the figures of an evaluation; None for nothing."""
+        """A line for whoever watches, about the figures of an evaluation; None for nothing. Asked once of each,
+        in their order, so that what stays true need not be said again."""
         return None
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:

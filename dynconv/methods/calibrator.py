@@ -179,6 +179,8 @@ class CalibratorMethod(SourceFirst):
                 groups=groups,
             )
         self.register_buffer("calibrates", torch.zeros((), dtype=torch.bool))
+        # The discriminators that the last remark found to overfit.
+        self._overfitted: set[str] = set()
 
     @property
     def calibrator(self) -> Calibrator:
@@ -236,19 +238,22 @@ class CalibratorMethod(SourceFirst):
         yield self.calibration(kinds)
 
     def kinds(self, source: Tensor, target: Tensor) -> dict[str, list[Tensor]]:
-        """What each discriminator sees of G_1 to G_4 (section 3.2): `source`, `target`, and both calibrated, each
-        (B, 3, S, S) or features of them (B, F)."""
-        sizes = [len(source), len(target)]
-        images = torch.cat([source, target])
-        calibrated = self.calibrate(images)
-        seen = {}
-        if "feature" in self.discriminators:
+        """What each discriminator sees of G_1 to G_4 (section 3.2), of G_2 only with four groups: `source`, `target`,
+        and both calibrated, each (B, 3, S, S) or features of them (B, F)."""
+        images = [source, target]
+        plain = images if self.config.groups == 4 else [source]
+        calibrated = self.calibrate(torch.cat(images))
+        found = {}
+        for name in self.discriminators:
             with torch.no_grad():
-                plain = self.represented(images)
-            seen["feature"] = [*plain.split(sizes), *self.represented(calibrated).split(sizes)]
-        if "pixel" in self.discriminators:
-            seen["pixel"] = [source, target, *calibrated.split(sizes)]
-        return seen
+                of_plain = self.seen(name, torch.cat(plain)).split([len(each) for each in plain])
+            of_calibrated = self.seen(name, calibrated).split([len(each) for each in images])
+            found[name] = [*of_plain, *of_calibrated]
+        return found
+
+    def seen(self, name: str, images: Tensor) -> Tensor:
+        """What a discriminator sees of images (B, 3, S, S): these, or features of them (B, F)."""
+        return self.represented(images) if name == "feature" else images
 
     def represented(self, images: Tensor) -> Tensor:
         """What the feature discriminator sees of images: M_s(images) (B, F), or class scores or probabilities of them
@@ -261,12 +266,10 @@ class CalibratorMethod(SourceFirst):
 
     def discrimination(self, kinds: Mapping[str, Sequence[Tensor]]) -> Update:
         """A step of the discriminators (eq. 5 and 6)."""
-        groups = GROUPS[self.config.groups]
-        shown = [place for place, group in enumerate(groups) if group is not None]
-        labels = [group for group in groups if group is not None]
+        labels = [group for group in GROUPS[self.config.groups] if group is not None]
         losses, logs = [], {}
         for name, parts in kinds.items():
-            logits = self.judged(name, [parts[place].detach() for place in shown])
+            logits = self.judged(name, [part.detach() for part in parts])
             losses.append(group_loss(logits, labels))
             logs[f"{name}_domain_loss"] = losses[-1].detach()
             logs[f"discriminator/accuracy/{name}"] = group_accuracy([each.detach() for each in logits], labels)
@@ -276,8 +279,9 @@ class CalibratorMethod(SourceFirst):
         """A step of the calibrator (eq. 7)."""
         weights = (self.config.source_weight, self.config.target_weight)
         losses, logs = [], {}
-        for name, (_, _, *calibrated) in kinds.items():
-            terms = [group_loss([logits], [SOURCE]) for logits in self.judged(name, calibrated)]
+        for name, parts in kinds.items():
+            # The last two: both domains' calibrated images.
+            terms = [group_loss([logits], [SOURCE]) for logits in self.judged(name, parts[-2:])]
             losses += [weight * term for weight, term in zip(weights, terms, strict=True)]
             logs[f"{name}_calibration_loss"] = torch.stack(terms).sum().detach()
         return Update(torch.stack(losses).sum(), of=("calibrator",), logs=logs)
@@ -303,18 +307,23 @@ class CalibratorMethod(SourceFirst):
         labels = [group for group in (of_source, of_calibrated) if group is not None]
         found = {}
         for what, images in (("trained", trained), ("held-out", held_out)):
-            for name, parts in self.kinds(images, images).items():
+            calibrated = self.calibrate(images)
+            for name in self.discriminators:
                 generator = torch.Generator(images.device).manual_seed(0)
-                logits = self.judged(name, [parts[0], parts[2]], generator)
+                logits = self.judged(name, [self.seen(name, images), self.seen(name, calibrated)], generator)
                 found[f"discriminator/{name}/{what}-accuracy"] = float(group_accuracy(logits, labels))
         return found
 
     def remark(self, row: Mapping[str, Any]) -> str | None:
-        """Names a discriminator that overfits (section 3.2)."""
+        """Names a discriminator that overfits (section 3.2), at the first of the evaluations in a row that find it so;
+        a resumed run says it again."""
         lines = []
         for name in self.discriminators:
             trained, held_out = (row.get(f"discriminator/{name}/{what}-accuracy") for what in ("trained", "held-out"))
-            if trained is not None and held_out is not None and trained - held_out > OVERFITTED:
+            if trained is None or held_out is None or trained - held_out <= OVERFITTED:
+                self._overfitted.discard(name)
+            elif name not in self._overfitted:
+                self._overfitted.add(name)
                 lines.append(
                     f"the {name} discriminator overfits: it tells the group of {trained:.0%} of the source images it "
                     f"trains on and of {held_out:.0%} of those held out"

@@ -141,7 +141,8 @@ class Calibrator(nn.Module):
 
     def perturbation(self, images: Tensor) -> Tensor:
         """What is added to images (B, 3, H, W) in [0, 1] before the clamp: of the same shape, within `epsilon`."""
-        bounded = torch.tanh(self.generator(2 * images - 1))
+        # Under autocast the tanh is in bfloat16, in which epsilon * tanh would exceed epsilon: 0.4 becomes 0.4004.
+        bounded = torch.tanh(self.generator(2 * images - 1)).to(images.dtype)
         if self.form == "tanh":
             return self.epsilon * bounded
         return ((bounded + 1) / 4).clamp(max=self.epsilon)

@@ -20,6 +20,7 @@ DESCRIPTION_FILE = "calibrator.json"
 # The names of what `load_calibrator` reads in the description; all others there are for the reader.
 OPTIONS = "calibrator"
 DIGEST = "sha256"
+KINDS = {int: "a whole number", float: "a number", str: "a text"}
 
 
 def save_calibrator(calibrator: Calibrator, folder: str | Path, facts: Mapping[str, Any] | None = None) -> None:
@@ -112,9 +113,15 @@ def _build(options: Mapping[str, Any], file: Path) -> Calibrator:
                 f"{file}: {fault} options of a calibrator: {words(names)}; this version of dynconv knows "
                 f"{', '.join(known)}, and needs each"
             )
+    for name, parameter in inspect.signature(Calibrator).parameters.items():
+        # Each option has a default, and the type of it. JSON has whole numbers for floats too, and bool is an int.
+        given, wanted = options[name], type(parameter.default)
+        fits = isinstance(given, (int, float) if wanted is float else wanted) and not isinstance(given, bool)
+        if not fits:
+            raise ValueError(f"{file}: {name}: expected {KINDS[wanted]}, got {given!r}; export it again")
     try:
         return Calibrator(**options)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 

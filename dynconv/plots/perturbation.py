@@ -23,7 +23,7 @@ class Curve:
 
     label: str
     sizes: tuple[float, ...]
-    """Bounds of L-infinity, ascending."""
+    """Bounds of L-infinity, above 0, ascending."""
     accuracies: tuple[float, ...]
     """Shares of 1, one for each size."""
     oracle: bool
@@ -54,7 +54,8 @@ class PerturbationPanel:
 
 def save_perturbation(panels: Sequence[PerturbationPanel], path: Path, *, title: str) -> None:
     """Draw a panel for each domain: a curve for each kind of perturbation, a line for none, a star for the calibrator,
-    whose whiskers reach from its smallest to its largest perturbation of an image.
+    whose whiskers reach from its smallest to its largest perturbation of an image. Sizes are drawn in logarithms; where
+    the smallest is 0, those below the curves' first one are not.
 
     Args:
         panels: At least one, each with the same kinds of curves.
@@ -94,8 +95,14 @@ def _draw(axis: Any, panel: PerturbationPanel) -> None:
         linewidth=0.9, capsize=2.5, zorder=5, label="calibrator",
     )  # fmt: skip
     # Sizes differ by factors, and so do what they do.
-    axis.set_xscale("log")
-    axis.set_xticks(panel.curves[0].sizes, [f"{size:g}" for size in panel.curves[0].sizes])
+    sizes = panel.curves[0].sizes
+    if own.smallest > 0:
+        axis.set_xscale("log")
+    else:
+        # A logarithmic axis has no place for 0, where an image that the calibrator left as it is begins the whisker.
+        axis.set_xscale("symlog", linthresh=sizes[0])
+        sizes = (0.0, *sizes)
+    axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
     axis.minorticks_off()
     axis.set_ylim(-3, 103)
     axis.set_title(panel.title, fontsize=9)

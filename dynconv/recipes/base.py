@@ -210,13 +210,15 @@ def sweep(
     values: Mapping[str, Mapping[str, Any]],
     cost: str,
     published: str | None = None,
-    baseline: Row | None = None,
+    above: Row | None = None,
+    baseline: str | None = None,
     expected: str | None = None,
 ) -> Recipe:
     """A recipe whose rows are those of `base` with the fields that `values` gives by label, and otherwise as `recipe`.
 
     `published` is the paper's table of such a sweep, whose rows have the same labels; None where there is none.
-    `baseline` is one more row, above them, that they are compared with and may start from. `expected` is the recipe's
+    `above` is one more row before them, which they may start from. `baseline` is the label of the row that the others
+    are compared with; None for that of `above`, and for no comparison where there is none. `expected` is the recipe's
     own; None for what `recipe` says where there is a table, and for words that there are no figures where there is
     none.
     """
@@ -236,10 +238,10 @@ def sweep(
         recipe,
         name=name,
         source=source,
-        rows=rows if baseline is None else (baseline, *rows),
+        rows=rows if above is None else (above, *rows),
         expected=recipe.expected if expected is None else expected,
         cost=cost,
         ablation=False,
-        baseline=None if baseline is None else baseline.label,
+        baseline=above.label if baseline is None and above is not None else baseline,
         published=published,
     )

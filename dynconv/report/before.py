@@ -28,6 +28,15 @@ class Before:
     report, STEP_0 for the network as the run began."""
     run: str
     """Name of the run that the row is of."""
+    begins: int | None = None
+    """The last step before the adaptation; None where the row is no classifier of the run itself."""
+
+    @property
+    def described(self) -> str:
+        """`what`, and the row's step where the classifier learnt on between it and the adaptation."""
+        step = self.row["step"]
+        early = self.begins is not None and step < self.begins
+        return f"{self.what} at step {step} of {self.begins}" if early else self.what
 
 
 def before(run: FoundRun, runs: Sequence[FoundRun], rule: str) -> Before | None:
@@ -60,11 +69,11 @@ def _own_classifier(run: FoundRun) -> Before | None:
     if not isinstance(options, SourceFirstConfig):
         return None
     if options.source_checkpoint:
-        row = run.step_zero
+        begins, row = 0, run.step_zero
     else:
         begins = math.ceil(options.pretrain * (run.config.run.max_steps or run.step))
         row = max((row for row in run.rows if 0 < row["step"] <= begins), key=lambda row: row["step"], default=None)
-    return None if row is None else Before(row, OWN_CLASSIFIER, run.name)
+    return None if row is None else Before(row, OWN_CLASSIFIER, run.name, begins)
 
 
 def _comparable(run: FoundRun, other: FoundRun) -> bool:

@@ -14,7 +14,7 @@ from dynconv.report.analysis import Analysis
 from dynconv.report.before import SOURCE_ONLY, STEP_0, Before, before
 from dynconv.report.cited import asked_tables
 from dynconv.report.collect import FoundRun, Unreadable, find_runs
-from dynconv.report.groups import Grouping, group_runs
+from dynconv.report.groups import Grouping, group_runs, lost_starts
 from dynconv.report.html import html
 from dynconv.report.latex import latex
 from dynconv.report.markdown import markdown
@@ -138,13 +138,16 @@ def _arrows(changes: Sequence[Change]) -> str:
 
 
 def _gaps(runs: Sequence[FoundRun], unreadable: Sequence[Unreadable], grouping: Grouping) -> Table | None:
-    """Runs that the tables do not count, and why; None where all are counted."""
+    """Runs that the tables do not count, or do not put together with other seeds, and why; None where there is none."""
     lines = [(each.name, "damaged", each.reason) for each in unreadable]
     for run in runs:
         state = "not finished" if run.done is None else "finished"
         lines += [(run.name, state, reason) for reason in run.missing]
     for double, first in grouping.doubles:
         lines.append((double.name, "a double", f"the same configuration as {first.name}, which is counted"))
+    for name, checkpoint in lost_starts([run for run in runs if run.done is not None]).items():
+        reason = f"the run that it started from ({checkpoint}) cannot be read: its seeds are a group each"
+        lines.append((name, "finished", reason))
     if not lines:
         return None
     shown = tuple(Line(cells) for cells in sorted(lines))

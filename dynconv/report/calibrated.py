@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from dynconv.data import evaluation_batches
-from dynconv.engine.inspect import LoadedRun, load_run
-from dynconv.engine.run_folder import write_atomically
-from dynconv.methods.calibrator import CalibratorMethod
+from dynconv.engine.inspect import LoadedRun, calibrating, load_run, source_images
 from dynconv.metrics.errors import check_finite_values
 from dynconv.report.analysis import evenly
 
 if TYPE_CHECKING:
     from dynconv.data import Split
     from dynconv.engine.config import CheckpointName
+    from dynconv.methods.calibrator import CalibratorMethod
     from dynconv.models import DomainName
 
 
 @dataclass(frozen=True)
 class Part:
-    """The test images of one domain, or of a source without a test split those held out of its training split."""
+    """The images of one domain that figures measure: the target's test images, and those of `source_images`."""
 
     name: str
     side: DomainName
@@ -59,8 +58,7 @@ class CalibratedRun:
         """
         protocol, held_out = self.loaded.domains()
         named: list[tuple[str, DomainName, Split | None]] = [
-            (source.name, "source", held if source.test is None else source.test)
-            for source, held in zip(protocol.sources, held_out, strict=True)
+            (name, "source", split) for name, split in source_images(protocol, held_out)
         ]
         named.append((protocol.target.name, "target", protocol.target.test))
         parts = []
@@ -126,36 +124,15 @@ class CalibratedRun:
 
 def open_calibrated(
     run: Path,
-    figure: str,
     *,
     checkpoint: CheckpointName = "last",
     device: Literal["auto", "cpu", "cuda"] = "auto",
     data_root: Path | None = None,
 ) -> CalibratedRun:
-    """Open a run of the method calibrator for `dynconv plot FIGURE`; the other arguments are those of `load_run`.
+    """Open a run of the method calibrator; the arguments are those of `load_run`.
 
     Raises:
-        ValueError: As `load_run`; a run of another method, or a checkpoint from before its calibrator's first step.
+        ValueError: As `load_run` and `calibrating`.
     """
     loaded = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
-    method = loaded.method
-    if not isinstance(method, CalibratorMethod):
-        raise ValueError(
-            f"{run} is a run of {loaded.config.method}, which has no calibrator; `dynconv plot {figure}` is for runs "
-            "of `dynconv train calibrator`"
-        )
-    if not method.calibrating:
-        raise ValueError(
-            f"{run}: its checkpoint {checkpoint} (step {loaded.step}) is from before the calibrator's first step; go "
-            "on with the training, or choose another --checkpoint"
-        )
-    return CalibratedRun(loaded, method)
-
-
-def write_numbers(path: Path, text: str) -> None:
-    """Write the file of a figure's numbers. ValueError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error}") from error
+    return CalibratedRun(loaded, calibrating(loaded))

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Literal
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from dynconv.data import Split, evaluation_batches
 from dynconv.engine.config import CheckpointName
-from dynconv.engine.inspect import LoadedRun, load_run
-from dynconv.engine.stream import calibrating
 from dynconv.methods.calibrator import CalibratorConfig
 from dynconv.plots.epsilon import Curve, Panel, save_epsilon
 from dynconv.report.before import SOURCE_ONLY, STEP_0, before
+from dynconv.report.calibrated import CalibratedRun, Part
 from dynconv.report.collect import FoundRun, readable_runs
 from dynconv.report.figures import write_beside
-from dynconv.report.groups import kinds_of, tasks_of
-from dynconv.report.spread import Spread, both_sides, chosen_sides
+from dynconv.report.groups import kinds_of, lost_warning, tasks_of
+from dynconv.report.spread import Point, both_sides, chosen_sides, mean_point, side_of
 
 # Bounds of --sweep: none, and so many equal parts of the run's own.
 PARTS = 10
 TRAINED = "epsilon: bound of the perturbation, of the range from black to white"
 CLAMPED = "bound that the trained perturbation is clamped to, of the range from black to white"
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -44,10 +38,6 @@ class EpsilonLine:
     """By bound, ascending."""
     without: Mapping[int, Point]
     """The classifier without calibrator; empty where it is not known."""
-
-    def spread(self, points: Mapping[int, Point], side: int) -> Spread:
-        """One side of `points`: 0 for the source, 1 for the target."""
-        return Spread({seed: point[side] for seed, point in points.items()})
 
 
 def epsilon_lines(runs: Sequence[FoundRun], rule: CheckpointName) -> list[EpsilonLine]:
@@ -92,67 +82,49 @@ def _line(
         if start is not None and start.what != STEP_0 and (began := both_sides(start.row)) is not None:
             starts.setdefault(run.seed, []).append(began)
     # Runs of a seed learnt the same classifier, so that this is the mean of equals.
-    without = {seed: _mean(began) for seed, began in starts.items()}
+    without = {seed: mean_point(began) for seed, began in starts.items()}
     return EpsilonLine(task, label, dict(sorted(points.items())), without)
 
 
-def _mean(points: Sequence[Point]) -> Point:
-    sources, targets = zip(*points, strict=True)
-    return fmean(sources), fmean(targets)
-
-
-def sweep(run: LoadedRun) -> EpsilonLine:
+def sweep(run: CalibratedRun) -> EpsilonLine:
     """Accuracy of a trained calibrator whose perturbation is clamped to smaller bounds: 0, which is the classifier
     alone, and ten equal parts of its own.
 
     Raises:
-        ValueError: The run is none of calibrator, or has none yet, or there are no test images of its target.
-        DataError: Data missing.
+        ValueError: As `CalibratedRun.parts`.
+        NonFiniteError: A calibrated image or a score is not finite.
     """
-    epsilon = calibrating(run).calibrator.epsilon
+    epsilon = run.method.calibrator.epsilon
     bounds = [epsilon * part / PARTS for part in range(PARTS + 1)]
-    protocol, held_out = run.domains()
-    if protocol.target.test is None:
-        raise ValueError(f"RUN {run.folder.path}: there are no test images of its target {protocol.target.name}")
-    tested = [domain.test for domain in protocol.sources if domain.test is not None] or list(held_out)
-    of_source = torch.stack([accuracy_by_bound(run, split, bounds) for split in tested]).mean(dim=0)
-    of_target = accuracy_by_bound(run, protocol.target.test, bounds)
-    seed = run.config.run.seed
+    found: dict[str, list[Tensor]] = {}
+    for part in run.parts():
+        found.setdefault(part.side, []).append(accuracy_by_bound(run, part, bounds))
+    sources, targets = (torch.stack(found[side]).mean(dim=0).tolist() for side in ("source", "target"))
+    config = run.loaded.config.run
     points = {
-        bound: {seed: (source, target)}
-        for bound, source, target in zip(bounds, of_source.tolist(), of_target.tolist(), strict=True)
+        bound: {config.seed: (source, target)} for bound, source, target in zip(bounds, sources, targets, strict=True)
     }
-    return EpsilonLine(run.config.run.task, f"trained with epsilon {epsilon:g}", points, points[0.0])
+    return EpsilonLine(config.task, f"trained with epsilon {epsilon:g}", points, points[0.0])
 
 
 @torch.no_grad()
-def accuracy_by_bound(run: LoadedRun, split: Split, bounds: Sequence[float]) -> Tensor:
-    """Accuracy in per cent, float64 (len(bounds),), on `split` with what the calibrator adds clamped to each of
+def accuracy_by_bound(run: CalibratedRun, part: Part, bounds: Sequence[float]) -> Tensor:
+    """Accuracy in per cent, float64 (len(bounds),), on `part` with what the calibrator adds clamped to each of
     `bounds`, in units of the range from black to white.
 
     What is clamped is the difference that is left of the perturbation within that range: for an image in it, the order
     of the two clamps does not matter.
 
     Raises:
-        ValueError: The run is none of calibrator, or has none yet.
+        NonFiniteError: A calibrated image or a score is not finite.
     """
-    method = calibrating(run)
-    span = method.calibrated.span
     right = torch.zeros(len(bounds), dtype=torch.float64)
-    chunks = evaluation_batches(
-        split,
-        batch_size=run.scoring.chunk,
-        device=run.scoring.device,
-        normalisation=run.scoring.network_input.normalisation,
-    )
-    for images, labels in chunks:
-        with run.scoring.autocast():
-            added = method.calibrate(images) - images
-            for place, bound in enumerate(bounds):
-                clamped = torch.minimum(torch.maximum(added, -bound * span), bound * span)
-                scores = method.scores(method.features(images + clamped)).float()
-                right[place] += int((scores.argmax(dim=1) == labels).sum())
-    return 100 * right / len(split)
+    for images, labels in run.batches(part):
+        added = run.calibrate(images) - images
+        for place, bound in enumerate(bounds):
+            scores = run.classify(images + added.clamp(-bound, bound), part.side)
+            right[place] += int((scores.argmax(dim=1) == labels).sum())
+    return 100 * right / len(part.split)
 
 
 def epsilon_table(found: Sequence[EpsilonLine]) -> Table:
@@ -167,7 +139,7 @@ def epsilon_table(found: Sequence[EpsilonLine]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for line in found:
         for bound, points in _with_zero(line).items():
-            cells = (line.spread(points, side).text() for side in (0, 1))
+            cells = (side_of(points, side).text() for side in (0, 1))
             table.add_row(line.task, line.label, f"{bound:g}", str(len(points)), *cells)
         table.add_section()
     return table
@@ -181,11 +153,7 @@ def epsilon_csv(found: Sequence[EpsilonLine]) -> str:
     for line in found:
         for bound, points in _with_zero(line).items():
             for side, domain in enumerate(("source", "target")):
-                spread = line.spread(points, side)
-                deviation = _deviation(spread)
-                cells = (f"{spread.mean:.3f}", "" if deviation is None else f"{deviation:.3f}", len(points))
-                seeds = " ".join(map(str, points))
-                table.writerow((line.task, line.label, f"{bound:g}", domain, *cells, seeds))
+                table.writerow((line.task, line.label, f"{bound:g}", domain, *side_of(points, side).cells()))
     return text.getvalue()
 
 
@@ -194,18 +162,16 @@ def _with_zero(line: EpsilonLine) -> dict[float, Mapping[int, Point]]:
     return {**zero, **line.points}
 
 
-def _deviation(spread: Spread) -> float | None:
-    values = list(spread.values.values())
-    return stdev(values) if len(values) > 1 else None
-
-
-def save_epsilon_figure(paths: Sequence[Path], out: Path, rule: CheckpointName) -> list[EpsilonLine]:
+def save_epsilon_figure(
+    paths: Sequence[Path], out: Path, rule: CheckpointName, *, line: Callable[[str], None]
+) -> list[EpsilonLine]:
     """Draw the accuracies of finished runs over epsilon, and write them beside the figure as CSV.
 
     Args:
         paths: Run folders, or folders that hold some.
         out: Image file to write; its suffix chooses the format.
         rule: Which of a run's models counts.
+        line: Where a warning goes.
 
     Returns:
         What was drawn.
@@ -213,33 +179,28 @@ def save_epsilon_figure(paths: Sequence[Path], out: Path, rule: CheckpointName) 
     Raises:
         ValueError: As `epsilon_lines`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    found = epsilon_lines(readable_runs(paths, "RUN"), rule)
+    runs = readable_runs(paths, "RUN")
+    if warning := lost_warning(runs):
+        line(warning)
+    found = epsilon_lines(runs, rule)
     _save(found, out, TRAINED)
     return found
 
 
-def save_sweep_figure(
-    path: Path,
-    out: Path,
-    checkpoint: CheckpointName,
-    *,
-    device: Literal["auto", "cpu", "cuda"],
-    data_root: Path | None,
-) -> list[EpsilonLine]:
+def save_sweep_figure(run: CalibratedRun, out: Path) -> list[EpsilonLine]:
     """Draw `sweep` of a run, and write the numbers beside the figure as CSV.
 
     Args:
-        path: The run folder.
+        run: The run.
         out: Image file to write; its suffix chooses the format.
-        checkpoint, device, data_root: As `load_run`.
 
     Returns:
         What was drawn, a single line.
 
     Raises:
-        ValueError, DataError: As `load_run` and `sweep`; a file that cannot be written.
+        ValueError: As `sweep`; a file that cannot be written.
     """
-    found = [sweep(load_run(path, checkpoint=checkpoint, device=device, data_root=data_root))]
+    found = [sweep(run)]
     _save(found, out, CLAMPED)
     return found
 
@@ -264,7 +225,7 @@ def _save(found: Sequence[EpsilonLine], out: Path, axis_label: str) -> None:
 
 
 def _curve(line: EpsilonLine, side: int, place: int, named: bool) -> Curve:
-    spreads = [line.spread(points, side) for points in line.points.values()]
+    spreads = [side_of(points, side) for points in line.points.values()]
     domain = ("source", "target")[side]
     return Curve(
         f"{domain}, {line.label}" if named else domain,
@@ -272,6 +233,6 @@ def _curve(line: EpsilonLine, side: int, place: int, named: bool) -> Curve:
         side == 0,
         tuple(line.points),
         tuple(spread.mean for spread in spreads),
-        tuple(_deviation(spread) for spread in spreads),
-        line.spread(line.without, side).mean if line.without else None,
+        tuple(spread.deviation for spread in spreads),
+        side_of(line.without, side).mean if line.without else None,
     )

@@ -40,13 +40,15 @@ def save_training_figure(folders: Sequence[RunFolder], path: Path | None = None)
     return path
 
 
-def write_beside(out: Path, text: str) -> None:
-    """Write the numbers of the figure `out` beside it, with the suffix .csv. ValueError where that cannot be."""
-    path = out.with_suffix(".csv")
+def write_beside(out: Path, text: str, suffix: str = ".csv") -> Path:
+    """Write the numbers of the figure `out` beside it, into the file of its name with `suffix`, which is returned.
+    ValueError where that cannot be."""
+    path = out.with_suffix(suffix)
     try:
         write_atomically(path, text)
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error}") from error
+    return path
 
 
 def _names(folders: Sequence[RunFolder]) -> list[str]:

@@ -87,6 +87,23 @@ def kinds_of(runs: Sequence[FoundRun], *, without: Sequence[str] = ()) -> dict[s
     return {name: kinds[key] for name, key in keys.items()}
 
 
+def lost_starts(runs: Sequence[FoundRun]) -> dict[str, str]:
+    """Run name to the `source_checkpoint` of another run that cannot be read: such a run is known by that path alone,
+    and the path of another seed's start is another, so that its seeds are not of one kind."""
+    return {
+        run.name: checkpoint
+        for run in runs
+        if (checkpoint := getattr(run.config.options, "source_checkpoint", ""))
+        and configuration_started_from(run.folder.path, run.config) is None
+    }
+
+
+def lost_warning(runs: Sequence[FoundRun]) -> str:
+    """What `lost_starts` found, in one line; empty where that is nothing."""
+    told = "; ".join(f"{name} from {checkpoint}" for name, checkpoint in lost_starts(runs).items())
+    return told and f"seeds of these are not one kind, for the runs that they started from cannot be read: {told}"
+
+
 def _place_in_papers(task: str) -> int:
     """Known tasks stand in the order of their papers' tables, others after them as they were found."""
     known = list(dict.fromkeys(task for recipe in RECIPES.values() for task in recipe.tasks))

@@ -11,7 +11,8 @@ from rich.console import Group as Renderables
 from rich.table import Table
 
 from dynconv.plots.perturbation import Curve, Own, PerturbationPanel, save_perturbation
-from dynconv.report.calibrated import CalibratedRun, write_numbers
+from dynconv.report.calibrated import CalibratedRun
+from dynconv.report.figures import write_beside
 from dynconv.report.perturbation import CALIBRATOR, KINDS, NONE, SIGNED, Effect, PartEffects, measure_perturbations
 from dynconv.report.table import counted, percent
 
@@ -41,9 +42,7 @@ def save_perturbation_figure(
     """
     found = [measure_perturbations(run, part, bounds) for part in run.parts(images)]
     save_perturbation([_panel(one) for one in found], out, title=run.title())
-    written = out.with_suffix(".csv")
-    write_numbers(written, perturbation_csv(found))
-    return found, [out, written]
+    return found, [out, write_beside(out, perturbation_csv(found))]
 
 
 def perturbation_tables(found: Sequence[PartEffects]) -> Renderables:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynconv.engine.options import parse_coefficients, parse_degradation, parse_plot
 from dynconv.engine.plot_options import (
-    CalibratedOptions,
+    FigureOptions,
     parse_epsilon,
     parse_perturbation,
     parse_predictions,
@@ -59,7 +60,7 @@ def draw_degradation(args: Sequence[str]) -> None:
 
     found = save_degradation_figure(options.runs, options.oracles, options.out)
     if warning := training_warning(found):
-        print(f"dynconv: {warning}", file=sys.stderr)
+        _warn(warning)
     Console().print(degradation_tables(found))
     for path in (options.out, options.out.with_suffix(".csv")):
         print(path)
@@ -74,11 +75,11 @@ def draw_trade_off(args: Sequence[str]) -> None:
     from dynconv.report.trade_off import measure_as_target, save_trade_off_figure, trade_off_table
 
     def measure(run: FoundRun) -> float:
-        print(f"dynconv: {run.name}: source images through the target's network", file=sys.stderr)
+        _warn(f"{run.name}: source images through the target's network")
         return measure_as_target(run, options.checkpoint, device=options.device, data_root=options.data_root)
 
     own = options.source_as == "source"
-    found = save_trade_off_figure(options.runs, options.out, options.checkpoint, None if own else measure)
+    found = save_trade_off_figure(options.runs, options.out, options.checkpoint, None if own else measure, line=_warn)
     Console().print(trade_off_table(found))
     for path in (options.out, options.out.with_suffix(".csv")):
         print(path)
@@ -92,11 +93,9 @@ def draw_epsilon(args: Sequence[str]) -> None:
     from dynconv.report.epsilon import epsilon_table, save_epsilon_figure, save_sweep_figure
 
     if options.sweep:
-        found = save_sweep_figure(
-            options.runs[0], options.out, options.checkpoint, device=options.device, data_root=options.data_root
-        )
+        found = save_sweep_figure(_open(options.runs[0], options), options.out)
     else:
-        found = save_epsilon_figure(options.runs, options.out, options.checkpoint)
+        found = save_epsilon_figure(options.runs, options.out, options.checkpoint, line=_warn)
     Console().print(epsilon_table(found))
     for path in (options.out, options.out.with_suffix(".csv")):
         print(path)
@@ -128,7 +127,11 @@ def draw_spectra(args: Sequence[str]) -> None:
     from dynconv.report.spectra import save_spectra_figure
 
     written = save_spectra_figure(
-        _open(options), options.picture, images=options.images, samples=options.samples, radius=options.radius
+        _open(options.run, options),
+        options.picture,
+        images=options.images,
+        samples=options.samples,
+        radius=options.radius,
     )
     for path in written:
         print(path)
@@ -139,7 +142,10 @@ def draw_predictions(args: Sequence[str]) -> None:
     options = parse_predictions(args)
     from dynconv.report.prediction_panels import save_prediction_figure
 
-    for path in save_prediction_figure(_open(options), options.picture, images=options.images, samples=options.samples):
+    written = save_prediction_figure(
+        _open(options.run, options), options.picture, images=options.images, samples=options.samples
+    )
+    for path in written:
         print(path)
 
 
@@ -151,23 +157,21 @@ def draw_perturbation(args: Sequence[str]) -> None:
     from dynconv.report.perturbation_figure import perturbation_tables, save_perturbation_figure
 
     found, written = save_perturbation_figure(
-        _open(options), options.picture, images=options.images, bounds=sorted(set(options.sizes))
+        _open(options.run, options), options.picture, images=options.images, bounds=sorted(set(options.sizes))
     )
     Console().print(perturbation_tables(found))
     for path in written:
         print(path)
 
 
-def _open(options: CalibratedOptions) -> CalibratedRun:
+def _open(run: Path, options: FigureOptions) -> CalibratedRun:
     from dynconv.report.calibrated import open_calibrated
 
-    return open_calibrated(
-        options.run,
-        options.figure,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        data_root=options.data_root,
-    )
+    return open_calibrated(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+
+
+def _warn(text: str) -> None:
+    print(f"dynconv: {text}", file=sys.stderr)
 
 
 DRAW: dict[str, Callable[[Sequence[str]], None]] = {

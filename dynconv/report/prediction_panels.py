@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from dynconv.plots.prediction_panels import PredictionPanel, save_prediction_panels
-from dynconv.report.calibrated import CalibratedRun, Part, write_numbers
+from dynconv.report.calibrated import CalibratedRun, Part
+from dynconv.report.figures import write_beside
 
 if TYPE_CHECKING:
     from dynconv.models import DomainName
@@ -122,7 +123,5 @@ def save_prediction_figure(run: CalibratedRun, out: Path, *, images: int | None,
     # As in the paper, row by row.
     panels = [[replace(one, title=f"({next(letters)}) {one.title}") for one in row] for row in panels]
     save_prediction_panels(panels, classes, out, title=run.title())
-    written = out.with_suffix(".json")
     facts = {**run.described(), "classes": list(classes), "rows": "classes", "columns": "predictions", **numbers}
-    write_numbers(written, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    return [out, written]
+    return [out, write_beside(out, json.dumps(facts, indent=2, ensure_ascii=False) + "\n", ".json")]

@@ -15,7 +15,8 @@ from torch import Tensor
 from dynconv.metrics.spectra import high_frequency_share, log_spectra, radial_mean
 from dynconv.plots.spectra import DomainSpectra, save_spectra
 from dynconv.report.analysis import evenly
-from dynconv.report.calibrated import CalibratedRun, Part, write_numbers
+from dynconv.report.calibrated import CalibratedRun, Part
+from dynconv.report.figures import write_beside
 from dynconv.report.table import counted
 
 Array = np.ndarray[Any, Any]
@@ -131,9 +132,8 @@ def save_spectra_figure(run: CalibratedRun, out: Path, *, images: int, samples: 
         )
     save_spectra(drawn, frequencies.numpy(), radius, out, title=run.title())
     facts = {**run.described(), "radius": radius, "log_spectrum": LOG_SPECTRUM, "domains": numbers}
-    written = out.with_suffix(".json")
-    write_numbers(written, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return [out, written]
+    numbers_file = write_beside(out, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False) + "\n", ".json")
+    return [out, numbers_file]
 
 
 def _arrays(pair: Iterable[Tensor]) -> tuple[Array, Array]:

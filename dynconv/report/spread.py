@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
@@ -13,6 +13,8 @@ from dynconv.report.groups import Group
 MINUS = "−"
 
 Value = Callable[[FoundRun], float | None]
+Point = tuple[float, float]
+"""Source and target test accuracy in per cent."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,30 @@ class Spread:
     def mean(self) -> float:
         return fmean(self.values.values())
 
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation; None of a single seed."""
+        return stdev(self.values.values()) if len(self.values) > 1 else None
+
     def text(self) -> str:
         """Mean ± sample standard deviation; the figure alone of a single seed."""
-        deviation = f" ± {stdev(self.values.values()):.1f}" if len(self.values) > 1 else ""
-        return f"{self.mean:.1f}{deviation}"
+        return f"{self.mean:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
+
+    def cells(self) -> tuple[str, str, int, str]:
+        """Mean, sample standard deviation (empty of a single seed), number of seeds and the seeds, for a CSV file."""
+        deviation = "" if self.deviation is None else f"{self.deviation:.3f}"
+        return f"{self.mean:.3f}", deviation, len(self.values), " ".join(map(str, self.values))
+
+
+def mean_point(points: Iterable[Point]) -> Point:
+    """The mean of each side; `points` is not empty."""
+    sources, targets = zip(*points, strict=True)
+    return fmean(sources), fmean(targets)
+
+
+def side_of(points: Mapping[int, Point], side: int) -> Spread:
+    """One side of points by seed: 0 for the source, 1 for the target."""
+    return Spread({seed: point[side] for seed, point in points.items()})
 
 
 def over_seeds(values: Mapping[int, float | None]) -> Spread | None:
@@ -63,13 +85,13 @@ def source_per_cent(row: Row | None) -> float | None:
     return tested if tested is not None else per_cent(row, "source-val")
 
 
-def both_sides(row: Row | None) -> tuple[float, float] | None:
-    """Source and target test accuracy of a row in per cent; None where it lacks one of them."""
+def both_sides(row: Row | None) -> Point | None:
+    """Both accuracies of a row; None where it lacks one of them."""
     source, target = source_per_cent(row), per_cent(row, "target-test")
     return None if source is None or target is None else (source, target)
 
 
-def chosen_sides(run: FoundRun, rule: str) -> tuple[float, float]:
+def chosen_sides(run: FoundRun, rule: str) -> Point:
     """`both_sides` of the row that a selection rule chose.
 
     Raises:

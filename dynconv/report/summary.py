@@ -34,7 +34,7 @@ def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: 
             changes.append(_difference(earlier, after))
         there = [change for change in changes if change is not None]
         mean = signed(fmean(there)) if there and len(there) == len(group.runs) else ""
-        what = ", ".join(sorted({start.what for run in group.all() if (start := starts[run.name]) is not None}))
+        what = ", ".join(sorted({start.described for run in group.all() if (start := starts[run.name]) is not None}))
         lines.append(Line((group.label, what, *cells, mean), first=True))
     return Table(
         "Source accuracy before and after",

@@ -7,26 +7,24 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 from rich.table import Table
 
 from dynconv.engine.config import CheckpointName
 from dynconv.engine.evaluation import split_metrics
-from dynconv.engine.inspect import load_run
+from dynconv.engine.inspect import load_run, source_images
 from dynconv.plots.samples import write_figure
 from dynconv.plots.trade_off import Change, trade_off_figure
-from dynconv.report.before import SOURCE_ONLY, STEP_0, before
+from dynconv.report.before import OWN_CLASSIFIER, SOURCE_ONLY, STEP_0, before
 from dynconv.report.collect import FoundRun, readable_runs
 from dynconv.report.figures import write_beside
-from dynconv.report.groups import group_runs
-from dynconv.report.spread import Spread, both_sides, chosen_sides, over_seeds
+from dynconv.report.groups import group_runs, lost_warning
+from dynconv.report.spread import Point, Spread, both_sides, chosen_sides, mean_point, side_of, text_of
 
 # Where these hold, source images and target images go through networks of their own.
 OWN_STATISTICS = ("domain-specific", "adabn")
-
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -39,16 +37,18 @@ class TradeOff:
     before: Mapping[int, Point]
     """Of the seeds of which it is known; empty for source-only, which adapts nothing."""
     starts: tuple[str, ...]
-    """What `before` is: see `Before.what`."""
+    """What `before` is: see `Before.described`."""
+    steps: Mapping[int, int]
+    """Seed to the step of `before` in the run that it is of."""
     anew: bool
     """Whether the source's accuracy after adaptation is that of the target's network, measured anew."""
 
     def change(self) -> Change:
         """The means over seeds as a point and an arrow; no arrow where a seed's start is not known."""
         whole = self.before.keys() == self.after.keys()
-        start = _mean(self.before) if whole else None
+        start = mean_point(self.before.values()) if whole else None
         seeds = tuple(self.after.values())
-        return Change(self.label, self.task, _mean(self.after), start, STEP_0 in self.starts, seeds)
+        return Change(self.label, self.task, mean_point(self.after.values()), start, STEP_0 in self.starts, seeds)
 
 
 def keeps_both(run: FoundRun) -> bool:
@@ -68,12 +68,9 @@ def measure_as_target(
         ValueError: The checkpoint or the data are not there.
     """
     loaded = load_run(run.folder.path, checkpoint=checkpoint, device=device, data_root=data_root)
-    protocol, held_out = loaded.domains()
-    tested = [(domain.name, domain.test) for domain in protocol.sources if domain.test is not None]
-    splits = tested or [(domain.name, held) for domain, held in zip(protocol.sources, held_out, strict=True)]
     ten_crop = run.config.run.ten_crop
     found: dict[str, float] = {}
-    for name, split in splits:
+    for name, split in source_images(*loaded.domains()):
         # Not by the name "source-test", which stands for the source's own network.
         head = f"as-target/{name}"
         found |= split_metrics(
@@ -123,6 +120,7 @@ def _trade_off(
     after: dict[int, Point] = {}
     earlier: dict[int, Point] = {}
     starts: dict[str, None] = {}
+    steps: dict[int, int] = {}
     anew = False
     for seed, run in of_seeds.items():
         point = sides[run.name]
@@ -132,29 +130,29 @@ def _trade_off(
         start = None if run.config.method == SOURCE_ONLY else before(run, runs, rule)
         if start is not None and (began := both_sides(start.row)) is not None:
             earlier[seed] = began
-            starts[start.what] = None
-    return TradeOff(task, label, after, earlier, tuple(starts), anew)
+            starts[start.described] = None
+            steps[seed] = start.row["step"]
+    return TradeOff(task, label, after, earlier, tuple(starts), steps, anew)
 
 
-def _mean(points: Mapping[int, Point]) -> Point:
-    sources, targets = zip(*points.values(), strict=True)
-    return fmean(sources), fmean(targets)
-
-
-def _columns(found: TradeOff) -> dict[tuple[str, str], Spread | None]:
-    """By (domain, when)."""
+def _columns(found: TradeOff) -> dict[tuple[str, str], Spread]:
+    """By (domain, when); without "before" where no seed's is known."""
     return {
-        (domain, when): over_seeds({seed: point[side] for seed, point in points.items()})
+        (domain, when): side_of(points, side)
         for when, points in (("before", found.before), ("after", found.after))
+        if points
         for side, domain in enumerate(("source", "target"))
     }
 
 
 def trade_off_table(found: Sequence[TradeOff]) -> Table:
     """A line for each task and kind: both accuracies before and after, mean ± standard deviation over seeds."""
+    whole = (OWN_CLASSIFIER, SOURCE_ONLY, STEP_0)
+    early = dict.fromkeys(f"; before: {start}" for each in found for start in each.starts if start not in whole)
     table = Table(
         title="Source and target test accuracy before and after adaptation",
-        caption="in %, mean ± sample standard deviation over seeds; *: of the network that the target's images take",
+        caption="in %, mean ± sample standard deviation over seeds; *: of the network that the target's images take"
+        + "".join(early),
     )
     for head in ("task", "run"):
         table.add_column(head, overflow="fold")
@@ -163,42 +161,40 @@ def trade_off_table(found: Sequence[TradeOff]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for each in found:
         columns = _columns(each)
-        cells = {key: "" if spread is None else spread.text() for key, spread in columns.items()}
         star = " *" if each.anew else ""
         table.add_row(
             each.task,
             each.label,
             str(len(each.after)),
-            cells["source", "before"],
-            cells["source", "after"] + star,
-            cells["target", "before"],
-            cells["target", "after"],
+            text_of(columns.get(("source", "before"))),
+            columns["source", "after"].text() + star,
+            text_of(columns.get(("target", "before"))),
+            columns["target", "after"].text(),
         )
     return table
 
 
 def trade_off_csv(found: Sequence[TradeOff]) -> str:
     """The same as CSV: a line for each accuracy in per cent. `std` is the sample standard deviation over `n` seeds,
-    `network` which network source images went through, `start` what "before" is."""
+    `network` which network source images went through, `start` what "before" is, and `step` its step by seed."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("task", "run", "domain", "when", "mean", "std", "n", "seeds", "network", "start"))
+    table.writerow(("task", "run", "domain", "when", "mean", "std", "n", "seeds", "network", "start", "step"))
     for each in found:
         for (domain, when), spread in _columns(each).items():
-            if spread is None:
-                continue
-            values = list(spread.values.values())
-            deviation = f"{stdev(values):.3f}" if len(values) > 1 else ""
-            seeds = " ".join(map(str, spread.values))
             network = "target's" if each.anew and (domain, when) == ("source", "after") else "own"
-            start = ", ".join(each.starts) if when == "before" else ""
-            row = (f"{spread.mean:.3f}", deviation, len(values), seeds, network, start)
-            table.writerow((each.task, each.label, domain, when, *row))
+            start = (", ".join(each.starts), " ".join(map(str, each.steps.values()))) if when == "before" else ("", "")
+            table.writerow((each.task, each.label, domain, when, *spread.cells(), network, *start))
     return text.getvalue()
 
 
 def save_trade_off_figure(
-    paths: Sequence[Path], out: Path, rule: CheckpointName, measure: Callable[[FoundRun], float] | None
+    paths: Sequence[Path],
+    out: Path,
+    rule: CheckpointName,
+    measure: Callable[[FoundRun], float] | None,
+    *,
+    line: Callable[[str], None],
 ) -> list[TradeOff]:
     """Draw the trade-off of finished runs, and write the numbers beside it as CSV.
 
@@ -206,6 +202,7 @@ def save_trade_off_figure(
         paths: Run folders, or folders that hold some.
         out: Image file to write; its suffix chooses the format.
         rule, measure: As `trade_offs`.
+        line: Where a warning goes.
 
     Returns:
         What was drawn.
@@ -213,7 +210,10 @@ def save_trade_off_figure(
     Raises:
         ValueError: As `trade_offs`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    found = trade_offs(readable_runs(paths, "RUN"), rule, measure)
+    runs = readable_runs(paths, "RUN")
+    if warning := lost_warning(runs):
+        line(warning)
+    found = trade_offs(runs, rule, measure)
     write_figure(trade_off_figure([each.change() for each in found]), out)
     write_beside(out, trade_off_csv(found))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,8 +59,13 @@ def test_the_published_layout_has_the_labels_of_its_names(write: Write) -> None:
 def test_a_class_name_may_hold_what_parts_the_name(write: Write) -> None:
     folder = write(translated_name("desk_lamp", 4), translated_name("fake_B_2", 5), "bike_1_fake_B.png")
     assert list_images("s", folder).classes == ("bike", "desk_lamp", "fake_B_2")
-    with pytest.raises(DataError, match="'a/b' cannot be a part of a file's name"):
-        translated_name("a/b", 0)
+    for label in ("a/b", "a\nb", "", ".a"):
+        with pytest.raises(DataError, match=f"{re.escape(repr(label))} cannot be a part of a translated image's name"):
+            translated_name(label, 0)
+
+
+def test_one_direction_alone_is_read_whichever_it_is(write: Write) -> None:
+    assert list_images("s", write("1_0_fake_A.png", "2_1_fake_A.png")).classes == ("1", "2")
 
 
 def test_what_does_not_fit_is_counted_and_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from command_line import fails
 from PIL import Image
 
 from dynconv import cli
-from dynconv.data import normalise
+from dynconv.data import DataError, normalise
 from dynconv.engine import export_stylised as module
 from dynconv.engine.inspect import load_run
 from dynconv.engine.run_folder import RunFolder
@@ -99,6 +100,21 @@ def test_an_interrupted_export_leaves_nothing(run: Path, tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         module.export_stylised(load_run(run, device="cpu"), out, on_progress=stop)
     assert seen == [(16, 40), (32, 40)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_no_file_can_have_is_refused_before_the_first_image(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_run(run, device="cpu")
+    protocol = loaded.protocol()
+    (source,) = protocol.sources
+    # The last class: its turn would come with the last images.
+    bad = dataclasses.replace(source, classes=(*source.classes[:-1], "ni\nne"))
+    monkeypatch.setattr(type(loaded), "protocol", lambda self: dataclasses.replace(protocol, sources=(bad,)))
+    monkeypatch.setattr(module, "_translated", lambda *_: pytest.fail("an image was translated"))
+    with pytest.raises(DataError, match="cannot be a part of a translated image's name"):
+        module.export_stylised(loaded, tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from known_calibrators import SOURCE, known_run
+from known_calibrators import SOURCE, KnownRun, known_run
 
 from dynconv.engine.inspect import LoadedRun
 from dynconv.engine.stream import Schedule, check_same_classifier, draw_stream, stream
 from dynconv.methods import METHODS
+from dynconv.metrics import NonFiniteError
 
 # To each of 4 or 2 images the classifier alone, the brightening and the darkening calibrator are right (1) or wrong.
 DARK, BRIGHT = [(110, 1), (10, 0)], [(150, 0), (250, 1)]
@@ -98,11 +99,32 @@ def test_runs_that_have_nothing_to_share_are_refused(runs: list[LoadedRun]) -> N
     with pytest.raises(ValueError, match=r"dark-run and bright-run .* they differ in heads\.0\.threshold"):
         stream(runs, schedule)
     first.method.calibrating = False
-    with pytest.raises(ValueError, match="dark-run: at step 7 .* no calibrator yet"):
+    with pytest.raises(ValueError, match=r"dark-run: its checkpoint last \(step 7\) is from before"):
         stream([first], schedule)
     mcd = METHODS["mcd"].for_task(METHODS["mcd"].config_class(), 2, 1)
-    with pytest.raises(ValueError, match="RUN dark-run is .*; expected one of calibrator"):
+    with pytest.raises(ValueError, match="RUN dark-run is .*, which has no calibrator"):
         stream([dataclasses.replace(first, method=mcd)], schedule)
     with pytest.raises(ValueError, match="domain dark: it has no test images"):
         stream([known_run("dark", [], 64)], schedule)
     assert first.folder.path == Path("dark-run")
+
+
+def untested(run: KnownRun, seed: int) -> LoadedRun:
+    (source,) = run.own.sources
+    own = dataclasses.replace(run.own, sources=(dataclasses.replace(source, test=None),))
+    config = dataclasses.replace(run.config, run=dataclasses.replace(run.config.run, seed=seed))
+    return dataclasses.replace(run, own=own, config=config)
+
+
+def test_sources_without_test_images_send_those_held_out() -> None:
+    schedule = Schedule(blocks=12, block_batches=2, batch_size=4, seed=0)
+    one, other = known_run("dark", DARK, 64), known_run("bright", BRIGHT, -64)
+    assert by_domain([untested(one, 0)], schedule) == by_domain([one], schedule)
+    with pytest.raises(ValueError, match=r"other sources: source \(4 images of seed 0\) and source \(4 .* seed 1\)"):
+        stream([untested(one, 0), untested(other, 1)], schedule)
+
+
+def test_scores_that_are_no_numbers_are_no_accuracy(runs: list[LoadedRun]) -> None:
+    runs[0].method.heads[0].threshold.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="scores"):
+        stream(runs[:1], Schedule(blocks=1, block_batches=1, batch_size=1, seed=0))

@@ -280,7 +280,10 @@ def test_a_discriminator_that_overfits_is_named() -> None:
     assert "93%" in remark
     assert "71%" in remark
     assert "feature" not in remark
+    # Once, while it lasts; and again when it begins again.
+    assert made.remark(row) is None
     assert made.remark(row | {"discriminator/pixel/held-out-accuracy": 0.9}) is None
+    assert made.remark(row) == remark
 
 
 def test_the_diagnosis_counts_right_groups_and_leaves_the_training_its_random_numbers(batch: Batch) -> None:
@@ -292,8 +295,11 @@ def test_the_diagnosis_counts_right_groups_and_leaves_the_training_its_random_nu
         last.weight.zero_()
         # Everything is taken for a source image: right for the plain ones, wrong for the calibrated ones.
         last.bias.copy_(torch.tensor([1.0, 0, 0, 0]))
+        calibrated: list[int] = []
+        made.calibrator.register_forward_hook(lambda _, inputs, __: calibrated.append(len(inputs[0])))
         found = made.diagnose(images, images[:2])
     assert found == {"discriminator/pixel/trained-accuracy": 0.5, "discriminator/pixel/held-out-accuracy": 0.5}
+    assert calibrated == [len(images), 2]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert made.diagnosed_images > 0
     assert make().diagnosed_images == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dynconv.models.calibrator import Calibrator, ResnetGenerator
+from dynconv.models.calibrator import Calibrator, PerturbationForm, ResnetGenerator
 from dynconv.models.pixel_discriminator import PixelDiscriminator, group_discriminator
 
 
@@ -34,6 +34,22 @@ def test_a_calibrated_image_is_the_image_and_a_bounded_perturbation() -> None:
     torch.testing.assert_close(perturbation, 0.3 * torch.tanh(made.generator(2 * images - 1)).detach())
     assert torch.equal(made(images), (images + perturbation).clamp(0, 1))
     assert float(perturbation.abs().max()) > 0
+
+
+@pytest.mark.parametrize("form", ["tanh", "nonnegative"])
+def test_the_bound_holds_under_autocast_too(form: PerturbationForm) -> None:
+    torch.manual_seed(0)
+    made = Calibrator(width=2, blocks=1, epsilon=0.4 if form == "tanh" else 0.2, form=form)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for parameter in made.generator.parameters():
+            parameter.mul_(100)
+        with torch.autocast("cpu", torch.bfloat16):
+            perturbation, calibrated = made.perturbation(images), made(images)
+    assert perturbation.dtype == calibrated.dtype == torch.float32
+    # bfloat16 would round 0.4 to 0.4004 and 0.2 to 0.2002.
+    assert float(perturbation.abs().max()) == pytest.approx(made.epsilon, abs=1e-7)
+    assert float((calibrated - images).abs().max()) <= made.epsilon + 1e-6
 
 
 def test_the_released_form_only_brightens() -> None:

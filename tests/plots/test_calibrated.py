@@ -75,3 +75,18 @@ def test_the_calibrator_stands_at_its_size_and_oracles_are_dashed(tmp_path: Path
     assert (list(own.get_xdata()), list(own.get_ydata())) == ([0.15], [87.5])
     np.testing.assert_allclose(whiskers.get_segments()[0][:, 0], [0.125, 0.25])
     assert [text.get_text() for text in axes[0].get_xticklabels()] == ["0.1", "0.2"]
+
+
+def test_an_image_that_the_calibrator_leaves_as_it_is_has_a_place(tmp_path: Path, drawn: list[Figure]) -> None:
+    curves = (Curve("one", (0.1, 0.2), (0.5, 0.25), False),)
+    panels = [
+        PerturbationPanel("a", 0.5, Own(size, 0.0, largest, 0.75), curves) for size, largest in ((0.15, 0.25), (0, 0))
+    ]
+    save_perturbation(panels, tmp_path / "x.png", title="T")
+    for axis, size in zip((axis for axis in drawn[0].axes if axis.get_title()), (0.15, 0.0), strict=True):
+        ((own, _, (whiskers,)),) = axis.containers
+        for x in (size, *whiskers.get_segments()[0][:, 0]):
+            place, _ = axis.transAxes.inverted().transform(axis.transData.transform((x, 75)))
+            assert 0 <= place <= 1, (size, x)
+        assert list(own.get_xdata()) == [size]
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["0", "0.1", "0.2"]

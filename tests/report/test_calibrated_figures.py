@@ -114,19 +114,19 @@ def test_parts_are_test_images_of_sources_and_target(run: CalibratedRun, monkeyp
 def test_what_has_no_calibrator_yet_is_refused(
     opened: CalibratedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert open_calibrated(tmp_path, "spectra").method is opened.method
+    assert open_calibrated(tmp_path).method is opened.method
     opened.method.calibrating = False
     words = ["--out", str(tmp_path / "x.png")]
     for figure in ("spectra", "predictions", "perturbation"):
         message = fails(capsys, "plot", figure, "RUN", *words)
-        assert "RUN: its checkpoint last (step 7) is from before the calibrator's first step" in message
+        assert "its checkpoint last (step 7) is from before the calibrator's first step" in message
     other = METHODS["source-only"]
     method = other.for_task(other.config_class(backbone="lenet-small"), 2, 1).eval()
     config = replace(opened.loaded.config, method="source-only", options=method.config)
     loaded = replace(opened.loaded, method=method, config=config)
     monkeypatch.setattr(calibrated, "load_run", lambda *_, **__: loaded)
     message = fails(capsys, "plot", "predictions", "RUN", *words)
-    assert "RUN is a run of source-only, which has no calibrator; `dynconv plot predictions` is for runs of" in message
+    assert "is a run of source-only, which has no calibrator; give one of `dynconv train calibrator`" in message
     assert not list(tmp_path.iterdir())
 
 

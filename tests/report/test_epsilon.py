@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
 import pytest
+import torch
 from command_line import fails
-from known_calibrators import known_run
+from known_calibrators import KnownRun, known_run
 from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
+from dynconv.engine.inspect import calibrating
+from dynconv.metrics import NonFiniteError
+from dynconv.report.calibrated import CalibratedRun
 from dynconv.report.collect import readable_runs
 from dynconv.report.epsilon import EpsilonLine, epsilon_lines, sweep
 
@@ -28,6 +33,10 @@ def add(root: Path, epsilon: float, seed: int, source: float, target: float, **o
 
 def lines(root: Path) -> list[EpsilonLine]:
     return epsilon_lines(readable_runs([root], "RUN"), "last")
+
+
+def swept(run: KnownRun) -> EpsilonLine:
+    return sweep(CalibratedRun(run, calibrating(run)))
 
 
 def test_runs_that_differ_in_epsilon_and_seed_alone_are_one_line(tmp_path: Path) -> None:
@@ -59,7 +68,7 @@ def test_the_untrained_network_is_no_classifier_without_calibrator(tmp_path: Pat
 
 def test_a_sweep_clamps_what_was_trained(tmp_path: Path) -> None:
     # It adds 64 of 255. The image of 110 is right from 17.5 on, that of 80 wrong from 47.5 on: 0.069 and 0.186.
-    line = sweep(known_run("dark", [(110, 1), (10, 0)], 64))
+    line = swept(known_run("dark", [(110, 1), (10, 0)], 64))
     assert [round(bound * 255, 1) for bound in line.points] == [
         0,
         6.4,
@@ -77,11 +86,33 @@ def test_a_sweep_clamps_what_was_trained(tmp_path: Path) -> None:
     assert sources == (100.0,) * 8 + (75.0,) * 3 and targets == (50.0,) * 3 + (100.0,) * 8
     assert line.without == {0: (100.0, 50.0)}
     # White cannot be brightened: within the range nothing is left of the perturbation.
-    white = sweep(known_run("white", [(255, 1)], 64))
+    white = swept(known_run("white", [(255, 1)], 64))
     assert {point[0][1] for point in white.points.values()} == {100.0}
     # And of both signs.
-    dark = sweep(known_run("bright", [(150, 0), (250, 1)], -64))
+    dark = swept(known_run("bright", [(150, 0), (250, 1)], -64))
     assert [point[0][1] for point in dark.points.values()] == [50.0] * 4 + [100.0] * 7
+
+
+def test_scores_that_are_no_numbers_are_no_accuracy() -> None:
+    run = known_run("dark", [(110, 1), (10, 0)], 64)
+    run.method.heads[0].threshold.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="scores: 8 of 8 are not finite"):
+        swept(run)
+
+
+def test_sources_without_test_images_are_measured_on_those_held_out() -> None:
+    run = known_run("dark", [(110, 1), (10, 0)], 64)
+    (source,) = run.own.sources
+    untested = replace(run.own, sources=(replace(source, test=None),))
+    assert swept(replace(run, own=untested)).points == swept(run).points
+
+
+def test_seeds_whose_starts_are_gone_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = [f"gone/seed{seed}/checkpoints/last.pt" for seed in (0, 1)]
+    runs = [str(add(tmp_path, 0.4, seed, 0.9, 0.8, source_checkpoint=path)) for seed, path in enumerate(gone)]
+    assert cli.main(["plot", "epsilon", *runs, "--out", str(tmp_path / "x.svg")]) == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "cannot be read" in line]
+    assert told.startswith("dynconv: ") and all(path in told for path in gone)
 
 
 def test_plot_draws_a_line_and_writes_every_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from dynconv.methods import ADDAConfig, SourceOnlyConfig
 from dynconv.recipes import RECIPES, Recipe, Row
 from dynconv.report import papers
 from dynconv.report.collect import find_runs
-from dynconv.report.groups import group_runs
+from dynconv.report.groups import group_runs, lost_starts
 from dynconv.report.recipe_runs import RecipeRun, check_configurations, check_order, recipe_runs
 from dynconv.report.reproduce import ReproduceOptions, reproduce
 
@@ -84,11 +84,16 @@ def test_seeds_and_tasks_are_one_row_of_a_report_also_in_a_folder_that_was_moved
     found = sizes(tmp_path / "here")
     assert sorted(found.values()) == [4, 4, 4]
     shutil.move(tmp_path / "here", tmp_path / "there")
-    assert sizes(tmp_path / "there") == found
+    assert sizes(tmp_path / "there") == found and not lost_starts(find_runs([tmp_path / "there"])[0])
     # Without the runs that they started from nothing tells that these were of one kind.
     for task in TASKS:
         shutil.rmtree(tmp_path / "there" / task / "source-only")
     assert sorted(sizes(tmp_path / "there").values()) == [1] * 8
+    lost = lost_starts(find_runs([tmp_path / "there"])[0])
+    assert len(lost) == 8
+    assert lost["mnist-usps/ADDA/seed1"] == str(
+        tmp_path / "here" / "mnist-usps" / "source-only" / "seed1" / "checkpoints" / "last.pt"
+    )
 
 
 def test_runs_from_other_classifiers_are_rows_of_their_own(tmp_path: Path) -> None:

@@ -55,6 +55,6 @@ def test_commands_take_trained_runs(trained: Path, tmp_path: Path, capsys: pytes
     rows = list(csv.DictReader(out.with_suffix(".csv").open()))
     assert len(rows) == 22 and rows[-1]["epsilon"] == "0.4"
     other = str(trained / "runs" / "mcd" / "seed0")
-    assert "is a run of mcd; expected one of calibrator" in fails(capsys, "plot", "stream", other, *few)
+    assert "is a run of mcd, which has no calibrator" in fails(capsys, "plot", "stream", other, *few)
     assert "--batch-size must be at least 1" in fails(capsys, "plot", "stream", other, *few, "--batch-size", "0")
     assert "--seed must be 0 or more" in fails(capsys, "plot", "stream", other, *few, "--seed", "-1")

@@ -18,7 +18,7 @@ from dynconv.engine.checkpoint import load_checkpoint, save_checkpoint
 from dynconv.plots.trade_off import Change, trade_off_figure
 from dynconv.report.before import before
 from dynconv.report.collect import FoundRun, readable_runs
-from dynconv.report.trade_off import TradeOff, keeps_both, measure_as_target, trade_offs
+from dynconv.report.trade_off import TradeOff, keeps_both, measure_as_target, trade_off_table, trade_offs
 
 
 def add(root: Path, method: str, *points: tuple[int, float, float], name: str = "", **more: Any) -> Path:
@@ -44,8 +44,14 @@ def test_before_is_the_classifier_that_the_adaptation_begins_with(tmp_path: Path
     rows = ((0, 0.1, 0.1), (25, 0.8, 0.4), (50, 0.95, 0.7), (75, 0.9, 0.8), (100, 0.9, 0.85))
     # Half of its 100 steps learn the source, so the evaluation after the 50th is of the classifier alone.
     assert start(add(tmp_path, "calibrator", *rows), tmp_path) == ("own classifier", 50, "calibrator-0-mnist-usps")
+    (own,) = (each for (_, label), each in found(tmp_path).items() if label.startswith("calibrator"))
+    assert (own.starts, own.steps) == (("own classifier",), {0: 50})
     third = add(tmp_path, "adda", *rows, options={"pretrain": 0.3})
     assert start(third, tmp_path) == ("own classifier", 25, "adda-0-mnist-usps")
+    # It learnt the source for five steps more.
+    (adda,) = (each for (_, label), each in found(tmp_path).items() if label.startswith("adda"))
+    assert (adda.starts, adda.steps) == (("own classifier at step 25 of 30",), {0: 25})
+    assert "before: own classifier at step 25 of 30" in str(trade_off_table([adda]).caption)
     # Trained by the first step: its step 0 is no untrained network.
     given = {"source_checkpoint": "elsewhere/checkpoints/last.pt"}
     loaded = add(tmp_path, "calibrator", (0, 0.95, 0.7), (100, 0.94, 0.9), name="loaded", options=given)
@@ -138,9 +144,9 @@ def test_plot_draws_means_and_seeds_and_writes_every_number(tmp_path: Path, caps
     lines = {(row["run"], row["domain"], row["when"]): row for row in rows}
     assert len(lines) == len(rows) == 2 + 4, "source-only has no before"
     row = lines["calibrator", "target", "after"]
-    assert list(row.values())[4:] == ["85.000", f"{stdev([80, 90]):.3f}", "2", "0 1", "own", ""]
+    assert list(row.values())[4:] == ["85.000", f"{stdev([80, 90]):.3f}", "2", "0 1", "own", "", ""]
     row = lines["calibrator", "source", "before"]
-    assert (row["mean"], row["std"], row["start"]) == ("95.000", "0.000", "own classifier")
+    assert (row["mean"], row["std"], row["start"], row["step"]) == ("95.000", "0.000", "own classifier", "50 50")
     assert lines["source-only", "target", "after"]["std"] == ""
 
 
