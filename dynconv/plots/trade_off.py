@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from dynconv.plots.palette import MARKERS, colour, save_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# Characters of a line of the legend, of whose columns two are side by side.
+LABEL_WIDTH = 62
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,6 @@ def _limits(values: Sequence[float]) -> tuple[float, float]:
 
 def _key(line: type, label: str, shape: str, fill: str, edge: float) -> object:
     return line(
-        [], [], linestyle="", marker=shape, markersize=7, label=label,
+        [], [], linestyle="", marker=shape, markersize=7, label=textwrap.fill(label, LABEL_WIDTH),
         markerfacecolor=fill, markeredgecolor="black", markeredgewidth=edge,
     )  # fmt: skip

@@ -130,7 +130,7 @@ def test_own_domains_stand_beside_a_known_one(write: Write) -> None:
     assert torch.equal(levels.long() % 10, turned.target.train.labels)
 
 
-def test_known_names_among_own_domains_are_checked(write: Write) -> None:
+def test_known_names_among_own_domains_are_checked(write: Write, tmp_path: Path) -> None:
     fakes = write(*digits_of(40))
     own = f"s={fakes}"
     with pytest.raises(DataError, match=r"--target: unknown domain 'embedded:optcal'.*Did you mean 'embedded:optical'"):
@@ -142,5 +142,6 @@ def test_known_names_among_own_domains_are_checked(write: Write) -> None:
         load_protocol(None, source=[f"s={few}"], target="embedded:optical", image_size=8)
     with pytest.raises(DataError, match="the target 'optical' is also a source"):
         load_protocol(None, source=[f"optical={fakes}"], target="embedded:optical", image_size=8)
-    with pytest.raises(DataError, match="--data-root, or set DYNCONV_DATA|not found below"):
-        load_protocol(None, source=[own], target="usps", image_size=8)
+    # An empty data root: the known target is looked for there.
+    with pytest.raises(DataError, match=r"usps: .*usps\.bz2"):
+        load_protocol(None, source=[own], target="usps", image_size=8, data_root=tmp_path)

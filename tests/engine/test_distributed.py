@@ -53,8 +53,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     # Patches and orders are drawn by each process for its own images.
     "calibrator": (
         "calibrator",
-        {"norm": "none", "lr": 0.05, "width": 2, "blocks": 1, "patch": False, "shuffle": False, "pretrain": 0.3}
-        | {"backbone": "lenet-small"},
+        PLAIN | {"backbone": "lenet-small", "width": 2, "blocks": 1, "patch": False, "shuffle": False, "pretrain": 0.3},
     ),
     # Both processes keep one pool, of the whole batch.
     "cyclegan": ("cyclegan", PLAIN | {"width": 2, "blocks": 1, "discriminator_width": 4, "pool_size": 7}),

@@ -144,7 +144,7 @@ def calibrators(name: str) -> list[CalibratorConfig]:
 
 def test_every_switch_of_the_calibrator_has_a_recipe_around_one_setting_and_one_classifier() -> None:
     whole = RECIPES["calibrator-digits"]
-    rows = {row.method: row for row in whole.rows}
+    rows = {row.label: row for row in whole.rows}
     switches = {
         "groups": {"groups"},
         "discriminators": {"discriminators"},
@@ -158,7 +158,7 @@ def test_every_switch_of_the_calibrator_has_a_recipe_around_one_setting_and_one_
         recipe = RECIPES[f"calibrator-{name}"]
         source, ours, *others = recipe.rows
         assert (recipe.tasks, recipe.run, recipe.seeds) == (whole.tasks, whole.run, whole.seeds)
-        for row, known in ((source, rows["source-only"]), (ours, rows["calibrator"])):
+        for row, known in ((source, rows["source-only"]), (ours, rows["Calibrator"])):
             assert (row.label, row.options, row.starts_from) == (known.label, known.options, known.starts_from)
         changed = set()
         for row in others:
