@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.data.normalise import normalise
 from dynconv.methods import CalibratorConfig, CalibratorMethod, SourceOnly, SourceOnlyConfig
-from dynconv.methods.calibrator import GROUPS, Calibrated
+from dynconv.methods.calibrator import Calibrated
 from dynconv.models import build
 from dynconv.models.calibrator import Calibrator
 
 LENET: dict[str, Any] = {"backbone": "lenet-small"}
+# Section 3.2: source, target, calibrated source, calibrated target; with two groups the target is not shown.
+GROUPS = {4: (0, 1, 2, 3), 2: (0, None, 1, 1)}
 SMALL = LENET | {"width": 2, "blocks": 1, "feature_hidden": (8,), "pixel_hidden": (8,)}
 UNUSED = {None: ("-",), "both": ("-",), "feature": ("pixel_",), "pixel": ("feature_",)}
 
