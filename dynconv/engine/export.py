@@ -16,10 +16,9 @@ from dynconv.data import Normalisation, normalise
 from dynconv.data.normalise import black_and_span
 from dynconv.data.protocols import MARGINS
 from dynconv.engine.evaluation import evaluating
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.inspect import LoadedRun, calibrator_method
 from dynconv.engine.programs import SUFFIXES, Agreement, Format, agreement, new_folder, provenance, write_program
 from dynconv.methods import Method
-from dynconv.methods.calibrator import CalibratorMethod
 
 ModelPart = Literal["model", "classifier"]
 # One image alone, what the program was traced with, and others.
@@ -105,20 +104,6 @@ def adapted_model(loaded: LoadedRun, part: ModelPart) -> Iterator[AdaptedModel]:
         model = AdaptedModel(method, normalisation, part).eval()
         _drop_unused(model, torch.zeros(2, 3, size, size))
         yield model
-
-
-def calibrator_method(loaded: LoadedRun) -> CalibratorMethod:
-    """The method of a calibrator's run.
-
-    Raises:
-        ValueError: The run is of another method.
-    """
-    if not isinstance(loaded.method, CalibratorMethod):
-        raise ValueError(
-            f"--part: {loaded.folder.path} is a run of {loaded.config.method}, which has no calibrator; give a run of "
-            "calibrator, or --part model"
-        )
-    return loaded.method
 
 
 def _drop_unused(model: AdaptedModel, images: Tensor) -> None:

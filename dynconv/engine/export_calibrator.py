@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynconv.engine.export import adapted_model, calibrator_method, decoding
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.export import adapted_model, decoding
+from dynconv.engine.inspect import LoadedRun, calibrating
 from dynconv.engine.overhead import Overhead, measure_overhead
 from dynconv.engine.programs import SUFFIXES, Agreement, Axes, Format, agreement, new_folder, provenance, write_program
 from dynconv.models.calibrator import Calibrator
@@ -49,14 +49,10 @@ def export_calibrator(loaded: LoadedRun, out: Path, form: Format | None = None) 
             written.
         ExportMismatch: What was written gives other images than the network; nothing is kept.
     """
-    method = calibrator_method(loaded)
-    if not method.calibrating:
-        raise ValueError(
-            f"--part calibrator: at step {loaded.step} the adaptation of {loaded.folder.path} has not begun, and its "
-            "calibrator has learnt nothing; go on training, or choose a later --checkpoint"
-        )
     # Of float32 and in plain order, as the model's program.
-    calibrator = copy.deepcopy(method.calibrator).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    calibrator = (
+        copy.deepcopy(calibrating(loaded).calibrator).cpu().float().to(memory_format=torch.contiguous_format).eval()
+    )
     size = loaded.scoring.network_input.image_size
     program = None if form is None else f"calibrator{SUFFIXES[form]}"
     shape = ["batch", 3, "height", "width"]

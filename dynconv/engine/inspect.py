@@ -105,18 +105,27 @@ def load_run(
     return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
 
 
+def calibrator_method(run: LoadedRun) -> CalibratorMethod:
+    """The method of a run of calibrator.
+
+    Raises:
+        ValueError: It is of another method.
+    """
+    if not isinstance(run.method, CalibratorMethod):
+        raise ValueError(
+            f"RUN {run.folder.path} is a run of {run.config.method}, which has no calibrator; give one of `dynconv "
+            "train calibrator`"
+        )
+    return run.method
+
+
 def calibrating(run: LoadedRun) -> CalibratorMethod:
     """The method of a run of calibrator whose adaptation has begun.
 
     Raises:
         ValueError: It is of another method, or its checkpoint is of the classifier alone.
     """
-    method = run.method
-    if not isinstance(method, CalibratorMethod):
-        raise ValueError(
-            f"RUN {run.folder.path} is a run of {run.config.method}, which has no calibrator; give one of `dynconv "
-            "train calibrator`"
-        )
+    method = calibrator_method(run)
     if not method.calibrating:
         raise ValueError(
             f"RUN {run.folder.path}: its checkpoint {run.checkpoint} (step {run.step}) is from before the calibrator's "

@@ -155,7 +155,7 @@ class ADDA(SourceFirst):
         return optimiser
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
-        pretrained, alone = self.adaptation_begins(max_steps), self.config.discriminator_steps
+        pretrained, alone = self.config.adaptation_begins(max_steps), self.config.discriminator_steps
         if pretrained + alone >= max_steps:
             raise ValueError(
                 f"pretrain, discriminator_steps: of the run's {max_steps} steps {pretrained} learn the source and "
@@ -164,7 +164,7 @@ class ADDA(SourceFirst):
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
-        self.maps = step >= self.adaptation_begins(max_steps) + self.config.discriminator_steps
+        self.maps = step >= self.config.adaptation_begins(max_steps) + self.config.discriminator_steps
         self._accuracies.clear()
 
     def evaluating_domain(self, domain: DomainName) -> AbstractContextManager[None]:

@@ -49,6 +49,10 @@ class SourceFirstConfig(MethodConfig):
                     "had none, or leave source_checkpoint out"
                 )
 
+    def adaptation_begins(self, max_steps: int) -> int:
+        """The first step, counted from 0, that adapts in a run of `max_steps`."""
+        return 0 if self.source_checkpoint else math.ceil(self.pretrain * max_steps)
+
 
 class SourceFirst(Method):
     """A method whose run is two: steps that learn the source, unless a checkpoint of such a run is given, then steps
@@ -73,12 +77,8 @@ class SourceFirst(Method):
                 f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
             )
 
-    def adaptation_begins(self, max_steps: int) -> int:
-        """The first step, counted from 0, that adapts."""
-        return 0 if self.config.source_checkpoint else math.ceil(self.config.pretrain * max_steps)
-
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
-        if self.adaptation_begins(max_steps) >= max_steps:
+        if self.config.adaptation_begins(max_steps) >= max_steps:
             raise ValueError(
                 f"pretrain: all of the run's {max_steps} steps learn the source, so nothing is ever adapted; give a "
                 "smaller share, or more steps"
@@ -86,7 +86,7 @@ class SourceFirst(Method):
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
-        self.adapting = step >= self.adaptation_begins(max_steps)
+        self.adapting = step >= self.config.adaptation_begins(max_steps)
 
 
 def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tuple[str, ...]:

@@ -46,9 +46,5 @@ class DTN(Features):
         Raises:
             ValueError: For images of another shape.
         """
-        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"images: expected (B, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}; "
-                f"the DTN is fixed to its input size, so resize the images"
-            )
+        self.check_fixed_size(images)
         return self.linear(self.convolutions(self.laid_out(images)))

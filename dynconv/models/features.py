@@ -20,6 +20,14 @@ class Features(nn.Module):
     memory_format: torch.memory_format = torch.channels_last
     """The order in which images and weights lie in memory."""
 
+    def check_fixed_size(self, images: Tensor) -> None:
+        """Raise a ValueError unless `images` are (B, 3, image_size, image_size), for networks with linear layers."""
+        if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"images: expected (B, 3, {self.image_size}, {self.image_size}), got {tuple(images.shape)}; "
+                f"a {type(self).__name__} is fixed to its input size, so resize the images"
+            )
+
     def laid_out(self, images: Tensor) -> Tensor:
         """`images` in the memory format of the weights."""
         return images.contiguous(memory_format=self.memory_format)

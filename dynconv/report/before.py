@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,10 +67,10 @@ def _own_classifier(run: FoundRun) -> Before | None:
     options = run.config.options
     if not isinstance(options, SourceFirstConfig):
         return None
-    if options.source_checkpoint:
-        begins, row = 0, run.step_zero
+    begins = options.adaptation_begins(run.config.run.max_steps or run.step)
+    if begins == 0:
+        row = run.step_zero
     else:
-        begins = math.ceil(options.pretrain * (run.config.run.max_steps or run.step))
         row = max((row for row in run.rows if 0 < row["step"] <= begins), key=lambda row: row["step"], default=None)
     return None if row is None else Before(row, OWN_CLASSIFIER, run.name, begins)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
+from steps import same, state_of, take
 from torch import Tensor, nn
 
 from dynconv.data import Batch, SourceBatch, TargetBatch
@@ -38,28 +39,6 @@ def adapting(**fields: Any) -> ADDA:
             for parameter in made.encoders.target.parameters():
                 parameter += 0.01 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
     return made
-
-
-def take(made: ADDA, batch: Batch, optimisers: dict[str, torch.optim.Optimizer]) -> list[tuple[str, ...]]:
-    """A step as the engine takes it; the groups that were stepped."""
-    groups = []
-    for update in made.updates(batch):
-        for name in update.of:
-            optimisers[name].zero_grad()
-        parameters = [p for name in update.of for group in optimisers[name].param_groups for p in group["params"]]
-        update.loss.backward(inputs=parameters)
-        for name in update.of:
-            optimisers[name].step()
-        groups.append(update.of)
-    return groups
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(module: nn.Module, before: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
 def test_first_the_source_is_learnt_and_then_the_target_is_adapted(batch: Batch) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from steps import same, state_of, take
+from torch import Tensor
 
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.data.normalise import normalise
@@ -42,28 +43,6 @@ def adapting(**fields: Any) -> CalibratorMethod:
     return made
 
 
-def take(made: CalibratorMethod, batch: Batch, optimisers: dict[str, torch.optim.Optimizer]) -> list[tuple[str, ...]]:
-    """A step as the engine takes it; the groups that were stepped."""
-    groups = []
-    for update in made.updates(batch):
-        parameters = [p for name in update.of for group in optimisers[name].param_groups for p in group["params"]]
-        for name in update.of:
-            optimisers[name].zero_grad()
-        update.loss.backward(inputs=parameters)
-        for name in update.of:
-            optimisers[name].step()
-        groups.append(update.of)
-    return groups
-
-
-def state_of(module: nn.Module) -> dict[str, Tensor]:
-    return {key: value.clone() for key, value in module.state_dict().items()}
-
-
-def same(module: nn.Module, before: dict[str, Tensor]) -> bool:
-    return all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
-
-
 def test_first_the_source_is_learnt_and_then_the_game_is_played(batch: Batch) -> None:
     made = make(pretrain=0.4)
     optimisers = made.optimisers()
@@ -84,7 +63,7 @@ def test_the_source_is_learnt_as_source_only_learns_it(batch: Batch) -> None:
         for method, own in ((made, optimisers), (other, others)):
             method.begin_step(step, 10)
             torch.manual_seed(step)
-            take(method, batch, own)  # type: ignore[arg-type]
+            take(method, batch, own)
     assert same(other.features, state_of(made.features))
     assert same(other.heads, state_of(made.heads))
 
