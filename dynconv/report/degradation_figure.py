@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Group as Renderables
@@ -15,6 +15,7 @@ from dynconv.plots.degradation import Bars, Panel, save_degradation
 from dynconv.report.collect import readable_runs
 from dynconv.report.degradation import Degradation, Difference, degradations
 from dynconv.report.figures import write_beside
+from dynconv.report.groups import runs_to_group
 from dynconv.report.spread import signed
 
 CAPTION = (
@@ -64,13 +65,16 @@ def degradation_csv(found: Sequence[Degradation]) -> str:
     return text.getvalue()
 
 
-def save_degradation_figure(runs: Sequence[Path], oracles: Sequence[Path], out: Path) -> list[Degradation]:
+def save_degradation_figure(
+    runs: Sequence[Path], oracles: Sequence[Path], out: Path, *, line: Callable[[str], None]
+) -> list[Degradation]:
     """Draw what adaptation costs on each source, from the files of finished runs, and write the numbers beside it.
 
     Args:
         runs: Run folders, or folders that hold some.
         oracles: The same, of the oracles.
         out: Image file to write; its suffix chooses the format. The numbers are beside it, with the suffix .csv.
+        line: Where a warning goes.
 
     Returns:
         What was drawn.
@@ -78,7 +82,7 @@ def save_degradation_figure(runs: Sequence[Path], oracles: Sequence[Path], out: 
     Raises:
         ValueError: As `degradations`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    found = degradations(readable_runs(runs, "RUN"), readable_runs(oracles, "--oracles"))
+    found = degradations(runs_to_group(runs, "RUN", line), readable_runs(oracles, "--oracles"))
     labels = list(dict.fromkeys(kind.label for kind in found))
     panels = [
         Panel(

@@ -17,9 +17,9 @@ from dynconv.methods.calibrator import CalibratorConfig
 from dynconv.plots.epsilon import Curve, Panel, save_epsilon
 from dynconv.report.before import SOURCE_ONLY, STEP_0, before
 from dynconv.report.calibrated import CalibratedRun, Part
-from dynconv.report.collect import FoundRun, readable_runs
+from dynconv.report.collect import FoundRun
 from dynconv.report.figures import write_beside
-from dynconv.report.groups import kinds_of, lost_warning, tasks_of
+from dynconv.report.groups import kinds_of, runs_to_group, tasks_of
 from dynconv.report.spread import Point, both_sides, chosen_sides, mean_point, side_of
 
 # Bounds of --sweep: none, and so many equal parts of the run's own.
@@ -179,10 +179,7 @@ def save_epsilon_figure(
     Raises:
         ValueError: As `epsilon_lines`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    runs = readable_runs(paths, "RUN")
-    if warning := lost_warning(runs):
-        line(warning)
-    found = epsilon_lines(runs, rule)
+    found = epsilon_lines(runs_to_group(paths, "RUN", line), rule)
     _save(found, out, TRAINED)
     return found
 

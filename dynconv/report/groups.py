@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynconv.engine.config import NOT_IDENTITY
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
-from dynconv.report.collect import FoundRun
+from dynconv.report.collect import FoundRun, readable_runs
 from dynconv.report.started import configuration_started_from
 from dynconv.report.table import named
 
@@ -102,6 +103,18 @@ def lost_warning(runs: Sequence[FoundRun]) -> str:
     """What `lost_starts` found, in one line; empty where that is nothing."""
     told = "; ".join(f"{name} from {checkpoint}" for name, checkpoint in lost_starts(runs).items())
     return told and f"seeds of these are not one kind, for the runs that they started from cannot be read: {told}"
+
+
+def runs_to_group(paths: Sequence[Path], what: str, line: Callable[[str], None]) -> list[FoundRun]:
+    """The runs in or below `paths`, which the command calls `what`; `lost_warning` goes to `line` where there is one.
+
+    Raises:
+        ValueError: As `readable_runs`.
+    """
+    runs = readable_runs(paths, what)
+    if warning := lost_warning(runs):
+        line(warning)
+    return runs
 
 
 def _place_in_papers(task: str) -> int:

@@ -58,7 +58,7 @@ def draw_degradation(args: Sequence[str]) -> None:
     from dynconv.report.degradation import training_warning
     from dynconv.report.degradation_figure import degradation_tables, save_degradation_figure
 
-    found = save_degradation_figure(options.runs, options.oracles, options.out)
+    found = save_degradation_figure(options.runs, options.oracles, options.out, line=_warn)
     if warning := training_warning(found):
         _warn(warning)
     Console().print(degradation_tables(found))

@@ -18,9 +18,9 @@ from dynconv.engine.inspect import load_run, source_images
 from dynconv.plots.samples import write_figure
 from dynconv.plots.trade_off import Change, trade_off_figure
 from dynconv.report.before import OWN_CLASSIFIER, SOURCE_ONLY, STEP_0, before
-from dynconv.report.collect import FoundRun, readable_runs
+from dynconv.report.collect import FoundRun
 from dynconv.report.figures import write_beside
-from dynconv.report.groups import group_runs, lost_warning
+from dynconv.report.groups import group_runs, runs_to_group
 from dynconv.report.spread import Point, Spread, both_sides, chosen_sides, mean_point, side_of, text_of
 
 # Where these hold, source images and target images go through networks of their own.
@@ -210,10 +210,7 @@ def save_trade_off_figure(
     Raises:
         ValueError: As `trade_offs`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
-    runs = readable_runs(paths, "RUN")
-    if warning := lost_warning(runs):
-        line(warning)
-    found = trade_offs(runs, rule, measure)
+    found = trade_offs(runs_to_group(paths, "RUN", line), rule, measure)
     write_figure(trade_off_figure([each.change() for each in found]), out)
     write_beside(out, trade_off_csv(found))
     return found
