@@ -163,15 +163,15 @@ def model_of(step: Step, provider: str) -> nn.Module:
 class Training:
     """A model, its optimiser and one batch; a call is one step and gives the loss."""
 
-    step: Step
     model: nn.Module
     images: Tensor
     labels: Tensor
     optimiser: torch.optim.Optimizer
+    dtype: str
 
     def loss(self, images: slice = slice(None), *, exact: bool = False) -> tuple[Tensor, Tensor]:
         """Logits and loss of some of the images; ``exact`` without autocast."""
-        with torch.autocast(self.step.device, torch.bfloat16, enabled=self.step.dtype == "bf16" and not exact):
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.dtype == "bf16" and not exact):
             logits = self.model(self.images[images])
             return logits, F.cross_entropy(logits, self.labels[images])
 
@@ -201,7 +201,7 @@ def training(step: Step, provider: str) -> Training:
     # Small enough that no number of steps on random labels diverges.
     optimiser = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
     on_device = images.to(step.device, memory_format=FORMATS[step.layout]), labels.to(step.device)
-    return Training(step, model, *on_device, optimiser)
+    return Training(model, *on_device, optimiser, step.dtype)
 
 
 def prepare(step: Mapping[str, Any], provider: str) -> Callable[[], Any]:
@@ -209,26 +209,27 @@ def prepare(step: Mapping[str, Any], provider: str) -> Callable[[], Any]:
     return training(Step(**step), provider)
 
 
-def distance(step: Step, provider: str, own: Training) -> tuple[float, str]:
-    """The largest relative error of logits and gradients against the float64 oracle, and whose it is.
+def distance(own: Training, oracle: Training, *, gradients: bool = True) -> tuple[float, str]:
+    """The largest relative error of logits and gradients against the oracle made float64, and whose it is.
 
     On a few images, with the running statistics in batch normalisation (those of a small batch multiply rounding) and
     SiLU in the place of ReLU (a unit that rounding switches on moves a gradient of ResNet-50 by 7e-4, which is off by
     2e-6 otherwise).
     """
-    oracle = training(step, STATIC if provider == STATIC else REFERENCE)
     oracle.model.double()
     oracle.images = oracle.images.double()
     found: dict[str, float] = {}
     results = []
     for model, exact in ((own, False), (oracle, True)):
+        was_training = model.model.training
         model.model.eval()
-        with _smooth(model.model):
+        with _smooth(model.model), torch.set_grad_enabled(gradients):
             logits, loss = model.loss(slice(CHECKED_IMAGES), exact=exact)
-            loss.backward()
-        results.append({"logits": logits.detach()} | _gradients(model.model))
+            if gradients:
+                loss.backward()
+        results.append({"logits": logits.detach()} | (_gradients(model.model) if gradients else {}))
         model.optimiser.zero_grad(set_to_none=True)
-        model.model.train()
+        model.model.train(was_training)
     for name, expected in results[1].items():
         found[name] = relative_error(results[0][name], expected)
     worst = max(found, key=lambda name: found[name])
@@ -296,7 +297,8 @@ def measure(names: Sequence[str], options: Options, step: Step, session: Session
 
     def build(name: str) -> Callable[[], Any]:
         own = training(step, name)
-        standing[name], errors[name] = own.standing_mb, distance(step, name, own)
+        oracle = training(step, STATIC if name == STATIC else REFERENCE)
+        standing[name], errors[name] = own.standing_mb, distance(own, oracle)
         return own
 
     allowed = _ALLOWED_AT_MOST

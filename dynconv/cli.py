@@ -34,6 +34,7 @@ FIGURES = (
     "trade-off",
     "epsilon",
     "stream",
+    "scenes",
     "spectra",
     "predictions",
     "perturbation",
@@ -53,6 +54,7 @@ BENCHMARKS = {
     "feature_gradient_norms": "dynconv.bench.bench_feature_gradient_norms",
     "drt-step": "dynconv.bench.bench_drt_step",
     "gsda-step": "dynconv.bench.bench_gsda_step",
+    "segmentation": "dynconv.bench.bench_segmentation",
     "loader": "dynconv.bench.bench_loader",
 }
 
@@ -220,18 +222,29 @@ def _predict(args: list[str]) -> int:
     options = parse_predict(args)
     from dynconv.engine.inspect import load_run
     from dynconv.engine.predict import predict_images
+    from dynconv.engine.predict_scenes import predict_scenes
 
     try:
         loaded = load_run(
             options.run, checkpoint=options.checkpoint, device=options.device, precision=options.precision
         )
-        unread, total = predict_images(
-            loaded, options.images, options.out, top=options.top, batch_size=options.batch_size
-        )
+        if loaded.config.network_input.labels == "pixel":
+            unread, total = predict_scenes(loaded, options)
+            lost = "they have no label map, but an error in predictions.json"
+        else:
+            unread, total = predict_images(
+                loaded,
+                options.images,
+                options.out,
+                top=options.top,
+                batch_size=options.batch_size,
+                image_size=options.image_size,
+            )
+            lost = "their rows have no class, but an error"
     except (ValueError, TypeError) as error:
         return _fail(str(error))
     if unread:
-        return _fail(f"{unread} of {total} images could not be read: their rows have no class, but an error")
+        return _fail(f"{unread} of {total} images could not be read: {lost}")
     return 0
 
 
@@ -264,12 +277,12 @@ def _export(args: list[str]) -> int:
             print(f"{stylised.images:,} translated images: --source NAME={stylised.folder}", file=sys.stderr)
             return 0
         if options.part == "calibrator":
-            calibrator = export_calibrator(loaded, options.out, options.format)
+            calibrator = export_calibrator(loaded, options.out, options.format, options.image_size)
             files, agreement, remarks = calibrator.files, calibrator.agreement, calibrator.overhead.lines()
         elif options.format is None:
             raise ValueError(f"--part {options.part} is written as a program: give --format torch or --format onnx")
         else:
-            model = export_run(loaded, options.out, options.format, options.part)
+            model = export_run(loaded, options.out, options.format, options.part, options.image_size)
             files, agreement, remarks = (model.file,), model.agreement, []
     except (ValueError, TypeError) as error:
         return _fail(str(error))
@@ -420,11 +433,11 @@ def _cost(args: list[str]) -> int:
     options = parse_info(args)
     from dynconv.models.cost import costs_of_kinds
 
-    rows = costs_of_kinds(options.backbone, options.classes)
+    rows = costs_of_kinds(options.backbone, options.counted_classes, options.image_size)
     if options.json:
-        print(json.dumps(cost_facts(options.backbone, options.classes, rows)))
+        print(json.dumps(cost_facts(options, rows)))
     else:
-        Console().print(cost_table(options.backbone, options.classes, rows))
+        Console().print(cost_table(options, rows))
     return 0
 
 

@@ -9,9 +9,10 @@ Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
 commands:
   train METHOD     train a method on labelled sources and an unlabelled target; goes on with what was interrupted
   eval RUN         measure a run's checkpoint on its own domains or on another one
-  predict RUN DIR  class and confidence of every image below a folder, as CSV
+  predict RUN DIR  class and confidence of every image below a folder, as CSV; of segmentation a label map of each
   export RUN       write the adapted model as a torch.export program or ONNX, its calibrator alone, or stylised images
-  data ACTION      list the data sets and protocols, check files against what is published, draw samples of a set
+  data ACTION      list the data sets and protocols, check files against what is published, draw samples of a set,
+                   bound what a model of driving scenes can score by the classes' frequencies
   plot FIGURE      draw runs: what they logged, their dynamic coefficients, what they cost on the sources, what their
                    calibrators do
   runs [DIR]       what ran below a folder (default: runs), what is unfinished, and what came out
@@ -45,6 +46,7 @@ figures:
                 differ in it, or of one RUN whose perturbation is clamped to smaller bounds (--sweep)
   stream        accuracy over time where source and targets take turns: without a calibrator, with the same one for
                 all of them, and with each target's own
+  scenes        test scenes of segmentation beside their label maps: ground truth, before adaptation and after
   spectra       test images before and after a calibrator, their spectra, the share of energy at high frequencies
   predictions   confusions on source and target, of the classifier alone and behind its calibrator
   perturbation  accuracy against size: a calibrator's perturbation beside FGSM's and random ones
@@ -69,6 +71,7 @@ operations:
   feature_gradient_norms  norms of discriminators' feature gradients
   drt-step         a whole training step of a ResNet or LeNet
   gsda-step        a whole training step of GSDA with gradient synchronisation, beside one without
+  segmentation     training steps and inference of the segmentation networks, dynamic beside static
   loader           image files to batches, by every cache, beside what training steps take
 
 `dynconv bench OP --help` tells each one's options; the README.md of the package dynconv.bench how to read a table,
@@ -76,11 +79,12 @@ operations:
 """
 
 INFO_USAGE = """usage: dynconv info
-       dynconv info --backbone NAME [--classes N] [--json]
+       dynconv info --backbone NAME [--classes N] [--image-size H W] [--json]
 
 Versions, native build, and for each backend whether it can run here or why not.
 
 With --backbone: parameters and multiply-adds of that network, static and with each kind of dynamic convolution.
-  --classes N   count a linear classifier of N classes too
-  --json        one JSON object instead of a table
+  --classes N         count the head for N classes too (a network that labels every pixel is counted with one of 19)
+  --image-size H W    size of the images of a network that labels every pixel (512 1024)
+  --json              one JSON object instead of a table
 """

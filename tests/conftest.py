@@ -26,6 +26,15 @@ def data_root() -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of calibrator on small driving scenes, two steps, the second of the calibrator; `scenes.tiny_run` tells
+    where its data lie."""
+    from scenes import tiny_run, write_day_and_dusk
+
+    return tiny_run(write_day_and_dusk(tmp_path_factory.mktemp("scenes")), "calibrator")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A browser that was not there is said aloud: what only a browser can see was not looked at."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "NO CHROMIUM" in str(report.longrepr)]

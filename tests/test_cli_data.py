@@ -42,7 +42,7 @@ def prints(capsys: Capture, *args: str) -> str:
 
 def test_the_actions_are_told_and_others_refused(capsys: Capture) -> None:
     assert "usage: dynconv data list [NAME ...] | check" in prints(capsys, "--help")
-    assert "expected an ACTION first, one of list, check, sample; got 'get'" in fails(capsys, "data", "get")
+    assert "expected an ACTION first, one of list, check, sample, bound; got 'get'" in fails(capsys, "data", "get")
     assert cli.main(["data"]) == 2
     assert "data ACTION" in usage.USAGE
 

@@ -59,7 +59,7 @@ def augment(
     """
     if augmentation == "none":
         return centre_crop(images, size)
-    from torchvision.transforms.v2.functional import horizontal_flip, resized_crop
+    from torchvision.transforms.v2.functional import resized_crop
 
     first, total = (0, len(images)) if places is None else places
     mine = slice(first, first + len(images))
@@ -69,15 +69,38 @@ def augment(
     if augmentation == "crop-flip":
         height, width = images.shape[2:]
         boxes = random_boxes(total, height, width, generator, scale)[mine].tolist()
-    mirrored = generator.random(total)[mine] < 0.5
     # 32 crops of 256 x 256 take 13 ms on one core so, and 7 where torch's interpolate, which is behind them, is given
     # bytes: torchvision does that on processors with AVX2, and gives it floats on those with AVX-512.
     parts = []
     for place in range(len(images)):
         part = images[place : place + 1]
-        part = centre_crop(part, size) if boxes is None else resized_crop(part, *boxes[place], size=list(size))
-        parts.append(horizontal_flip(part) if mirrored[place] else part)
+        parts.append(centre_crop(part, size) if boxes is None else resized_crop(part, *boxes[place], size=list(size)))
     # Of many sources a process may have no image of one.
+    found = torch.cat(parts) if parts else images.new_empty((0, images.shape[1], *size))
+    return mirrored(found, generator, (first, total))
+
+
+def mirrored(images: Tensor, generator: np.random.Generator, places: tuple[int, int]) -> Tensor:
+    """A random half of images (N, C, H, W) mirrored; `places` as in `augment`."""
+    from torchvision.transforms.v2.functional import horizontal_flip
+
+    first, total = places
+    chosen = generator.random(total)[first : first + len(images)] < 0.5
+    # 32 images of 224 x 224 in 5 ms; where() takes 20.
+    parts = [horizontal_flip(images[i : i + 1]) if flip else images[i : i + 1] for i, flip in enumerate(chosen)]
+    return torch.cat(parts) if parts else images
+
+
+def random_crops(
+    images: Tensor, size: tuple[int, int], generator: np.random.Generator, places: tuple[int, int]
+) -> Tensor:
+    """A random part (height, width) = `size` of each of images (N, C, H, W); `places` as in `augment`."""
+    from torchvision.transforms.v2.functional import crop
+
+    first, total = places
+    corners = [length - own + 1 for length, own in zip(images.shape[2:], size, strict=True)]
+    starts = generator.integers(corners, size=(total, 2))[first : first + len(images)].tolist()
+    parts = [crop(images[i : i + 1], *start, *size) for i, start in enumerate(starts)]
     return torch.cat(parts) if parts else images.new_empty((0, images.shape[1], *size))
 
 

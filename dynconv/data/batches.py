@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynconv.data.augment import AUGMENTATIONS, CROP_SCALE, SMALL_CROP_SCALE, Augmentation, augment
+from dynconv.data.augment import AUGMENTATIONS, Augmentation
 from dynconv.data.base import Protocol, Split
 from dynconv.data.normalise import NORMALISATIONS, Normalisation, normalise
 from dynconv.data.samplers import Balanced, Shuffled
@@ -28,7 +28,7 @@ class SourceBatch:
 
     Attributes:
         images: float32 (B, C, H, W), normalised, channels_last.
-        labels: int64 (B,).
+        labels: int64 (B,); of label maps (B, H, W), where 255 is no class.
         domains: int64 (B,), index into `Protocol.sources`.
     """
 
@@ -149,8 +149,7 @@ class DomainBatches:
         seed: Fixes every order, crop and mirroring.
         device: Where the batches are put.
         class_balanced: Within each source, every class equally often, whatever its size (GSDA section 3.1).
-        augmentation: What is random about the training images (see `augment`). "crop-flip" takes 0.08 to 1 of the
-            area of images with a margin (224 x 224 from 256 x 256) and 0.7 to 1 of smaller ones.
+        augmentation: What is random about the training images (see `Split.drawn_at`).
         normalisation: As the network wants it (see `normalise`).
         rank, world_size: Which part of every batch to give.
         prefetch: Batches prepared ahead; 0 for none.
@@ -282,7 +281,7 @@ class DomainBatches:
         labels, domains, indices = (
             each.to(self._device, non_blocking=True) for each in (drawn.labels, drawn.domains, drawn.indices)
         )
-        source = SourceBatch(self._give(drawn.source), labels, domains)
+        source = SourceBatch(self._give(drawn.source), labels.long(), domains)
         pseudo = (
             each.to(self._device, non_blocking=True) if len(each) else None
             for each in (drawn.pseudo_labels, drawn.pseudo_probabilities)
@@ -303,18 +302,20 @@ class DomainBatches:
         start = step * self._batch_size
         mine = np.arange(start + self._part.start, start + self._part.stop)
         domains = torch.from_numpy(mine % self._num_sources)
-        shape = (len(mine), *self._splits[0].image_shape)
+        first_split = self._splits[0]
+        shape = (len(mine), *first_split.drawn_shape)
         images = torch.empty(shape, dtype=torch.uint8, memory_format=torch.channels_last)
-        labels = torch.empty(len(mine), dtype=torch.int64)
+        # Label maps travel as bytes: eight times fewer of them.
+        dtype = torch.uint8 if first_split.label_shape else torch.int64
+        labels = torch.empty((len(mine), *first_split.label_shape), dtype=dtype)
         for source, split in enumerate(self._splits[: self._num_sources]):
             # Of this source's images in the whole batch, those of this process come after `before` others.
             first, before = self._drawn_before(start, source), self._drawn_before(start + self._part.start, source)
             # A slice, for 32 images of 224 x 224 are copied to one in 0.4 ms and to a list of places in 5.
             slots = slice((source - int(mine[0])) % self._num_sources, None, self._num_sources)
-            indices = self._sources[source].take(before, labels[slots].numel())
+            indices = self._sources[source].take(before, len(labels[slots]))
             total = self._drawn_before(start + self._batch_size, source) - first
-            images[slots] = self._images(split, indices, source, step, (before - first, total))
-            labels[slots] = split.labels[indices]
+            images[slots], labels[slots] = self._drawn_of(split, indices, source, step, (before - first, total))
         pseudo_labels, pseudo_probabilities = torch.empty(0, dtype=torch.int64), torch.empty(0)
         if self._selection is None or self._selected is None:
             indices = self._target.take(int(mine[0]), len(mine))
@@ -323,7 +324,8 @@ class DomainBatches:
             indices, pseudo_labels = self._selection.indices[places], self._selection.labels[places]
             if self._selection.probabilities is not None:
                 pseudo_probabilities = self._selection.probabilities[places]
-        target = self._images(self._splits[-1], indices, self._num_sources, step, (self._part.start, self._batch_size))
+        of_batch = (self._part.start, self._batch_size)
+        target, _ = self._drawn_of(self._splits[-1], indices, self._num_sources, step, of_batch)
         drawn = _Drawn(images, labels, domains, target, indices, pseudo_labels, pseudo_probabilities)
         return _Drawn(*(each.pin_memory() for each in drawn)) if self._device.type == "cuda" else drawn
 
@@ -331,13 +333,11 @@ class DomainBatches:
         """Images of `source` among the first `place` of the sequence in which the sources take turns."""
         return int(place - source + self._num_sources - 1) // self._num_sources
 
-    def _images(self, split: Split, indices: Tensor, stream: int, step: int, places: tuple[int, int]) -> Tensor:
-        if self._augmentation == "none":
-            return split.images_at(indices)
+    def _drawn_of(
+        self, split: Split, indices: Tensor, stream: int, step: int, places: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         generator = np.random.default_rng([self._seed, stream, step, _AUGMENTATION])
-        scale = SMALL_CROP_SCALE if split.side is None else CROP_SCALE
-        stored = split.stored_at(indices)
-        return augment(stored, split.image_shape[1:], self._augmentation, generator, scale=scale, places=places)
+        return split.drawn_at(indices, self._augmentation, generator, places)
 
     def state_dict(self) -> dict[str, Any]:
         """Batches given so far, what they were drawn from (plain numbers and words), and the selection (tensors, or

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dynconv.data import digit_five
 from dynconv.data.image_sets import IMAGE_SETS, PDA_COUNTS
 from dynconv.data.manifest import published
+from dynconv.data.scenes.listing import SCENE_SETS
 from dynconv.data.specs import parse_spec
 from dynconv.data.variants import PAIRS, PAPERS, THINNED, Choice
 
@@ -19,7 +20,7 @@ class KnownProtocol:
     Attributes:
         name: What `--protocol` takes.
         sources, target: Its domains.
-        variant: One of `dynconv.data.variants.VARIANTS`.
+        variant: One of `dynconv.data.variants.VARIANTS`, or the class setting of driving scenes.
         counts: Domain to the images it takes of each published split: {"train": n, "test": m}, or {"all": n} where no
             test split is published (as a source such a set is divided 80/20; as the target it is both). "train" is
             left out of a set that is thinned out by class where its counts per class are not known.
@@ -43,11 +44,23 @@ _IMAGE_PROTOCOLS = {
     "pacs": ("others to one", "PACS (Li et al., 2017)"),
     "visda2017": ("train-validation", "VisDA-2017 (Peng et al., 2017)"),
 }
+# Protocols of driving scenes; of settings with a name of their own all are listed.
+_OWN_DIVISION = "CamVid's day and dusk, divided by this project"
+_SCENE_PROTOCOLS = {
+    "gta5-cityscapes": "CyCADA (Hoffman et al., 2018)",
+    "synthia-cityscapes": "Zhang et al. (2017), 16 classes",
+    "synthia-cityscapes@13": "Tsai et al. (2018), 13 classes",
+    "synthia-cityscapes@19": "Cityscapes' 19 classes, three of which SYNTHIA hardly has",
+    "synthia-cityscapes@22": "Zhang et al. (2017), SYNTHIA's 22 classes",
+    "gta5+synthia-cityscapes": "19 classes, three of which SYNTHIA hardly has",
+    "camvid_day-camvid_dusk": _OWN_DIVISION,
+    "camvid_dusk-camvid_day": _OWN_DIVISION,
+}
 
 
 def known_protocols() -> list[KnownProtocol]:
-    """All of them, digits first. Nothing is read."""
-    return [*_digits(), *_image_sets()]
+    """All of them, digits first, scenes last. Nothing is read."""
+    return [*_digits(), *_image_sets(), *map(protocol_named, _SCENE_PROTOCOLS)]
 
 
 def protocol_named(spec: str) -> KnownProtocol:
@@ -58,6 +71,9 @@ def protocol_named(spec: str) -> KnownProtocol:
     """
     sources, target, variant = parse_spec(spec)
     prefix, _, member = target.partition(":")
+    if target in SCENE_SETS:
+        scenes = {name: SCENE_SETS[name].splits for name in (*sources, target)}
+        return KnownProtocol(spec, sources, target, variant, scenes, _SCENE_PROTOCOLS.get(spec, ""))
     pair = f"{'+'.join(sources)}-{target}"
     of_images = prefix in IMAGE_SETS
     counts: dict[str, Mapping[str, int]] = {}

@@ -37,6 +37,7 @@ class DomainCheck:
         findings: Problems and notes.
         how_to_get: Where the published files are; empty for a user's own images.
         uncompared: Neither digests nor counts per class are published, so that its pixels and labels could be others.
+        images: Images found by split, where `counts` are those that show a class, and an image shows several.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DomainCheck:
     findings: Findings
     how_to_get: str = ""
     uncompared: bool = False
+    images: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:
@@ -55,7 +57,7 @@ class DomainCheck:
 
     def found(self, split: str) -> int:
         """Images found of a split."""
-        return sum(self.counts.get(split, {}).values())
+        return self.images.get(split, sum(self.counts.get(split, {}).values()))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -69,6 +71,7 @@ class DomainCheck:
                 split: {label: each[label] for label in self.classes if label in each}
                 for split, each in self.counts.items()
             },
+            **({"images": dict(self.images)} if self.images else {}),
             **self.findings.to_dict(),
         }
 

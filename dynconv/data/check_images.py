@@ -100,7 +100,7 @@ def check_image_arrays(
             if plain[place]:
                 text = f"{name} is of one colour, {_colour(pixels[place, 0].tolist())}"
                 findings.add("one colour", text, split=split, label=labels[index])
-            seen.append(Seen(_digest(image), split, labels[index], name))
+            seen.append(Seen(digest_of(image), split, labels[index], name))
     return seen
 
 
@@ -144,10 +144,11 @@ def _examine(domain: str, row: ImageRow) -> tuple[bytes, str | None, tuple[int, 
     first = pixels[0, 0]
     colour = _colour(first.tolist()) if (pixels == first).all() else None
     height, width, _ = pixels.shape
-    return _digest(pixels), None, (width, height), colour
+    return digest_of(pixels), None, (width, height), colour
 
 
-def _digest(pixels: np.ndarray[Any, Any]) -> bytes:
+def digest_of(pixels: np.ndarray[Any, Any]) -> bytes:
+    """What identical images of one size have in common, and others have not."""
     digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     digest.update(pixels.data)
     return digest.digest()

@@ -10,11 +10,13 @@ from pathlib import Path
 from dynconv.data.check import Checking, DomainCheck, check_known, counted
 from dynconv.data.check_files import note_stray, scan_classes, scan_list
 from dynconv.data.check_images import ImageRow
+from dynconv.data.check_scenes import check_own_scenes, check_scene_set
 from dynconv.data.class_choice import words as in_words
 from dynconv.data.errors import DataError
 from dynconv.data.findings import Findings
 from dynconv.data.folders import parse_assignment, sorted_classes
 from dynconv.data.manifest import needed, presence
+from dynconv.data.scenes.listing import SCENE_SETS, is_own
 from dynconv.data.specs import COLLECTIONS, EMBEDDED, known_domains, parse_spec
 from dynconv.data.translated import read_translated
 
@@ -80,7 +82,7 @@ def check_domains(names: Sequence[str], data_root: Path | None, how: Checking) -
     given = [parse_assignment(name, "NAME=DIR")[0] for name in names if "=" in name]
     if twice := sorted(name for name, count in Counter(given).items() if count > 1):
         raise DataError(f"NAME=DIR: named twice, with another place each: {', '.join(twice)}")
-    checks = [check_own(name, how) if "=" in name else check_known(name, data_root, how) for name in names]
+    checks = [_checked(name, data_root, how) for name in names]
     own = [check for check in checks if not check.title and check.classes]
     for check in own:
         others = sorted({label for other in own for label in other.classes} - set(check.classes))
@@ -91,6 +93,14 @@ def check_domains(names: Sequence[str], data_root: Path | None, how: Checking) -
             )
             check.findings.add("other classes", text)
     return checks
+
+
+def _checked(name: str, data_root: Path | None, how: Checking) -> DomainCheck:
+    if "=" in name:
+        return check_own_scenes(name, how) if is_own(parse_assignment(name, "NAME=DIR")[1]) else check_own(name, how)
+    if name in SCENE_SETS and data_root is not None:
+        return check_scene_set(name, data_root, how)
+    return check_known(name, data_root, how)
 
 
 def _check_root(data_root: Path | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -73,38 +74,52 @@ class Decoding:
 class ImageFiles:
     """Images of one split, decoded when they are asked for; it has the length and shape of the tensor it stands for.
 
+    A subclass may decode other things of other shapes: it says so in `frame`, `contents`, `recipe`, `subset`, `decoded`
+    and `check`.
+
     Args:
         name: The domain, for messages.
         paths: One file per image.
         decoding: Size, channels and threads.
-        stored: Where the images lie decoded, if they do, and the place there of each of `paths`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        paths: Sequence[Path],
-        decoding: Decoding,
-        stored: tuple[StoredImages, Sequence[int]] | None = None,
-    ) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], decoding: Decoding) -> None:
         self.name = name
         self.paths = tuple(paths)
         self.decoding = decoding
-        self._stored = stored
+        # Where the images lie decoded, if they do, and the place there of each of `paths`.
+        self._stored: tuple[StoredImages, Sequence[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
+    def frame(self) -> tuple[int, int, int]:
+        """(H, W, C) of each image."""
+        return self.decoding.size, self.decoding.size, self.decoding.channels
+
+    @property
     def shape(self) -> torch.Size:
         """(N, C, H, W), as of a tensor."""
-        return torch.Size((len(self.paths), self.decoding.channels, self.decoding.size, self.decoding.size))
+        height, width, channels = self.frame
+        return torch.Size((len(self.paths), channels, height, width))
 
-    def subset(self, indices: Tensor) -> ImageFiles:
+    def contents(self) -> dict[str, object]:
+        """What tells these files, as they are now, from any others."""
+        return {"files": fingerprint(self.paths), "channels": self.decoding.channels}
+
+    def recipe(self) -> dict[str, object]:
+        """All that decides the pixels."""
+        return {**self.contents(), "size": self.decoding.size, "made by": versions()}
+
+    def subset(self, indices: Tensor) -> Self:
         """The files at `indices` (int64), in that order."""
+        other = copy.copy(self)
         chosen = indices.tolist()
-        stored = None if self._stored is None else (self._stored[0], [self._stored[1][index] for index in chosen])
-        return ImageFiles(self.name, [self.paths[index] for index in chosen], self.decoding, stored)
+        other.paths = tuple(self.paths[index] for index in chosen)
+        if self._stored is not None:
+            other._stored = self._stored[0], [self._stored[1][index] for index in chosen]
+        return other
 
     def images_at(self, indices: Tensor) -> Tensor:
         """uint8 (n, C, H, W), channels last in memory.
@@ -112,7 +127,7 @@ class ImageFiles:
         Raises:
             DataError: a file cannot be read, or has more than 8 bits per channel.
         """
-        return torch.from_numpy(self._squares(indices.tolist())).permute(0, 3, 1, 2)
+        return torch.from_numpy(self._frames(indices.tolist())).permute(0, 3, 1, 2)
 
     def held(self) -> Tensor:
         """All images, as `images_at` gives them."""
@@ -124,7 +139,7 @@ class ImageFiles:
                 progress(int(places[-1]) + 1, len(self))
         return every
 
-    def on_disk(self) -> ImageFiles:
+    def on_disk(self) -> Self:
         """The same images, decoded in a file of the cache folder.
 
         Raises:
@@ -132,20 +147,15 @@ class ImageFiles:
         """
         if not self.paths:
             return self
-        size, channels = self.decoding.size, self.decoding.channels
-        recipe = {"files": fingerprint(self.paths), "size": size, "channels": channels, "made by": _versions()}
         store = StoredImages(
-            cache_root(self.decoding.cache_dir),
-            self.name,
-            recipe,
-            len(self),
-            (size, size, channels),
-            self._decoded,
+            cache_root(self.decoding.cache_dir), self.name, self.recipe(), len(self), self.frame, self.decoded
         )
-        store.open(self._squares, self.decoding.progress(f"{self.name}: decoding to the cache folder"))
-        return ImageFiles(self.name, self.paths, self.decoding, (store, range(len(self))))
+        store.open(self._frames, self.decoding.progress(f"{self.name}: decoding to the cache folder"))
+        other = copy.copy(self)
+        other._stored = store, range(len(self))
+        return other
 
-    def _decoded(self, index: int) -> np.ndarray[Any, Any]:
+    def decoded(self, index: int) -> np.ndarray[Any, Any]:
         """uint8 (H, W, C), from the file."""
         try:
             return decode(self.paths[index], self.name, self.decoding.size, self.decoding.channels)
@@ -154,10 +164,13 @@ class ImageFiles:
                 f"{error}; `dynconv data check` finds all such images, `dynconv train --skip-bad` goes without them"
             ) from error
 
-    def _squares(self, places: Sequence[int]) -> np.ndarray[Any, Any]:
+    def check(self, index: int) -> None:
+        """Raise a DataError, in words, where the file cannot be read."""
+        read_picture(self.paths[index], self.name, self.decoding.channels)
+
+    def _frames(self, places: Sequence[int]) -> np.ndarray[Any, Any]:
         """uint8 (n, H, W, C)."""
-        size, channels = self.decoding.size, self.decoding.channels
-        pixels: np.ndarray[Any, Any] = np.empty((len(places), size, size, channels), dtype=np.uint8)
+        pixels: np.ndarray[Any, Any] = np.empty((len(places), *self.frame), dtype=np.uint8)
 
         def fill(row: tuple[int, int]) -> None:
             place, index = row
@@ -165,7 +178,7 @@ class ImageFiles:
                 store, records = self._stored
                 store.read(records[index], pixels[place])
             else:
-                pixels[place] = self._decoded(index)
+                pixels[place] = self.decoded(index)
 
         for _ in _mapped(fill, list(enumerate(places)), self.decoding.threads):
             pass
@@ -189,7 +202,7 @@ if hasattr(os, "register_at_fork"):
 
 
 @functools.cache
-def _versions() -> str:
+def versions() -> str:
     """What else decides the pixels: the libraries' versions, and the instructions by which torch resizes."""
     import PIL
 
@@ -197,13 +210,16 @@ def _versions() -> str:
     return f"torch {torch.__version__} {capability}, pillow {PIL.__version__}"
 
 
-def read_images(name: str, paths: Sequence[Path], decoding: Decoding) -> Tensor | ImageFiles:
-    """The images of `paths`, uint8 (N, C, H, W): decoded and in memory, or where `decoding.cache` says.
+Files = TypeVar("Files", bound=ImageFiles)
+
+
+def kept(files: Files) -> Tensor | Files:
+    """The images of `files`, uint8 (N, C, H, W): decoded and in memory, or where `files.decoding.cache` says.
 
     Raises:
         DataError: as `ImageFiles.images_at`, of the images that are decoded here; or the cache cannot be written.
     """
-    files = ImageFiles(name, paths, decoding)
+    decoding = files.decoding
     if decoding.cache == "disk":
         return files.on_disk()
     fits = decoding.cache == "auto" and files.shape.numel() <= decoding.memory_limit
@@ -219,49 +235,46 @@ class Skipped(NamedTuple):
     why: str
 
 
-def unreadable(
-    name: str, paths: Sequence[Path], decoding: Decoding, on_progress: Callable[[int, int], None] | None = None
-) -> list[tuple[int, str]]:
-    """Which of `paths` cannot be read, and why: each is decoded once.
+def unreadable(files: ImageFiles, on_progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:
+    """Which of `files` cannot be read, and why: each is decoded once.
 
     Args:
-        name: The domain, for the reasons.
-        paths: Image files.
-        decoding: Channels and threads.
+        files: What to look through.
         on_progress: Called with the number of images looked at and of all.
     """
 
-    def problem(path: Path) -> str:
+    def problem(index: int) -> str:
         try:
-            read_picture(path, name, decoding.channels)
+            files.check(index)
         except DataError as error:
             return str(error)
         return ""
 
     found = []
-    for start in range(0, len(paths), _CHUNK):
-        chunk = paths[start : start + _CHUNK]
-        problems: Iterator[str] = iter(_mapped(problem, chunk, decoding.threads))
-        found += [(start + place, why) for place, why in enumerate(problems) if why]
+    for start in range(0, len(files), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(files)))
+        problems: Iterator[str] = iter(_mapped(problem, chunk, files.decoding.threads))
+        found += [(place, why) for place, why in zip(chunk, problems, strict=True) if why]
         if on_progress is not None:
-            on_progress(start + len(chunk), len(paths))
+            on_progress(chunk.stop, len(files))
     return found
 
 
-def remembered_unreadable(name: str, paths: Sequence[Path], decoding: Decoding) -> list[tuple[int, str]]:
+def remembered_unreadable(files: ImageFiles) -> list[tuple[int, str]]:
     """`unreadable`, from the cache folder where these very files were looked through before.
 
     Those found bad then are tried again, for the fault may have been the disk's or the network's.
     """
+    name, decoding = files.name, files.decoding
 
     def make() -> Arrays:
-        bad = unreadable(name, paths, decoding, decoding.progress(f"{name}: looking for unreadable images"))
+        bad = unreadable(files, decoding.progress(f"{name}: looking for unreadable images"))
         return {"places": np.array([place for place, _ in bad], dtype=np.int64)}
 
     root = cache_root(decoding.cache_dir)
-    recipe = {"files": fingerprint(paths), "channels": decoding.channels, "made by": _versions()}
+    recipe = {**files.contents(), "made by": versions()}
     with one_at_a_time(root / f"unreadable-{name}"):
         found = cached(root, f"unreadable-{name}", recipe, make)
     places = found["places"].tolist()
-    again = unreadable(name, [paths[place] for place in places], decoding)
+    again = unreadable(files.subset(torch.tensor(places, dtype=torch.int64)))
     return [(places[index], why) for index, why in again]

@@ -28,6 +28,7 @@ Kind = Literal[
     "listed twice",
     "unreadable image",
     "wrong image size",
+    "scene of one colour",
     "subset",
     "other classes",
     "stray files",
@@ -35,10 +36,11 @@ Kind = Literal[
     "one colour",
     "copies",
     "copies with other labels",
+    "other sizes",
 ]
 # What is told and is no damage: publishers ship such sets.
 NOTES: frozenset[Kind] = frozenset(
-    {"subset", "stray files", "repeated rows", "one colour", "copies", "copies with other labels"}
+    {"subset", "stray files", "repeated rows", "one colour", "copies", "copies with other labels", "other sizes"}
 )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from dynconv.data.base import Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.errors import DataError
-from dynconv.data.files import Decoding, read_images
+from dynconv.data.files import Decoding, ImageFiles, kept
 from dynconv.data.translated import translated_rows
 from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, sound_rows
 
@@ -176,7 +176,7 @@ def load_listing(
         train = [train[index] for index in drawn.tolist()]
 
     def split(rows: list[tuple[Path, int]]) -> Split:
-        images = read_images(listing.name, [path for path, _ in rows], decoding)
+        images = kept(ImageFiles(listing.name, [path for path, _ in rows], decoding))
         return Split(images, torch.tensor([label for _, label in rows], dtype=torch.int64), side)
 
     whole = split(test)

@@ -1,6 +1,6 @@
 """What is published of every known domain: counts, classes, digests, and where to get it.
 
-The facts stand beside the loaders (`digit_files`, `digit_five`, `image_sets`); here they have one form.
+The facts stand beside the loaders (`digit_files`, `digit_five`, `image_sets`, `scenes`); here they have one form.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Literal
 from dynconv.data import embedded
 from dynconv.data.digits import CLASSES, DIGIT_SETS
 from dynconv.data.image_sets import IMAGE_SETS
+from dynconv.data.scenes.listing import SCENE_SETS
 from dynconv.data.specs import EMBEDDED, known_name
 
 Presence = Literal["present", "partly", "missing", "generated"]
@@ -40,6 +41,7 @@ class Published:
         per_class: Images of each of `classes`, by split; empty where they are not known for sure.
         digests: File, relative to the data root, to "md5:..." or "sha256:..."; empty where the publisher gives none.
         absent: Split to the classes that the published split really lacks.
+        settings: Of driving scenes: which classes may be chosen, the default first (`@NAME` of a protocol).
     """
 
     domain: str
@@ -50,6 +52,7 @@ class Published:
     per_class: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     absent: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
 
 
 def published(name: str, data_root: Path | None = None) -> Published:
@@ -72,6 +75,10 @@ def published(name: str, data_root: Path | None = None) -> Published:
         )
     if collection == EMBEDDED:
         return _generated(name, member)
+    if (scenes := SCENE_SETS.get(name)) is not None:
+        how_to_get = f"{scenes.how_to_get} (below {data_root or DATA_ROOT})"
+        classes, settings = scenes.classes("default"), tuple(scenes.settings)
+        return Published(name, scenes.title, scenes.splits, classes, how_to_get, settings=settings)
     known = IMAGE_SETS[collection]
     return Published(
         name,
@@ -92,6 +99,8 @@ def needed(name: str) -> tuple[tuple[str, ...], ...]:
         return tuple((file,) for file in digit_set.files)
     if collection == EMBEDDED:
         return ()
+    if (scenes := SCENE_SETS.get(name)) is not None:
+        return tuple((f"{scenes.folder}/{folder}",) for folder in scenes.needed)
     known = IMAGE_SETS[collection]
     return ((known.folders[member],), *(known.lists[member].values() if known.lists else ()))
 

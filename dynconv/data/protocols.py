@@ -19,11 +19,13 @@ from dynconv.data.class_choice import ClassChoice, common_only, match_classes, w
 from dynconv.data.errors import DataError
 from dynconv.data.files import MEMORY_LIMIT, CacheMode, Decoding, Skipped
 from dynconv.data.image_sets import IMAGE_SETS, PDA_CLASSES, list_image_set
+from dynconv.data.scenes.listing import SCENE_SETS, is_own
 from dynconv.data.skip import without_unreadable
 from dynconv.data.specs import (
     EMBEDDED,
     EXAMPLES,
     check_names,
+    data_root_of,
     default_variant,
     known_domains,
     known_name,
@@ -32,6 +34,11 @@ from dynconv.data.specs import (
 from dynconv.data.variants import DRAW_SEED, Choice, Role
 
 __all__ = ["KnownProtocol", "known_domains", "known_protocols", "load_domain", "load_protocol", "parse_spec"]
+
+SCENES = (
+    "driving scenes, in which every pixel has a label; give a --backbone that labels pixels: erfnet-encoder, erfnet, "
+    "drn26 or fcn8s"
+)
 
 # Image files for networks of 224 x 224 are kept with a margin to crop from, the custom since AlexNet: 256 x 256.
 MARGINS = {224: 256}
@@ -126,11 +133,13 @@ def load_protocol(
             f"--classes {class_choice} is for own folders (--source, --target): {spec} has its published classes"
         )
     sources, goal, variant = parse_spec(spec)
+    if goal in SCENE_SETS:
+        raise DataError(f"protocol {spec!r}: {SCENES}")
     collection, _, _ = goal.partition(":")
     if collection in IMAGE_SETS:
         domains = tuple(name.partition(":")[2] for name in (*sources, goal))
         limited = variant == "pda"
-        listings = list_image_set(collection, domains, _root(goal, data_root), partial=limited)
+        listings = list_image_set(collection, domains, data_root_of(goal, data_root), partial=limited)
         loaders = [partial(listed, listing) for listing in listings]
         protocol = _protocol(spec, loaders, limits, divide_target)
         shared = tuple(map(protocol.classes.index, PDA_CLASSES)) if limited else None
@@ -176,10 +185,11 @@ def load_domain(
 
     if "=" not in spec:
         name = known_name(spec, "--domain", "--domain NAME=DIR")
+        _check_images(name, "--domain")
         collection, _, member = name.partition(":")
         if collection in IMAGE_SETS:
             _check_known(spec, IMAGE_SETS[collection].classes, classes)
-            (listing,) = list_image_set(collection, (member,), _root(name, data_root))
+            (listing,) = list_image_set(collection, (member,), data_root_of(name, data_root))
             return loaded(listing)
         domain, _ = _digits(
             name,
@@ -199,6 +209,11 @@ def load_domain(
             f"it knows {words(classes)}"
         )
     return loaded(listing.relabelled(classes))
+
+
+def _check_images(name: str, argument: str) -> None:
+    if name in SCENE_SETS:
+        raise DataError(f"{argument} {name}: {SCENES}")
 
 
 def _check_known(spec: str, found: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -266,7 +281,7 @@ def _digits(
         domain = embedded.load_embedded(member, cache_dir=cache, image_size=image_size, channels=channels)
         places = choice.places("train", domain.train.labels)
         return (domain if places is None else replace(domain, train=domain.train.subset(places))), ()
-    root = _root(name, data_root)
+    root = data_root_of(name, data_root)
     skipped = digits.unreadable_images(name, root, decoding) if skip_bad else ()
     domain = digits.load_digits(
         name,
@@ -280,25 +295,15 @@ def _digits(
     return domain, skipped
 
 
-def _root(name: str, data_root: Path | None) -> Path:
-    root = data_root if data_root is not None else os.environ.get("DYNCONV_DATA")
-    if not root:
-        raise DataError(
-            f"{name}: no place to look: give the folder of the data sets with --data-root, or set DYNCONV_DATA. "
-            "Without any files, `embedded:optical` runs on the embedded domains"
-        )
-    if not Path(root).is_dir():
-        raise DataError(f"{name}: the data root {root} is no folder (looked from {Path.cwd()})")
-    return Path(root)
-
-
 def _named(source: Sequence[str], target: str) -> list[tuple[str, Path | None]]:
     """Name and place of each entry, the target last; known domains have no place."""
 
     def parsed(text: str, argument: str) -> tuple[str, Path | None]:
         if "=" in text or os.sep in text:
             return folders.parse_assignment(text, argument)
-        return known_name(text, argument, f"{argument} NAME=DIR"), None
+        name = known_name(text, argument, f"{argument} NAME=DIR")
+        _check_images(name, argument)
+        return name, None
 
     named = [*(parsed(text, "--source") for text in source), parsed(target, "--target")]
     *names, goal = (name.rpartition(":")[2] for name, _ in named)
@@ -314,13 +319,15 @@ def _listings(
     for name, place in named:
         collection, _, member = name.rpartition(":")
         if place is not None:
+            if is_own(place):
+                raise DataError(f"{name}: {place} holds {SCENES}")
             listings.append(folders.list_images(name, place))
         elif _is_digits(name, place):
             if class_choice != "same":
                 raise DataError(f"--classes {class_choice} is for own folders: {name} has its published classes")
             listings.append(folders.Listing(member, Path(name), digits.CLASSES, (), None))
         else:
-            listings += list_image_set(collection, (member,), _root(name, data_root))
+            listings += list_image_set(collection, (member,), data_root_of(name, data_root))
     return listings
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynconv.data.errors import DataError
-from dynconv.data.files import Decoding, Skipped, remembered_unreadable
+from dynconv.data.files import Decoding, ImageFiles, Skipped, remembered_unreadable
 from dynconv.data.folders import Listing
 from dynconv.distributed import is_main
 
@@ -28,19 +28,26 @@ def without_unreadable(listing: Listing, decoding: Decoding) -> tuple[Listing, t
         DataError: no image of a class is left in a split that had some.
     """
     paths = list(dict.fromkeys(path for path, _ in (*listing.train, *(listing.test or ()))))
-    bad = {paths[place]: why for place, why in remembered_unreadable(listing.name, paths, decoding)}
-    # Relative, for a run may go on from another data root.
-    folder = listing.place.parent if listing.place.is_file() else listing.place
-    skipped = tuple(Skipped(listing.name, os.path.relpath(path, folder), why) for path, why in bad.items())
+    files = ImageFiles(listing.name, paths, decoding)
+    bad = {paths[place]: why for place, why in remembered_unreadable(files)}
+    skipped = left_out(listing.name, listing.place, bad, len(paths))
     if not skipped:
         return listing, ()
-    if is_main():
-        more = f"\n  and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-        named = "".join(f"\n  {each.why}" for each in skipped[:_NAMED])
-        log.warning("%s: left out %d of %d images:%s%s", listing.name, len(skipped), len(paths), named, more)
     train = _readable(listing, listing.train, bad)
     test = None if listing.test is None else _readable(listing, listing.test, bad)
     return replace(listing, train=train, test=test), skipped
+
+
+def left_out(name: str, place: Path, bad: Mapping[Path, str], total: int) -> tuple[Skipped, ...]:
+    """What is left out of `total` images of a domain: `bad` files and why, which are told on stderr."""
+    # Relative, for a run may go on from another data root.
+    folder = place.parent if place.is_file() else place
+    skipped = tuple(Skipped(name, os.path.relpath(path, folder), why) for path, why in bad.items())
+    if skipped and is_main():
+        more = f"\n  and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+        named = "".join(f"\n  {each.why}" for each in skipped[:_NAMED])
+        log.warning("%s: left out %d of %d images:%s%s", name, len(skipped), total, named, more)
+    return skipped
 
 
 def _readable(

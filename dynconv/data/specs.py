@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from dynconv.data import digit_five, digits, embedded
 from dynconv.data.errors import DataError
 from dynconv.data.image_sets import IMAGE_SETS
+from dynconv.data.scenes.listing import SCENE_SETS
 from dynconv.data.variants import check_variant
 
 EMBEDDED = "embedded"
@@ -25,17 +28,18 @@ _DEFAULT_VARIANTS = {digit_five.PREFIX: "m3sda"}
 
 def known_domains() -> tuple[str, ...]:
     """Names of all domains that need no NAME=DIR."""
-    return (*digits.REAL, *(f"{prefix}:{name}" for prefix, names in COLLECTIONS.items() for name in names))
+    members = (f"{prefix}:{name}" for prefix, names in COLLECTIONS.items() for name in names)
+    return (*digits.REAL, *members, *SCENE_SETS)
 
 
 def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
-    """A protocol's name to (sources, target, variant), domains of a collection with their prefix.
+    """A protocol's name to (sources, target, variant), domains of a collection with their prefix. The variant of
+    driving scenes is their class setting ("19", "16", ...).
 
     Raises:
         DataError: a malformed name, an unknown domain or variant (with the known ones), or a domain named twice.
     """
     body, at, variant = spec.partition("@")
-    variant = variant if at else default_variant(body)
     prefix, colon, rest = body.partition(":")
     prefix, body = (f"{prefix}:", rest) if colon and prefix in COLLECTIONS else ("", body)
     members = COLLECTIONS.get(prefix.removesuffix(":"), ())
@@ -50,12 +54,44 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
         sources = tuple(known(prefix + name) for name in left.split("+"))
         goal = known(prefix + right)
     check_names(sources, goal, f"protocol {spec!r}")
+    if any(name in SCENE_SETS for name in (*sources, goal)):
+        return sources, goal, _scene_setting(variant if at else None, sources, goal, f"protocol {spec!r}")
+    variant = variant if at else default_variant(goal)
     check_variant(variant, sources, goal, f"protocol {spec!r}")
     return sources, goal, variant
 
 
+def is_scenes(spec: str) -> bool:
+    """Whether the domains of a protocol's name, or the domain of that name, are driving scenes, with a class for every
+    pixel.
+
+    Raises:
+        DataError: it is no known domain, and as `parse_spec`.
+    """
+    return spec in SCENE_SETS or (spec not in known_domains() and parse_spec(spec)[1] in SCENE_SETS)
+
+
+def _scene_setting(setting: str | None, sources: Sequence[str], goal: str, where: str) -> str:
+    """The class setting of a protocol of scenes: the given one if all its domains have it. Without one it is the
+    first of the target's that they share, and 16 where SYNTHIA is the only source, which hardly shows the other three
+    of 19."""
+    if other := [name for name in (*sources, goal) if name not in SCENE_SETS]:
+        raise DataError(
+            f"{where}: {other[0]} is no set of driving scenes, which have a class for every pixel; those are "
+            f"{', '.join(SCENE_SETS)}"
+        )
+    shared = [each for each in SCENE_SETS[goal].settings if all(each in SCENE_SETS[name].settings for name in sources)]
+    if not shared:
+        raise DataError(f"{where}: {goal} has other classes than {', '.join(sources)}")
+    if setting is None:
+        return "16" if set(sources) == {"synthia"} else shared[0]
+    if setting not in shared:
+        raise DataError(f"{where}: unknown class setting {setting!r}; its domains share {', '.join(shared)}")
+    return setting
+
+
 def default_variant(name: str) -> str:
-    """The variant of a domain, or of a protocol, whose name says none."""
+    """The variant of a domain whose name says none."""
     return _DEFAULT_VARIANTS.get(name.partition(":")[0], "full")
 
 
@@ -93,6 +129,24 @@ def check_names(sources: Sequence[str], target: str, where: str) -> None:
         raise DataError(f"{where}: the target {target!r} is also a source")
 
 
+def data_root_of(name: str, data_root: Path | None) -> Path:
+    """The folder of the data sets, for the set `name`: `data_root`, or else $DYNCONV_DATA.
+
+    Raises:
+        DataError: neither is given, or it is no folder.
+    """
+    root = data_root if data_root is not None else os.environ.get("DYNCONV_DATA")
+    if not root:
+        raise DataError(
+            f"{name}: no place to look: give the folder of the data sets with --data-root, or set DYNCONV_DATA. "
+            "Without any files, `embedded:optical` runs on the embedded domains"
+        )
+    if not Path(root).is_dir():
+        raise DataError(f"{name}: the data root {root} is no folder (looked from {Path.cwd()})")
+    return Path(root)
+
+
 EXAMPLES = (
-    "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, digit-five:mnist_m, office31:amazon-webcam, embedded:optical"
+    "mnist-usps, mnist+usps-mnist_m, mnist-usps@adda, digit-five:mnist_m, office31:amazon-webcam, embedded:optical, "
+    "gta5-cityscapes, synthia-cityscapes@13"
 )

@@ -19,6 +19,7 @@ from dynconv.data.files import CacheMode
 from dynconv.engine.plain_values import from_plain, to_plain
 from dynconv.engine.selection import VALIDATOR
 from dynconv.methods import METHODS
+from dynconv.methods.checks import check_segmentation
 from dynconv.metrics import ValidatorName
 from dynconv.models import NetworkInput, input_of
 
@@ -48,6 +49,11 @@ NOT_IDENTITY = (
     "checkpoint_every",
     "log_every",
 )
+# Heights and widths of driving scenes, and of parts of them.
+SIZES = ("image_size", "crop_size", "eval_window")
+# What driving scenes have no use for, and what is for them alone.
+OF_IMAGES = ("ten_crop", "pseudo_labels_from", "classes")
+OF_SCENES = (*SIZES, "full_resolution", "stylised")
 # These belong to one command, not to the run that it starts.
 NOT_STORED = ("out", "config", "resume", "devices")
 
@@ -93,9 +99,20 @@ class RunOptions:
     """Images per step from the sources together, and as many from the target."""
     augmentation: Literal["auto", "none", "flip", "crop-flip"] = "auto"
     """Of the training images: mirrored ("flip"), or cut out at random, resized and mirrored ("crop-flip"); auto is
-    none for 32 x 32 images and crop-flip for larger ones."""
+    none for 32 x 32 images and crop-flip for larger ones, of driving scenes flip, or with --crop-size crop-flip."""
     ten_crop: bool = False
     """Judge labelled images by their four corners, the centre and the mirror images of these (224 x 224 only)."""
+    image_size: Annotated[tuple[int, int] | None, _words("H W", "default: 512 1024, CamVid's own")] = None
+    """Of driving scenes: height and width that images and label maps are resized to."""
+    crop_size: Annotated[tuple[int, int] | None, _words("H W", "default: whole scenes")] = None
+    """Of driving scenes: height and width of a random part of each that is trained on."""
+    eval_window: Annotated[tuple[int, int] | None, _words("H W", "default: whole scenes")] = None
+    """Of driving scenes: height and width of the overlapping windows that are judged one at a time, to save memory;
+    where they overlap, the scores are averaged."""
+    full_resolution: bool = False
+    """Of driving scenes: judge at the size of the label files; by default at that of the images."""
+    stylised: Annotated[Path | None, _words("DIR", "default: none")] = None
+    """Of gta5: a folder of images in another style, under the originals' names, to train on in their place."""
     source_limit: Annotated[int | None, _words("N", "default: all")] = None
     """At most this many training images per source; classes keep their shares, every seed uses the same ones."""
     target_limit: Annotated[int | None, _words("N", "default: all")] = None
@@ -188,6 +205,13 @@ class RunOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+        for name in SIZES:
+            # A configuration read from a file brings its tuples as lists.
+            if isinstance(size := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(size))
+            if size is not None and (len(size) != 2 or min(size) < 1):
+                given = " ".join(map(str, size))
+                raise ValueError(f"--{name.replace('_', '-')}: expected a height and a width above 0, got {given}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be in [0, 2**32), got {self.seed}")
         if self.clip_norm is not None and not (0 < self.clip_norm < float("inf")):
@@ -242,6 +266,7 @@ class TrainConfig:
         if self.run.pseudo_labels_from is not None and self.run.pseudo_labels_of is None:
             described = _pseudo_labels_of(self.run.pseudo_labels_from, self.out)
             object.__setattr__(self, "run", dataclasses.replace(self.run, pseudo_labels_of=described))
+        self._check_labels()
         size = self.network_input.image_size
         if self.run.ten_crop and size != 224:
             raise ValueError(f"--ten-crop is for images of 224 x 224; {self.options.backbone} takes {size} x {size}")
@@ -251,6 +276,33 @@ class TrainConfig:
         """--batch-size, or the method's default."""
         return self.run.batch_size or METHODS[self.method].default_batch_size
 
+    def _check_labels(self) -> None:
+        """Raise a ValueError where options are for the other kind of network, of labels of images or of pixels."""
+        labels, multiple = self.network_input.labels, self.network_input.multiple
+        of_pixels = labels == "pixel"
+        for name in OF_IMAGES if of_pixels else OF_SCENES:
+            if (value := getattr(self.run, name)) != getattr(RunOptions, name):
+                flag = f"--{name.replace('_', '-')}"
+                what = "labels every pixel" if of_pixels else "labels whole images"
+                raise ValueError(f"{flag} {value}: {self.options.backbone} {what} and has no use for it; leave it out")
+        if not of_pixels:
+            return
+        check_segmentation(METHODS[self.method], self.options)
+        if self.run.validator == "deep-embedded-validation":
+            raise ValueError(
+                f"--validator {self.run.validator} weights whole images; {self.options.backbone} labels every pixel: "
+                f"choose another one, such as {VALIDATOR}"
+            )
+        if self.run.augmentation == "crop-flip" and self.run.crop_size is None:
+            raise ValueError("--augmentation crop-flip: give the size of the crops with --crop-size H W")
+        for name in ("crop_size", "eval_window"):
+            size = getattr(self.run, name)
+            if size is not None and any(side % multiple for side in size):
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {size[0]} {size[1]}: {self.options.backbone} takes multiples of "
+                    f"{multiple}"
+                )
+
     @property
     def network_input(self) -> NetworkInput:
         """Size and normalisation of the images of the method's backbone."""
@@ -258,9 +310,11 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Literal["none", "flip", "crop-flip"]:
-        """--augmentation, with "auto" made one of the others by the size of the images."""
+        """--augmentation, with "auto" made one of the others by what the images are."""
         if self.run.augmentation != "auto":
             return self.run.augmentation
+        if self.network_input.labels == "pixel":
+            return "flip" if self.run.crop_size is None else "crop-flip"
         return "none" if self.network_input.image_size <= 32 else "crop-flip"
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,6 +384,7 @@ def absolute_paths(run: RunOptions) -> RunOptions:
     return dataclasses.replace(
         run,
         data_root=None if run.data_root is None else run.data_root.expanduser().absolute(),
+        stylised=None if run.stylised is None else run.stylised.expanduser().absolute(),
         pseudo_labels_from=None if run.pseudo_labels_from is None else run.pseudo_labels_from.expanduser().absolute(),
         source=tuple(absolute(s) for s in run.source),
         target=None if run.target is None else absolute(run.target),

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ Autocast = Callable[[], AbstractContextManager[object]]
 CHUNK = 100
 # Of images beyond 64 x 64: the widest activations of a ResNet at 224 x 224 are 3.2 MB an image and layer.
 LARGE_CHUNK = 40
+# Of label maps: one scene of 1024 x 512, whose widest activations are 64 MB in an ERFNet and 400 MB in an FCN-8s.
+SCENE_PIXELS = 2**19
 CROPS = 10
 # Validators and AdaBN look at this many images of a side: the spread of a mean over 2,000 is far below the difference
 # between two models worth choosing from, and all of MNIST would take longer than the training step.
@@ -61,8 +63,14 @@ class Scoring:
 
     @property
     def chunk(self) -> int:
-        """`batch_size`, or its default."""
+        """`batch_size`, or its default for whole images."""
         return self.batch_size or (CHUNK if self.network_input.image_size <= 64 else LARGE_CHUNK)
+
+    def chunk_of(self, split: Split) -> int:
+        """`chunk`, or, where every pixel is labelled, as many scenes as have `SCENE_PIXELS`."""
+        if self.network_input.labels == "image":
+            return self.chunk
+        return self.batch_size or max(SCENE_PIXELS // math.prod(split.image_shape[1:]), 1)
 
     @torch.no_grad()
     def batches(self, method: Method, split: Split, *, ten_crop: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
@@ -73,7 +81,7 @@ class Scoring:
         """
         if len(split) == 0:
             return
-        size = max(self.chunk // CROPS, 1) if ten_crop else self.chunk
+        size = max(self.chunk // CROPS, 1) if ten_crop else self.chunk_of(split)
         normalisation = self.network_input.normalisation
         for images, labels in evaluation_batches(
             split, batch_size=size, device=self.device, normalisation=normalisation, ten_crop=ten_crop
@@ -105,7 +113,7 @@ class Scoring:
     def images(self, split: Split) -> Iterator[Tensor]:
         """The images of a split as the network takes them, in chunks."""
         chunks = evaluation_batches(
-            split, batch_size=self.chunk, device=self.device, normalisation=self.network_input.normalisation
+            split, batch_size=self.chunk_of(split), device=self.device, normalisation=self.network_input.normalisation
         )
         return (images for images, _ in chunks)
 
@@ -126,6 +134,8 @@ class Evaluation:
     scoring: Scoring
     ten_crop: bool = False
     """Whether labelled images are judged by ten crops."""
+    unlabelled: ClassVar[int] = UNLABELLED
+    """Images of a side, at most, that the validators and AdaBN look at."""
 
     def __post_init__(self) -> None:
         whole = [name for name, split in self.labelled() if split.side is None]
@@ -155,28 +165,36 @@ class Evaluation:
         Raises:
             NonFiniteError: A feature or a score is not finite.
         """
-        row: dict[str, float] = {}
         with evaluating(method):
             self._observe_target(method)
-            held_out = self._outputs(method, self.held_out, "source", UNLABELLED)
-            for place, (name, split) in enumerate(self.labelled()):
-                if place < len(held_out) and len(held_out[place].scores) == len(split) and not self.ten_crop:
-                    # At hand: on small sets another pass would make an evaluation a fifth longer.
-                    pairs = [(held_out[place].scores, held_out[place].labels)]
-                    found = classification(pairs, self.protocol.num_classes, device=self.scoring.device)
-                    row[f"{name}/accuracy"] = found.accuracy
-                else:
-                    by_class = name.startswith("target-test/")
-                    row |= split_metrics(
-                        method,
-                        name,
-                        split,
-                        self.protocol.classes,
-                        self.scoring,
-                        by_class=by_class,
-                        ten_crop=self.ten_crop,
-                    )
-            return row | self._validators(method, held_out) | self._diagnosis(method)
+            return self.figures(method) | self._diagnosis(method)
+
+    def images(self, split: Split) -> Iterator[Tensor]:
+        """The images of a split that a method is given without their labels, in chunks."""
+        return self.scoring.images(split)
+
+    def figures(self, method: Method) -> dict[str, float]:
+        """The metrics of the labelled splits, and the validators; `method` is in evaluation mode."""
+        row: dict[str, float] = {}
+        held_out = self._outputs(method, self.held_out, "source", UNLABELLED)
+        for place, (name, split) in enumerate(self.labelled()):
+            if place < len(held_out) and len(held_out[place].scores) == len(split) and not self.ten_crop:
+                # At hand: on small sets another pass would make an evaluation a fifth longer.
+                pairs = [(held_out[place].scores, held_out[place].labels)]
+                found = classification(pairs, self.protocol.num_classes, device=self.scoring.device)
+                row[f"{name}/accuracy"] = found.accuracy
+            else:
+                by_class = name.startswith("target-test/")
+                row |= split_metrics(
+                    method,
+                    name,
+                    split,
+                    self.protocol.classes,
+                    self.scoring,
+                    by_class=by_class,
+                    ten_crop=self.ten_crop,
+                )
+        return row | self._validators(method, held_out)
 
     def target_scores(self, method: Method) -> Tensor:
         """Scores float32 (N, C) of all target training images, in their order, in evaluation mode."""
@@ -186,14 +204,14 @@ class Evaluation:
         with evaluating(method):
             self._observe_target(method)
             with method.evaluating_domain("target"):
-                rows += [scores for scores, _ in self.scoring.batches(method, _my_part(split))]
+                rows += [scores for scores, _ in self.scoring.batches(method, my_part(split))]
         return gather_rows(torch.cat(rows), len(split))
 
     def _outputs(self, method: Method, splits: Sequence[Split], domain: DomainName, count: int) -> list[Outputs]:
         """Of `count` images at most, as many of each split: in training the sources take turns."""
         each = max(count // len(splits), 1)
         with method.evaluating_domain(domain):
-            return [self.scoring.outputs(method, _spread(split, each)) for split in splits]
+            return [self.scoring.outputs(method, spread(split, each)) for split in splits]
 
     def _validators(self, method: Method, held_out: Sequence[Outputs]) -> dict[str, float]:
         (target,) = self._outputs(method, [self.protocol.target.train], "target", UNLABELLED)
@@ -210,17 +228,15 @@ class Evaluation:
         if not (count := method.diagnosed_images):
             return {}
         kinds = ([domain.train for domain in self.protocol.sources], self.held_out)
-        parts = ([_spread(split, count // len(splits)) for split in splits] for splits in kinds)
-        trained, held_out = (
-            torch.cat([images for part in own for images in self.scoring.images(part)]) for own in parts
-        )
+        parts = ([spread(split, count // len(splits)) for split in splits] for splits in kinds)
+        trained, held_out = (torch.cat([images for part in own for images in self.images(part)]) for own in parts)
         with torch.no_grad(), self.scoring.autocast():
             return method.diagnose(trained, held_out)
 
     def _observe_target(self, method: Method) -> None:
         split = self.protocol.target.train
-        wanted = UNLABELLED if method.observed_images is None else method.observed_images
-        part = _my_part(_spread(split, wanted or len(split)))
+        wanted = self.unlabelled if method.observed_images is None else method.observed_images
+        part = my_part(spread(split, wanted or len(split)))
 
         # Every layer has a pass of its own (53 in a ResNet-50), so that files are read once where memory holds them.
         @functools.cache
@@ -229,7 +245,7 @@ class Evaluation:
 
         kept = math.prod((len(part), *part.image_shape)) <= KEPT_BYTES
         with self.scoring.autocast():
-            method.observe_target(lambda: self.scoring.images(read() if kept else part))
+            method.observe_target(lambda: self.images(read() if kept else part))
 
 
 def split_metrics(
@@ -249,7 +265,7 @@ def split_metrics(
     share the images.
     """
     with method.evaluating_domain("source" if name.startswith("source-") else "target"):
-        batches = scoring.batches(method, _my_part(split), ten_crop=ten_crop)
+        batches = scoring.batches(method, my_part(split), ten_crop=ten_crop)
         found = classification(batches, len(classes), device=scoring.device)
     row = {f"{name}/accuracy": found.accuracy}
     if by_class:
@@ -259,12 +275,12 @@ def split_metrics(
     return row
 
 
-def _my_part(split: Split) -> Split:
+def my_part(split: Split) -> Split:
     """The images that this process computes; all of them in one process."""
     return split if world_size() == 1 else split.subset(my_share(len(split)))
 
 
-def _spread(split: Split, count: int) -> Split:
+def spread(split: Split, count: int) -> Split:
     """`count` images at most, evenly spread: a list sorted by class would otherwise show its first classes only."""
     if len(split) <= count:
         return split

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dynconv.data import Normalisation, normalise
 from dynconv.data.normalise import black_and_span
 from dynconv.data.protocols import MARGINS
+from dynconv.data.scenes.label_maps import IGNORE, palette_of
 from dynconv.engine.evaluation import evaluating
 from dynconv.engine.inspect import LoadedRun, calibrator_method
 from dynconv.engine.programs import SUFFIXES, Agreement, Format, agreement, new_folder, provenance, write_program
@@ -23,6 +24,9 @@ from dynconv.methods import Method
 ModelPart = Literal["model", "classifier"]
 # One image alone, what the program was traced with, and others.
 BATCHES = (1, 2, 5, 17)
+# Of scenes of 512 x 1024 one has 40 MB of scores for 19 classes.
+SCENE_BATCHES = (1, 2, 3)
+Size = tuple[int, int]
 
 
 class Exported(NamedTuple):
@@ -34,7 +38,8 @@ class Exported(NamedTuple):
 
 
 class AdaptedModel(nn.Module):
-    """Images (B, 3, S, S), float32 in [0, 1], to class scores (B, C): normalisation and `Method.predict`.
+    """Images (B, 3, S, S), float32 in [0, 1], to class scores (B, C), in segmentation (B, 3, H, W) to (B, C, H, W):
+    normalisation and `Method.predict`.
 
     Args:
         method: Of which run.
@@ -63,11 +68,14 @@ class AdaptedModel(nn.Module):
         return self.method.predict(images)
 
 
-def export_run(loaded: LoadedRun, out: Path, form: Format, part: ModelPart = "model") -> Exported:
+def export_run(
+    loaded: LoadedRun, out: Path, form: Format, part: ModelPart = "model", size: Size | None = None
+) -> Exported:
     """Write `out`/model.pt2 or `out`/model.onnx, checked against the network, and `out`/model.json, which describes it.
 
-    The program takes `images` (B, 3, S, S), float32 in [0, 1], any B from 1, and gives `scores` (B, C). Normalisation
-    is in it, batch normalisation uses its running statistics, and parts that only training needs are left out.
+    The program takes `images` (B, 3, S, S), float32 in [0, 1], any B from 1, and gives `scores` (B, C); in segmentation
+    (B, 3, H, W) and (B, C, H, W). Normalisation is in it, batch normalisation uses its running statistics, and parts
+    that only training needs are left out.
 
     Args:
         loaded: The run. The program is of float32 and for the CPU, whatever the run's own.
@@ -75,34 +83,69 @@ def export_run(loaded: LoadedRun, out: Path, form: Format, part: ModelPart = "mo
         form: "torch" or "onnx" (needs the packages of dynconv[export]).
         part: "model" for what predicts, with the calibrator where there is one; "classifier" for a calibrator's frozen
             classifier alone, which is the one that is deployed.
+        size: H and W, as `input_size` takes it.
 
     Raises:
-        ValueError: `out` holds something or cannot be written, or "classifier" of a run without a calibrator.
+        ValueError: `out` holds something or cannot be written, "classifier" of a run without a calibrator, or a size
+            that is missing or does not fit.
         ExportMismatch: The file that was written gives other scores than the network; nothing is kept.
     """
     if part == "classifier":
         calibrator_method(loaded)
-    size, file = loaded.scoring.network_input.image_size, f"model{SUFFIXES[form]}"
-    images = torch.zeros(2, 3, size, size)
-    with new_folder(out) as folder, adapted_model(loaded, part) as model:
+    height, width = size = input_size(loaded, size)
+    file = f"model{SUFFIXES[form]}"
+    images = torch.zeros(2, 3, height, width)
+    with new_folder(out) as folder, adapted_model(loaded, size, part) as model:
         axes = {0: ("batch", torch.export.Dim("batch"))}
         run = write_program(model, images, axes, folder / file, form, "scores")
-        agrees = agreement(run, _cases(model, loaded), file, "scores")
-        facts = describe(loaded, form, model)
+        agrees = agreement(run, _cases(model, loaded, size), file, "scores")
+        facts = describe(loaded, form, model, size)
         facts |= {"largest_difference": agrees.difference, "tolerance": agrees.tolerance}
         (folder / "model.json").write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Exported(out / file, agrees)
 
 
+def input_size(loaded: LoadedRun, asked: Size | None = None) -> Size:
+    """Height and width of the images that a run's network is exported for.
+
+    Args:
+        loaded: The run.
+        asked: Of a network for segmentation; None for the size that the run was given.
+
+    Raises:
+        ValueError: A size that does not fit the network, or none where neither tells one.
+    """
+    network, backbone = loaded.scoring.network_input, loaded.config.options.backbone
+    if network.labels == "image":
+        if asked is not None:
+            raise ValueError(
+                f"--image-size {asked[0]} {asked[1]}: {backbone} takes images of {network.image_size} x "
+                f"{network.image_size} alone; leave it out"
+            )
+        return network.image_size, network.image_size
+    found = asked or loaded.config.run.image_size
+    if found is None:
+        raise ValueError(
+            "--image-size: the run took its scenes at the size that is customary for them, and did not write it down; "
+            "give H W, 512 1024 for GTA5, SYNTHIA and Cityscapes"
+        )
+    if any(side < 1 or side % network.multiple for side in found):
+        raise ValueError(
+            f"--image-size {found[0]} {found[1]}: {backbone} takes multiples of {network.multiple}; give such a size, "
+            "and pad the images to it"
+        )
+    return found
+
+
 @contextlib.contextmanager
-def adapted_model(loaded: LoadedRun, part: ModelPart) -> Iterator[AdaptedModel]:
-    """A copy of a run's network as it is deployed, on the CPU, without gradients within the context."""
+def adapted_model(loaded: LoadedRun, size: Size, part: ModelPart) -> Iterator[AdaptedModel]:
+    """A copy of a run's network as it is deployed for images of height and width `size`, on the CPU, without gradients
+    within the context."""
     # Plain order in memory: torch.export.save warns of weights in channels_last.
     method = copy.deepcopy(loaded.method).cpu().to(memory_format=torch.contiguous_format)
-    size, normalisation = loaded.scoring.network_input
     with evaluating(method), method.evaluating_domain("target"), torch.no_grad():
-        model = AdaptedModel(method, normalisation, part).eval()
-        _drop_unused(model, torch.zeros(2, 3, size, size))
+        model = AdaptedModel(method, loaded.scoring.network_input.normalisation, part).eval()
+        _drop_unused(model, torch.zeros(2, 3, *size))
         yield model
 
 
@@ -123,35 +166,41 @@ def _drop_unused(model: AdaptedModel, images: Tensor) -> None:
         delattr(method, name)
 
 
-def _cases(model: AdaptedModel, loaded: LoadedRun) -> Iterator[tuple[Tensor, Tensor]]:
+def _cases(model: AdaptedModel, loaded: LoadedRun, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
     """Images in [0, 1], and the network's scores of the bytes that they are."""
-    size, normalisation = loaded.scoring.network_input
+    network = loaded.scoring.network_input
     generator = torch.Generator().manual_seed(0)
-    for batch in BATCHES:
-        pixels = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
-        yield pixels / 255, model.scores(normalise(pixels, normalisation=normalisation))
+    for batch in BATCHES if network.labels == "image" else SCENE_BATCHES:
+        pixels = torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)
+        yield pixels / 255, model.scores(normalise(pixels, normalisation=network.normalisation))
 
 
-def describe(loaded: LoadedRun, form: Format, model: AdaptedModel) -> dict[str, Any]:
+def describe(loaded: LoadedRun, form: Format, model: AdaptedModel, size: Size) -> dict[str, Any]:
     """What is in model.json: how to feed the model, what its scores mean, and where it comes from."""
-    size = loaded.scoring.network_input.image_size
+    of_pixels = loaded.scoring.network_input.labels == "pixel"
     crops = " The run itself was judged by ten crops, the model takes one." if loaded.config.run.ten_crop else ""
     return {
         "file": f"model{SUFFIXES[form]}",
         "part": model.part,
         "classes": list(loaded.classes),
-        "input": {"name": "images", "dtype": "float32", "shape": ["batch", 3, size, size], "range": [0, 1]},
+        **(_of_label_maps(loaded) if of_pixels else {}),
+        "input": {"name": "images", "dtype": "float32", "shape": ["batch", 3, *size], "range": [0, 1]},
         "output": {
             "name": "scores",
             "dtype": "float32",
-            "shape": ["batch", len(loaded.classes)],
-            "meaning": "one score per class, in the order of classes; their softmax gives probabilities",
+            "shape": ["batch", len(loaded.classes), *(size if of_pixels else ())],
+            "meaning": (
+                f"one score per class{' and pixel' if of_pixels else ''}, in the order of classes; their softmax gives "
+                "probabilities"
+            ),
         },
         "preprocessing": {
-            "words": (f"{decoding(size)} The model itself subtracts the mean and divides by the deviation.{crops}"),
-            "resize": [MARGINS.get(size, size)] * 2,
+            "words": (
+                f"{decoding(loaded, size)} The model itself subtracts the mean and divides by the deviation.{crops}"
+            ),
+            "resize": list(_stored(loaded, size)),
             "interpolation": "bilinear, antialiased",
-            "centre_crop": [size, size],
+            "centre_crop": list(size),
             "divide_by": 255,
             "mean_in_model": (-model.low / model.span).flatten().tolist(),
             "deviation_in_model": (1 / model.span).flatten().tolist(),
@@ -160,11 +209,27 @@ def describe(loaded: LoadedRun, form: Format, model: AdaptedModel) -> dict[str, 
     }
 
 
-def decoding(size: int) -> str:
-    """How a file becomes an image of `size` x `size` in [0, 1], as the pipeline does it, in words."""
-    stored = MARGINS.get(size, size)
-    crop = f", take the middle {size} x {size}" if stored != size else ""
+def _of_label_maps(loaded: LoadedRun) -> dict[str, Any]:
+    """Of a network for segmentation: how to draw the label maps, and what is in those that it learnt from."""
+    return {"palette": [list(colour) for colour in palette_of(loaded.classes)], "ignored_label": IGNORE}
+
+
+def _stored(loaded: LoadedRun, size: Size) -> Size:
+    """Height and width that images are resized to before the middle of `size` is cut out."""
+    side = loaded.scoring.network_input.image_size
+    return (MARGINS[side], MARGINS[side]) if side in MARGINS else size
+
+
+def decoding(loaded: LoadedRun, size: Size) -> str:
+    """How a file becomes an image of height and width `size` in [0, 1], as the pipeline does it, in words."""
+    stored = _stored(loaded, size)
+    crop = f", take the middle {_words(size)}" if stored != size else ""
     return (
         "Decode to upright RGB of 8 bits per channel (grey repeated, alpha dropped), squeeze to "
-        f"{stored} x {stored} whatever the aspect ratio (bilinear, antialiased){crop}, and divide by 255."
+        f"{_words(stored)} whatever the aspect ratio (bilinear, antialiased){crop}, and divide by 255."
     )
+
+
+def _words(size: Size) -> str:
+    """Height and width, as sizes are told elsewhere too."""
+    return f"{size[0]} x {size[1]}" if size[0] == size[1] else f"{size[0]} x {size[1]} (height x width)"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynconv.engine.export import adapted_model, decoding
+from dynconv.engine.export import Size, adapted_model, decoding, input_size
 from dynconv.engine.inspect import LoadedRun, calibrating
-from dynconv.engine.overhead import Overhead, measure_overhead
+from dynconv.engine.overhead import BATCHES, Overhead, measure_overhead
 from dynconv.engine.programs import SUFFIXES, Agreement, Axes, Format, agreement, new_folder, provenance, write_program
 from dynconv.models.calibrator import Calibrator
 from dynconv.models.calibrator_file import WEIGHTS_FILE, load_calibrator, save_calibrator
@@ -32,7 +32,9 @@ class ExportedCalibrator(NamedTuple):
     """Beside the run's classifier."""
 
 
-def export_calibrator(loaded: LoadedRun, out: Path, form: Format | None = None) -> ExportedCalibrator:
+def export_calibrator(
+    loaded: LoadedRun, out: Path, form: Format | None = None, size: Size | None = None
+) -> ExportedCalibrator:
     """Write `out`/calibrator.safetensors and `out`/calibrator.json, which `dynconv.models.load_calibrator` reads; with
     `form` also `out`/calibrator.pt2 or `out`/calibrator.onnx. Each is held against the network.
 
@@ -43,37 +45,39 @@ def export_calibrator(loaded: LoadedRun, out: Path, form: Format | None = None) 
         loaded: A run of the calibrator.
         out: A folder that is new or empty; it appears when everything in it is whole.
         form: "torch", "onnx" (needs the packages of dynconv[export]), or None for the weights alone.
+        size: H and W of the images that both networks are measured with, as `input_size` takes it.
 
     Raises:
-        ValueError: The run is of another method or its adaptation has not begun, or `out` holds something or cannot be
-            written.
+        ValueError: The run is of another method or its adaptation has not begun, `out` holds something or cannot be
+            written, or a size that is missing or does not fit.
         ExportMismatch: What was written gives other images than the network; nothing is kept.
     """
     # Of float32 and in plain order, as the model's program.
     calibrator = (
         copy.deepcopy(calibrating(loaded).calibrator).cpu().float().to(memory_format=torch.contiguous_format).eval()
     )
-    size = loaded.scoring.network_input.image_size
+    size = input_size(loaded, size)
+    trained = loaded.config.run.image_size or size
     program = None if form is None else f"calibrator{SUFFIXES[form]}"
     shape = ["batch", 3, "height", "width"]
     described = {"dtype": "float32", "shape": shape, "range": [0, 1]}
     with new_folder(out) as folder, torch.no_grad():
         checks = []
         if form is not None and program is not None:
-            run = write_program(
-                calibrator, torch.zeros(2, 3, size, size), _axes(), folder / program, form, "calibrated"
-            )
+            run = write_program(calibrator, torch.zeros(2, 3, *size), _axes(), folder / program, form, "calibrated")
             checks.append(agreement(run, _cases(calibrator, size), program, "images"))
-        with adapted_model(loaded, "classifier") as classifier:
-            overhead = measure_overhead(calibrator, classifier, size)
+        with adapted_model(loaded, size, "classifier") as classifier:
+            # The activations of 64 scenes are in no one's memory.
+            batches = BATCHES if loaded.scoring.network_input.labels == "image" else (1,)
+            overhead = measure_overhead(calibrator, classifier, size, batches)
         facts = {
             "program": program,
             "input": {"name": "images", **described, "sides": "multiples of 4, at least 16"},
             "output": {"name": "calibrated", **described},
             "use": (
-                f"{decoding(size)} Give the images to the calibrator, and what comes out to the classifier in their "
-                "place; the classifier's own mean and deviation come after the calibrator. It was trained on images of "
-                f"{size} x {size}."
+                f"{decoding(loaded, size)} Give the images to the calibrator, and what comes out to the classifier in "
+                "their place; the classifier's own mean and deviation come after the calibrator. It was trained on "
+                f"images of {trained[0]} x {trained[1]}."
             ),
             **provenance(loaded, form),
             "overhead": overhead.to_dict(),
@@ -94,8 +98,8 @@ def _axes() -> Axes:
     }
 
 
-def _cases(calibrator: Calibrator, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _cases(calibrator: Calibrator, size: Size) -> Iterator[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    for batch, height, width in ((3, size, size), *SHAPES):
+    for batch, height, width in ((3, *size), *SHAPES):
         images = torch.rand(batch, 3, height, width, generator=generator)
         yield images, calibrator(images)

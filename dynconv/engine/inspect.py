@@ -105,6 +105,15 @@ def load_run(
     return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
 
 
+def check_whole_images(run: LoadedRun, figure: str) -> None:
+    """Raise a ValueError where a run's network labels every pixel, of which `figure` does not show anything."""
+    if run.config.network_input.labels == "pixel":
+        raise ValueError(
+            f"RUN {run.folder.path}: {figure} is for networks that give an image one class, and "
+            f"{run.config.options.backbone} labels every pixel; `dynconv plot scenes` draws what it makes of images"
+        )
+
+
 def calibrator_method(run: LoadedRun) -> CalibratorMethod:
     """The method of a run of calibrator.
 

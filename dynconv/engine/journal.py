@@ -14,8 +14,9 @@ from dynconv.distributed import is_main
 from dynconv.engine.checkpoint import save_checkpoint
 from dynconv.engine.progress import ProgressDisplay
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.selection import OF_CLASS, Row
+from dynconv.engine.selection import Row
 from dynconv.metrics import ValidatorName
+from dynconv.metrics.names import is_of_class
 
 
 class Journal:
@@ -77,7 +78,7 @@ class Journal:
         self._folder.append(row)
         for name, value in row.items():
             # A curve for each of Office-Home's 65 classes would bury the others; training.png has them.
-            if "/" in name and OF_CLASS not in name:
+            if "/" in name and not is_of_class(name):
                 self._scalar(name, value, row["step"])
 
     def checkpoint(self, name: str, state: dict[str, Any]) -> None:

@@ -7,7 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+
 from dynconv.data import Protocol, Skipped, load_protocol, supervised_by_target
+from dynconv.data.files import Decoding
+from dynconv.data.scenes.protocol import SceneOptions, load_scene_protocol
 from dynconv.distributed import is_main
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.run_folder import RunFolder, write_atomically
@@ -93,6 +97,19 @@ def load_domains(config: TrainConfig) -> Protocol:
             f"--source-limit {run.source_limit}: {config.method} trains on the labelled target alone, not on the "
             "sources; give --target-limit, which bounds its training images"
         )
+    if config.network_input.labels == "pixel":
+        scenes = load_scene_protocol(
+            run.protocol,
+            scene_options(config),
+            source=run.source,
+            target=run.target,
+            data_root=run.data_root,
+            source_limit=run.source_limit,
+            target_limit=run.target_limit,
+            divide_target=bound,
+        )
+        check_sides(config, scenes)
+        return supervised_by_target(scenes) if bound else scenes
     protocol = load_protocol(
         run.protocol,
         source=list(run.source) or None,
@@ -109,3 +126,24 @@ def load_domains(config: TrainConfig) -> Protocol:
         divide_target=bound,
     )
     return supervised_by_target(protocol) if bound else protocol
+
+
+def scene_options(config: TrainConfig) -> SceneOptions:
+    """How a run's scenes are loaded."""
+    run = config.run
+    threads = torch.get_num_threads() if run.workers is None else run.workers
+    # Scenes have a height and a width of their own, so that the side of the squares has no use.
+    decoding = Decoding(0, threads=threads, cache=run.cache, on_progress=loading_progress())
+    return SceneOptions(decoding, run.image_size, run.crop_size, run.skip_bad, run.stylised)
+
+
+def check_sides(config: TrainConfig, protocol: Protocol) -> None:
+    """Raise a ValueError where scenes, or their crops, have sides that the network does not take."""
+    height, width = protocol.target.train.drawn_shape[1:]
+    multiple = config.network_input.multiple
+    if height % multiple or width % multiple:
+        fitting = " ".join(str(max(side // multiple, 1) * multiple) for side in (height, width))
+        raise ValueError(
+            f"--image-size: scenes of {height} x {width} are trained on whole, and {config.options.backbone} takes "
+            f"multiples of {multiple}: give --crop-size {fitting}, or another --image-size"
+        )

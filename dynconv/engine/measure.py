@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynconv.data import load_domain
+from dynconv.data.scenes.protocol import load_scene_domain
 from dynconv.engine.config import CheckpointName, Precision
-from dynconv.engine.evaluation import Evaluation, evaluating, split_metrics
-from dynconv.engine.inspect import load_run
-from dynconv.engine.loading import loading_progress
+from dynconv.engine.evaluation import evaluating, split_metrics
+from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loading import loading_progress, scene_options
+from dynconv.engine.segmentation import SceneScoring, evaluation_of, scene_metrics
 
 
 def measure_run(
@@ -25,7 +27,7 @@ def measure_run(
 
     Args:
         path: The run folder; it is not written to.
-        domain: `NAME=DIR` or the name of a known domain: gives the accuracies `test/NAME/...` alone, and the run's own
+        domain: `NAME=DIR` or the name of a known domain: gives the figures `test/NAME/...` alone, and the run's own
             data are not needed. None: all that an evaluation during training measures.
         checkpoint: "last", or the one that a validator chose.
         data_root: Folder of the real data sets; None for the one of training.
@@ -40,7 +42,9 @@ def measure_run(
     head = {"run": str(path), "checkpoint": checkpoint, "step": loaded.step, "config_hash": config.hash}
     if domain is None:
         training, held_out = loaded.domains()
-        return head | Evaluation(training, held_out, scoring, config.run.ten_crop).measure(method)
+        return head | evaluation_of(config, training, held_out, scoring).measure(method)
+    if config.network_input.labels == "pixel":
+        return head | _scene_domain(loaded, domain)
     other = load_domain(
         domain,
         classes=loaded.classes,
@@ -64,3 +68,15 @@ def measure_run(
             ten_crop=config.run.ten_crop,
         )
     return head | found
+
+
+def _scene_domain(loaded: LoadedRun, domain: str) -> dict[str, float]:
+    """The figures of another domain of scenes, judged as the run's own are."""
+    run = loaded.config.run
+    options = scene_options(loaded.config)
+    other = load_scene_domain(domain, options, classes=loaded.classes, data_root=loaded.root)
+    if other.test is None:
+        raise ValueError(f"--domain {domain}: there is no scene to measure on")
+    scenes = SceneScoring(loaded.scoring, run.eval_window, run.full_resolution)
+    with evaluating(loaded.method):
+        return scene_metrics(loaded.method, f"test/{other.name}", other.test, loaded.classes, scenes, by_class=True)

@@ -51,14 +51,16 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Write the class and the confidence of every image below a folder as a CSV table."""
+    """Write the class and the confidence of every image below a folder as a CSV table; of a run of segmentation a label
+    map of each image, as a PNG in the colours of the classes."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder."""
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """The images: a folder, with all folders below it, or a text file of "path" or "path label" lines."""
-    out: Annotated[Path, tyro.conf.arg(metavar="CSV")]
-    """File to write; "-" for standard output."""
+    out: Annotated[Path, tyro.conf.arg(metavar="CSV|DIR")]
+    """File to write; "-" for standard output. Of a run of segmentation the folder for the label maps, called as the
+    images are, and predictions.json with the names of the classes."""
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 1
     """Classes per image, the likeliest first."""
     checkpoint: CheckpointName = "last"
@@ -66,7 +68,10 @@ class PredictOptions:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as in eval)")] = None
-    """Images (or crops of them) computed at a time."""
+    """Images (or crops of them) computed at a time; of a run of segmentation it is one."""
+    image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W", help_behavior_hint="")] = None
+    """Of a run of segmentation: height and width that the network sees the images at; label maps have the images' own
+    size. Default: that of the run's training."""
     precision: Annotated[Precision | None, tyro.conf.arg(metavar=PRECISIONS, help_behavior_hint="")] = None
     """Numeric precision. Default: the run's own."""
 
@@ -74,6 +79,9 @@ class PredictOptions:
         for name, value in (("top", self.top), ("batch-size", self.batch_size)):
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
+        if self.image_size is not None and min(self.image_size) < 1:
+            given = " ".join(map(str, self.image_size))
+            raise ValueError(f"--image-size: expected a height and a width above 0, got {given}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,9 @@ class ExportOptions:
     )
     """"torch": a torch.export program, .pt2. "onnx": .onnx (needs dynconv[export]). A part that is a program needs one
     of them."""
+    image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W", help_behavior_hint="")] = None
+    """Of a network that labels every pixel: height and width of the images that the program takes. Default: the run's
+    own --image-size."""
     checkpoint: CheckpointName = "last"
     """The last checkpoint, or the one that a validator chose."""
     data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
@@ -102,6 +113,9 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.part == "stylised" and self.format is not None:
             raise ValueError(f"--format {self.format} is for programs, and --part stylised writes images: leave it out")
+        if self.part == "stylised" and self.image_size is not None:
+            given = " ".join(map(str, self.image_size))
+            raise ValueError(f"--image-size {given} is for networks that label every pixel: leave it out")
         if self.part != "stylised" and self.data_root is not None:
             raise ValueError(f"--data-root {self.data_root} has no use: --part {self.part} reads no data; leave it out")
 

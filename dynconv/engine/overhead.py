@@ -74,17 +74,17 @@ class Overhead(NamedTuple):
 
 
 def measure_overhead(
-    calibrator: nn.Module, classifier: nn.Module, image_size: int, batches: Sequence[int] = BATCHES
+    calibrator: nn.Module, classifier: nn.Module, image_size: tuple[int, int], batches: Sequence[int] = BATCHES
 ) -> Overhead:
     """Count and time a calibrator and its classifier, both in evaluation mode and on the CPU.
 
     Args:
-        calibrator: Images (B, 3, S, S) in [0, 1] to images of the same shape.
+        calibrator: Images (B, 3, H, W) in [0, 1] to images of the same shape.
         classifier: Those to class scores.
-        image_size: S.
+        image_size: H and W.
         batches: Sizes of the batches that are timed.
     """
-    image = torch.full((1, 3, image_size, image_size), 0.5)
+    image = torch.full((1, 3, *image_size), 0.5)
     own, theirs = (count_cost(module, image) for module in (calibrator, classifier))
     with torch.no_grad():
         latencies = tuple(_latency(calibrator, classifier, image.expand(b, -1, -1, -1).contiguous()) for b in batches)

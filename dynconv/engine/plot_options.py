@@ -123,8 +123,8 @@ class StreamOptions(SeveralRunsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibratedOptions(FigureOptions):
-    """What the figures of one calibrator's run have in common."""
+class OneRunOptions(FigureOptions):
+    """What the figures of one run, most of them of a calibrator, have in common."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run folder, of the method calibrator."""
@@ -142,7 +142,28 @@ class CalibratedOptions(FigureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectraOptions(CalibratedOptions):
+class ScenesOptions(OneRunOptions):
+    """Draw test scenes of a run of segmentation beside their label maps: ground truth, before adaptation where the run
+    has that network (calibrator, adda), and after."""
+
+    figure: ClassVar[str] = "scenes"
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """The run folder."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
+    """Image file to write; its suffix chooses the format. Default: RUN/scenes.png."""
+    side: Literal["target", "source"] = "target"
+    """Whose scenes."""
+    images: Annotated[int, tyro.conf.arg(metavar="N")] = 4
+    """How many, evenly spread over the test split."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_counts(images=self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectraOptions(OneRunOptions):
     """Draw test images before and after calibration with their log spectra, and tell the share of energy at high
     frequencies (Calibrator, Fig. 6). The numbers are JSON."""
 
@@ -164,7 +185,7 @@ class SpectraOptions(CalibratedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionOptions(CalibratedOptions):
+class PredictionOptions(OneRunOptions):
     """Draw what the classifier takes source and target test images for, alone and behind the calibrator: confusion
     matrices and examples (Calibrator, Fig. 3). The numbers are JSON."""
 
@@ -181,7 +202,7 @@ class PredictionOptions(CalibratedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerturbationOptions(CalibratedOptions):
+class PerturbationOptions(OneRunOptions):
     """Draw accuracy against the size of perturbations: the calibrator's beside random ones and those of the fast
     gradient sign method (Calibrator, section 5.2). The numbers are CSV."""
 
@@ -219,6 +240,11 @@ def parse_epsilon(args: Sequence[str]) -> EpsilonOptions:
 def parse_stream(args: Sequence[str]) -> StreamOptions:
     """The options that the words after `dynconv plot stream` describe. SystemExit as in `parse_options`."""
     return parse_options(StreamOptions, "plot stream", args)
+
+
+def parse_scenes(args: Sequence[str]) -> ScenesOptions:
+    """The options that the words after `dynconv plot scenes` describe. SystemExit as in `parse_options`."""
+    return parse_options(ScenesOptions, "plot scenes", args)
 
 
 def parse_spectra(args: Sequence[str]) -> SpectraOptions:

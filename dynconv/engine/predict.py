@@ -53,6 +53,7 @@ def predict_images(
     *,
     top: int = 1,
     batch_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
     console: Console | None = None,
 ) -> tuple[int, int]:
     """Write a CSV table of the predictions on the images of `place`: path, class, confidence, and error.
@@ -63,20 +64,27 @@ def predict_images(
         out: The table: a file that appears when it is whole, or "-" for standard output, row by row.
         top: Classes per image; those after the first are in columns `class_2`, `confidence_2` and so on.
         batch_size: Images, or crops of them, that are read and scored at a time; None for what is quick at their size.
+        image_size: Of networks that label every pixel alone.
         console: Where progress and unreadable images are told; standard error by default.
 
     Returns:
         Images that could not be read (named on `console`, with a row of empty class), and images in all.
 
     Raises:
-        ValueError: No image there, `top` that does not fit, a score that is not finite, or `out` that cannot be
-            written; there is no table then.
+        ValueError: No image there, `top` or `image_size` that does not fit, a score that is not finite, or `out` that
+            cannot be written; there is no table then.
     """
+    if image_size is not None:
+        size = loaded.scoring.network_input.image_size
+        raise ValueError(
+            f"--image-size {image_size[0]} {image_size[1]}: the run's network takes images of {size} x {size} alone; "
+            "leave it out"
+        )
     root, names = find_images(place)
     rows = predictions(loaded, root, names, top=top, batch_size=batch_size)
     console = console or Console(stderr=True)
     unread = 0
-    with _table(out) as file, _counting(console, len(names)) as count:
+    with _table(out) as file, counting(console, len(names)) as count:
         writer = csv.writer(file, lineterminator="\n")
         more = [f"{word}_{number}" for number in range(2, top + 1) for word in ("class", "confidence")]
         writer.writerow(["path", "class", "confidence", *more, "error"])
@@ -190,7 +198,7 @@ def _table(out: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def _counting(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+def counting(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     """What to call with the number of images done: a bar on a terminal, plain lines elsewhere."""
     if console.is_terminal:
         with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as bar:

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor
 
 from dynconv.distributed import all_mean, world_size
-from dynconv.engine.selection import Row, mean_of
+from dynconv.engine.selection import Row, main_metric, mean_of
 from dynconv.metrics import ValidatorName
+from dynconv.metrics.names import in_words
 
 
 class Meter:
@@ -97,13 +98,13 @@ class ProgressDisplay:
             self.line(f"step {step}/{self._max_steps}  {status}")
 
     def evaluation(self, row: Row, validator: ValidatorName) -> None:
-        """Show the accuracies of an evaluation, in per cent, the mean over the domains of each split; and its
-        label-free `validator`."""
+        """Show what an evaluation is judged by (`main_metric`), in per cent, the mean over the domains of each split;
+        and its label-free `validator`."""
         splits = ((split, mean_of(row, split)) for split in ("source-val", "source-test", "target-test"))
         shown = "  ".join(f"{split} {100 * value:.1f}" for split, value in splits if value is not None)
         value = mean_of(row, "target-train", validator)
         label_free = "" if value is None else f"  {validator} {value:.4g}"
-        self.line(f"step {row['step']}/{self._max_steps}  accuracy %: {shown}{label_free}")
+        self.line(f"step {row['step']}/{self._max_steps}  {in_words(main_metric(row))} %: {shown}{label_free}")
 
     def line(self, text: str) -> None:
         """Print one line above the bar."""

@@ -16,6 +16,7 @@ from dynconv.engine.lock import holder
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import Row, mean_of, select
 from dynconv.methods import METHODS
+from dynconv.metrics.names import judged_by
 
 State = Literal["done", "running", "unfinished", "damaged"]
 # The rules of selection that look at no label of the target.
@@ -24,7 +25,7 @@ HONEST = ("last", "source-val", "label-free")
 
 @dataclass
 class RunState:
-    """A run as its files show it. Accuracies are shares of 1; None is what is not known."""
+    """A run as its files show it. Its figures are shares of 1; None is what is not known."""
 
     run: str
     """The run folder."""
@@ -38,10 +39,12 @@ class RunState:
     step: int = 0
     """The youngest row's, or the checkpoint's where that is younger."""
     max_steps: int | None = None
+    metric: str = "accuracy"
+    """What the figures are: "accuracy", or "mean-iou" where every pixel has a class."""
     source_val: float | None = None
-    """Mean accuracy on the held-out source images at the last evaluation."""
+    """Of the held-out source images at the last evaluation, the mean over the sources."""
     target_test: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(HONEST))
-    """Mean accuracy on the target's test images at the evaluation that each rule chooses."""
+    """Of the target's test images at the evaluation that each rule chooses."""
     changed: str = ""
     """When a file of the run was last written, ISO 8601 in UTC."""
 
@@ -80,6 +83,7 @@ def inspect(path: Path) -> RunState:
         found.changed = _changed(folder)
         config = load_config(folder.config, METHODS)
         found.method, found.task, found.seed = config.method, config.run.task, config.run.seed
+        found.metric = judged_by(config.network_input.labels)
         found.max_steps = config.run.max_steps or _max_steps(folder)
         rows = folder.rows()
         youngest = [*rows[-1:], *folder.training_rows()[-1:]]
@@ -91,7 +95,7 @@ def inspect(path: Path) -> RunState:
 
 
 def _judge(found: RunState, folder: RunFolder, config: TrainConfig, rows: list[Row]) -> None:
-    """State, note and accuracies."""
+    """State, note and figures."""
     done = folder.read_done()
     selected: dict[str, Row] = {}
     if done is not None:

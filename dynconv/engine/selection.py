@@ -17,8 +17,14 @@ OF_CLASS = "/accuracy-of-"
 KEPT = ("source-val", "label-free")
 
 
-def mean_of(row: Row, split: str, metric: str = "accuracy") -> float | None:
-    """Mean of `SPLIT/*/METRIC` over the domains of a row, or None where the row has none."""
+def main_metric(row: Row) -> str:
+    """What counts in the evaluations of a run: "accuracy", or "mean-iou" where every pixel has a class."""
+    return "mean-iou" if any(name.endswith("/mean-iou") for name in row) else "accuracy"
+
+
+def mean_of(row: Row, split: str, metric: str | None = None) -> float | None:
+    """Mean of `SPLIT/*/METRIC`, by default of the `main_metric`, over the domains of a row; None where it has none."""
+    metric = metric or main_metric(row)
     values = [value for name, value in row.items() if name.startswith(f"{split}/") and name.endswith(f"/{metric}")]
     return fmean(values) if values else None
 
@@ -47,8 +53,8 @@ def select(rows: Sequence[Row], validator: ValidatorName = VALIDATOR) -> dict[st
 
     `last` is the last evaluation, `source-val` the best mean accuracy on the held-out source images, `label-free` the
     best by `validator` on the target's unlabelled training images, and `oracle` the best accuracy on the labelled
-    target test images: it shows what was possible and must never choose a model. A rule whose metric no row has is left
-    out.
+    target test images: it shows what was possible and must never choose a model. Where every pixel has a class, the
+    mean IoU takes the place of both accuracies. A rule whose metric no row has is left out.
 
     Raises:
         ValueError: `rows` has no evaluation after step 0.

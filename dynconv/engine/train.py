@@ -10,7 +10,7 @@ from torch import nn
 from dynconv.data import DomainBatches, source_validation_split, with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.evaluation import Evaluation, Scoring
+from dynconv.engine.evaluation import Scoring
 from dynconv.engine.interrupt import Interrupted
 from dynconv.engine.loading import check_skipped, load_domains, record_skipped
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
@@ -20,6 +20,7 @@ from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels
 from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.segmentation import evaluation_of
 from dynconv.engine.source_run import check_source_run
 from dynconv.methods import METHODS
 from dynconv.models import use_memory_format
@@ -150,7 +151,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         prefetch=config.run.prefetch,
     )
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
-    evaluation = Evaluation(training, held_out, scoring, config.run.ten_crop)
+    evaluation = evaluation_of(config, training, held_out, scoring)
     run = Run(config, folder, fabric, method, batches, evaluation)
     method.check_run(max_steps=run.max_steps, micro_batch=config.batch_size // config.run.accumulate)
     if method.supervised_by_target:

@@ -1,4 +1,4 @@
-"""Losses: on class scores, of domain discriminators, and on the agreement of their gradients."""
+"""Losses: on class scores of images or pixels, of domain discriminators, and on the agreement of their gradients."""
 
 from dynconv.losses.adversarial import domain_accuracies, domain_losses
 from dynconv.losses.cross_entropy import cross_entropy
@@ -9,6 +9,7 @@ from dynconv.losses.gradient_synchronisation import Hierarchy, parse_tree, synch
 from dynconv.losses.mapping import MappingForm, discrimination_loss, mapping_loss
 from dynconv.losses.mmd import GaussianKernels, jmmd, mk_mmd, optimal_weights, quadruple_terms, term_covariance
 from dynconv.losses.moments import RELEASED_SOURCES, MomentDistances, moment_distances, released_moment_distance
+from dynconv.losses.rows import as_rows
 from dynconv.losses.spectral import spectral_penalty
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Hierarchy",
     "MappingForm",
     "MomentDistances",
+    "as_rows",
     "class_balance",
     "classifier_discrepancy",
     "conditional_entropy",

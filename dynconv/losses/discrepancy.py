@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def probabilities(scores: Tensor) -> Tensor:
-    """Softmax over classes, (B, C) to (B, C), in float32 at least.
+    """Softmax over classes, of (B, C) or (B, C, H, W), in float32 at least.
 
     Half-precision scores are raised first: a mean over B * C small differences loses its last bits in them.
     """
@@ -17,24 +17,25 @@ def probabilities(scores: Tensor) -> Tensor:
 
 
 def classifier_discrepancy(first: Tensor, second: Tensor, *, distance: Literal["l1", "l2"] = "l1") -> Tensor:
-    """mean over samples and classes of |softmax(first) - softmax(second)| (MCD, Saito et al., CVPR 2018, eq. 2).
+    """mean over samples and classes of |softmax(first) - softmax(second)| (MCD, Saito et al., CVPR 2018, eq. 2); of
+    label maps every pixel is a sample, whether it has a label or not.
 
     Args:
-        first: Scores of one classifier, (B, C).
-        second: Scores of the other for the same samples, (B, C).
+        first: Scores of one classifier, (B, C) or (B, C, H, W).
+        second: Scores of the other for the same samples, of the same shape.
         distance: "l1", or "l2" for the mean of the squared differences.
 
     Returns:
         A scalar from 0 (the same predictions) to 2 / C, in float32, or float64 for float64 scores.
 
     Raises:
-        ValueError: Where the scores are no matrices of one shape, or for another distance.
+        ValueError: Where the scores are no matrices or maps of one shape, or for another distance.
     """
     if distance not in ("l1", "l2"):
         raise ValueError(f"distance: expected 'l1' or 'l2', got {distance!r}")
-    if first.dim() != 2 or first.shape != second.shape:
+    if first.dim() not in (2, 4) or first.shape != second.shape:
         raise ValueError(
-            f"first, second: expected two score matrices (B, C) of one shape, "
+            f"first, second: expected two score matrices (B, C) or score maps (B, C, H, W) of one shape, "
             f"got {tuple(first.shape)} and {tuple(second.shape)}"
         )
     difference = probabilities(first) - probabilities(second)

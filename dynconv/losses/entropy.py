@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dynconv.distributed import all_mean
 from dynconv.losses.discrepancy import probabilities
+from dynconv.losses.rows import as_rows
 
 
 def class_balance(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -15,27 +16,28 @@ def class_balance(scores: Tensor, *, eps: float = 1e-6) -> Tensor:
     The term of the released code of DRT and MCD, in neither paper. Its minimum is log C (up to eps).
 
     Args:
-        scores: (B, C); over several processes, the mean is over the batches of all of them.
+        scores: (B, C), or (B, C, H, W) whose pixels are the samples; over several processes, the mean is over the
+            batches of all of them.
         eps: Keeps the logarithm finite where no sample of the batch goes to a class.
 
     Raises:
-        ValueError: Where the scores are no matrix.
+        ValueError: Where the scores are neither a matrix nor maps.
     """
     _check(scores)
-    return -(all_mean(probabilities(scores).mean(dim=0)) + eps).log().mean()
+    return -(all_mean(as_rows(probabilities(scores)).mean(dim=0)) + eps).log().mean()
 
 
 def conditional_entropy(scores: Tensor) -> Tensor:
     """-sum_c p_bc log p_bc of p = softmax(scores), for each sample (GSDA eq. 4; Grandvalet and Bengio, 2005).
 
     Args:
-        scores: (B, C).
+        scores: (B, C) or (B, C, H, W).
 
     Returns:
-        (B,) from 0 to log C, in float32, or float64 for float64 scores.
+        (B,) or (B, H, W) from 0 to log C, in float32, or float64 for float64 scores.
 
     Raises:
-        ValueError: Where the scores are no matrix.
+        ValueError: Where the scores are neither a matrix nor maps.
     """
     _check(scores)
     logs = scores.log_softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
@@ -43,5 +45,5 @@ def conditional_entropy(scores: Tensor) -> Tensor:
 
 
 def _check(scores: Tensor) -> None:
-    if scores.dim() != 2:
-        raise ValueError(f"scores: expected (B, C), got {tuple(scores.shape)}")
+    if scores.dim() not in (2, 4):
+        raise ValueError(f"scores: expected (B, C) or (B, C, H, W), got {tuple(scores.shape)}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.distributed import all_mean
-from dynconv.losses import MappingForm, discrimination_loss, domain_accuracies, mapping_loss
+from dynconv.losses import MappingForm, as_rows, discrimination_loss, domain_accuracies, mapping_loss
 from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.encoders import Encoders, encoding, evaluated
@@ -38,7 +38,8 @@ class ADDAConfig(SourceFirstConfig):
     """What the discriminator sees: what the encoders give (paper), or the classifier's scores of it (released CyCADA).
     With weight_sharing "unshared" the classifier stays the source's (CyCADA's port for digits adapts a copy of it to
     the target); with "shared" the encoder's adversarial steps are steps of the classifier too, as in CyCADA's
-    segmentation."""
+    segmentation. Of label maps each place is a sample, and the discriminator is a stack of 1x1 convolutions; there
+    "logits" are the custom."""
     hidden_features: int = 500
     """Width of the discriminator's hidden layers (section 5.1: 500)."""
     num_layers: int = 3
@@ -47,7 +48,7 @@ class ADDAConfig(SourceFirstConfig):
     """Steps of the adaptation in which the discriminator learns alone (0 in ADDA, 500 in the paper of GAM)."""
     gate: float = 0.0
     """The target's encoder takes no step where the discriminator's accuracy on the batch is not above this (0.6 in
-    released CyCADA); 0 for a step each time (paper)."""
+    released CyCADA, whose segmentation takes the accuracy of the last 100 steps); 0 for a step each time (paper)."""
     adversarial_weight: float = 1.0
     """Weight of the encoder's loss beside the source's cross entropy ("shared" only; 0.1 in released CyCADA's
     segmentation)."""
@@ -76,6 +77,9 @@ class ADDAConfig(SourceFirstConfig):
         for name in ("gate", "beta1"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name}: expected less than 1, got {getattr(self, name)}")
+        if self.discriminates == "features":
+            choice = "discriminates 'features', which shows no scores"
+            check_unused(self, ("score_maps",), choice, "choose discriminates 'logits'")
         if self.optimiser == "sgd":
             check_unused(self, ("beta1",), "optimiser 'sgd', which has no use for it", "choose optimiser 'adam'")
         if self.weight_sharing == "shared":
@@ -103,7 +107,7 @@ class ADDA(SourceFirst):
     """
 
     config_class: ClassVar[type[ADDAConfig]] = ADDAConfig
-    about = About("Tzeng et al., CVPR 2017")
+    about = About("Tzeng et al., CVPR 2017", segmentation=True)
     default_batch_size = 128
     config: ADDAConfig
 
@@ -226,11 +230,11 @@ class ADDA(SourceFirst):
         yield Update(learning + self.config.adversarial_weight * loss, of=("features", "heads"), logs=logs)
 
     def discriminated(self, features: Tensor) -> Tensor:
-        """What the discriminator sees of features (B, F): (B, F) or (B, num_classes)."""
-        return features if self.config.discriminates == "features" else self.scores(features)
+        """What the discriminator sees of features (B, F): (B, F) or (B, num_classes); of maps a row for each place."""
+        return as_rows(features if self.config.discriminates == "features" else self.shown_scores(features))
 
     def judged(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The discriminator's logits (B, 1) of what it sees of source and target; positive for the source."""
+        """The discriminator's logits (N, 1) of the rows it sees of source and target; positive for the source."""
         logits = self.discriminators(torch.cat([source, target]))
         return logits[: len(source)], logits[len(source) :]
 
@@ -242,6 +246,6 @@ class ADDA(SourceFirst):
 
 
 def _accuracy(source: Tensor, target: Tensor) -> Tensor:
-    """Share of logits (B, 1) that tell the domain: a scalar."""
+    """Share of logits (N, 1) that tell the domain: a scalar."""
     domains = torch.cat([torch.ones_like(source[:, 0]), torch.zeros_like(target[:, 0])])
     return domain_accuracies(torch.cat([source, target]), domains).mean()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import cross_entropy
+from dynconv.methods.checks import check_segmentation
 from dynconv.methods.config import MethodConfig
 from dynconv.methods.schedules import learning_rate_factor
 from dynconv.models import (
@@ -86,6 +87,12 @@ class Method(nn.Module, abc.ABC):
 
     A subclass implements `updates`. The engine's order within a step is `refresh` where it is due, `begin_step`, then
     `updates`, in training mode.
+
+    With a backbone for segmentation, where `about.segmentation` allows one, images are (B, 3, H, W), "features (B, F)"
+    are maps (B, F, h, w), "scores (B, C)" are score maps (B, C, H, W), and labels are (B, H, W).
+
+    Raises:
+        ValueError: A backbone for segmentation, and the method is for labels of whole images.
     """
 
     config_class: ClassVar[type[MethodConfig]]
@@ -100,6 +107,7 @@ class Method(nn.Module, abc.ABC):
         super().__init__()
         if not isinstance(config, self.config_class):
             raise TypeError(f"config: expected a {self.config_class.__name__}, got a {type(config).__name__}")
+        check_segmentation(type(self), config)
         network = build(
             config.backbone,
             num_classes=num_classes,
@@ -299,7 +307,8 @@ class Method(nn.Module, abc.ABC):
                 group["lr"] = group["initial_lr"] * factor
 
     def source_loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of source features (B, F) against labels (B,), summed over the heads (DRT eq. 7)."""
+        """Cross entropy of source features (B, F) against labels (B,), summed over the heads (DRT eq. 7); of maps
+        against label maps (B, H, W), over the pixels that have a class."""
         smoothing = self.config.label_smoothing
         losses = [cross_entropy(head(features), labels, smoothing=smoothing) for head in self.heads]
         return torch.stack(losses).sum()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data.normalise import Normalisation, black_and_span
+from dynconv.losses import as_rows
 from dynconv.losses.groups import group_accuracy, group_loss
 from dynconv.methods.base import About, Update
-from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.checks import check_range, check_unused, labels_pixels
 from dynconv.methods.source_first import SourceFirst, SourceFirstConfig
 from dynconv.models import NormalisationPolicy
 from dynconv.models.calibrator import Calibrator, PerturbationForm
@@ -27,12 +28,17 @@ GROUPS: dict[int, tuple[int | None, ...]] = {4: (0, 1, 2, 3), 2: (0, None, 1, 1)
 SOURCE = 0
 # Of a difference of two shares, each of 600 images, the standard error is at most 0.03.
 DIAGNOSED = 300
+# Of scenes, whose features have hundreds of places each, and of which so many patches are drawn: with one of each a
+# difference of two shares would have a standard error of up to 0.09.
+DIAGNOSED_SCENES, PATCHES = 32, 16
+# Whose maps are in memory together.
+SCENES_AT_ONCE = 8
 OVERFITTED = 0.1
 
 
 @dataclass(frozen=True)
 class CalibratorConfig(SourceFirstConfig):
-    """The Calibrator; the defaults are the paper's and, where it is silent, those of its released code."""
+    """The Calibrator; the defaults are the paper's for digits and, where it is silent, those of its released code."""
 
     width: int = 8
     """Channels of the calibrator's first layer (8 makes the paper's 0.18 M parameters on digits, 4 its 0.05 M on
@@ -40,9 +46,9 @@ class CalibratorConfig(SourceFirstConfig):
     blocks: int = 9
     """Residual blocks of the calibrator (9 by the same counts)."""
     epsilon: float = 0.4
-    """L-infinity bound of the perturbation, above 0 and at most 1, the range from black to white (section 5.2; for
-    digits the paper gives none, released code has 0.2, 0.4 and 0.45 of its own form; the default is a choice of
-    ours)."""
+    """L-infinity bound of the perturbation, above 0 and at most 1, the range from black to white (section 5.2: 0.01 on
+    driving scenes; for digits the paper gives none, released code has 0.2, 0.4 and 0.45 of its own form; the default is
+    a choice of ours)."""
     form: PerturbationForm = "tanh"
     """epsilon * "tanh" of what the calibrator finds, or "nonnegative", which only brightens (released code)."""
     calibrator_dropout: float = 0.0
@@ -57,23 +63,25 @@ class CalibratorConfig(SourceFirstConfig):
     """Whether features are aligned (eq. 5), pixels (eq. 6), or both."""
     feature_input: Literal["features", "logits", "probabilities"] = "features"
     """What the feature discriminator sees: M_s, the features before the classifier (eq. 5), the classifier's scores of
-    them (a choice of ours, after ADDA's port in released CyCADA), or the softmax of these (released code). "pixel"
+    them (a choice of ours, after ADDA's port in released CyCADA; released code for segmentation), or the softmax of
+    these (released code for digits). Of maps each place is judged by itself, as by 1x1 convolutions. "pixel"
     discriminators have no use for it."""
     feature_hidden: tuple[int, ...] = (500,)
     """Widths of the feature discriminator's hidden layers: one makes the paper's two layers (its width is a choice of
-    ours); released code has 1000 and 500."""
+    ours); released code has 1000 and 500, for segmentation 512 and 256."""
     feature_dropout: float = 0.0
     """Dropout before the feature discriminator's last layer (0.5 in released code)."""
     pixel_hidden: tuple[int, ...] = (128,)
     """Widths of the pixel discriminator's hidden layers (released code: 128)."""
     patch: bool = True
-    """Whether the pixel discriminator sees a random patch of each image, or all of it (section 3.2, trick 1)."""
+    """Whether the pixel discriminator sees a random patch of each image, or all of it (section 3.2, trick 1; all of it
+    not with a backbone for segmentation, whose images have no fixed size)."""
     patch_size: int = 4
-    """Side of the patches (released code: 4 for MNIST to USPS, 8 for the others)."""
+    """Side of the patches (released code: 4 for MNIST to USPS, 8 for other digits, 64 for driving scenes)."""
     shuffle: bool = True
     """Whether the pixels that it sees are shuffled (section 3.2, trick 2)."""
     source_weight: float = 1.0
-    """Of the calibrator's terms for source images (eq. 7: 1; released code: 0.1)."""
+    """Of the calibrator's terms for source images (eq. 7: 1; released code: 0.1, for segmentation 0.2)."""
     target_weight: float = 1.0
     """Of the calibrator's terms for target images (eq. 7: 1)."""
     calibrator_lr_factor: float = 1.0
@@ -85,7 +93,18 @@ class CalibratorConfig(SourceFirstConfig):
     """Adam's beta 1 of calibrator and discriminators (0.9 in released code; 0.5, as in many GANs, forgets the other
     side's last moves sooner)."""
 
-    backbone: Literal["lenet-small", "lenet-m3sda", "dtn", "resnet-small", "resnet50", "resnet101"] = "dtn"
+    backbone: Literal[
+        "lenet-small",
+        "lenet-m3sda",
+        "dtn",
+        "resnet-small",
+        "resnet50",
+        "resnet101",
+        "erfnet-encoder",
+        "erfnet",
+        "drn26",
+        "fcn8s",
+    ] = "dtn"
     """The frozen classifier: `dtn` is the paper's "LeNet" (section 5.3); otherwise as in `MethodConfig`."""
     lr: float = 1e-4
     """Learning rate (section 4: 1e-4 for all networks)."""
@@ -120,6 +139,15 @@ class CalibratorConfig(SourceFirstConfig):
             of_pixels = ("pixel_hidden", "patch", "patch_size", "shuffle")
             choice = "discriminators 'feature', which sees no pixel"
             check_unused(self, of_pixels, choice, "choose discriminators 'both' or 'pixel'")
+        if self.discriminators == "pixel" or self.feature_input == "features":
+            what = "discriminators 'pixel'" if self.discriminators == "pixel" else "feature_input 'features'"
+            choice = f"{what}, which shows no scores"
+            check_unused(self, ("score_maps",), choice, "choose feature_input 'logits' or 'probabilities'")
+        if not self.patch and labels_pixels(self):
+            raise ValueError(
+                f"patch: false takes whole images of one size, and {self.backbone} takes scenes of any; leave patch at "
+                "true"
+            )
         if not self.patch:
             check_unused(self, ("patch_size",), "patch false, which takes whole images", "leave patch at true")
         own: tuple[NormalisationPolicy, ...] = ("source-only", "frozen")
@@ -141,7 +169,7 @@ class CalibratorMethod(SourceFirst):
     """
 
     config_class: ClassVar[type[CalibratorConfig]] = CalibratorConfig
-    about = About("Ye et al., CVPR 2020")
+    about = About("Ye et al., CVPR 2020", segmentation=True)
     default_batch_size = 128
     config: CalibratorConfig
     calibrating: bool = False
@@ -171,9 +199,11 @@ class CalibratorMethod(SourceFirst):
                 seen, config.feature_hidden, groups, dropout=config.feature_dropout
             )
         if config.discriminators != "feature":
+            side = self.image_size
+            if not labels_pixels(config) and config.patch_size > side:
+                raise ValueError(f"patch_size: expected 1 to {side}, the side of the images, got {config.patch_size}")
             self.discriminators["pixel"] = PixelDiscriminator(
-                self.image_size,
-                patch_size=config.patch_size if config.patch else None,
+                config.patch_size if config.patch else side,
                 shuffle=config.shuffle,
                 hidden_features=config.pixel_hidden,
                 groups=groups,
@@ -239,7 +269,7 @@ class CalibratorMethod(SourceFirst):
 
     def kinds(self, source: Tensor, target: Tensor) -> dict[str, list[Tensor]]:
         """What each discriminator sees of G_1 to G_4 (section 3.2), of G_2 only with four groups: `source`, `target`,
-        and both calibrated, each (B, 3, S, S) or features of them (B, F)."""
+        and both calibrated, each (B, 3, S, S) or features of them (B, F) or maps."""
         images = [source, target]
         plain = images if self.config.groups == 4 else [source]
         calibrated = self.calibrate(torch.cat(images))
@@ -252,16 +282,16 @@ class CalibratorMethod(SourceFirst):
         return found
 
     def seen(self, name: str, images: Tensor) -> Tensor:
-        """What a discriminator sees of images (B, 3, S, S): these, or features of them (B, F)."""
+        """What a discriminator sees of images (B, 3, S, S): these, or features of them (B, F) or maps."""
         return self.represented(images) if name == "feature" else images
 
     def represented(self, images: Tensor) -> Tensor:
         """What the feature discriminator sees of images: M_s(images) (B, F), or class scores or probabilities of them
-        (B, C)."""
+        (B, C); or maps of these."""
         features = self.features(images)
         if self.config.feature_input == "features":
             return features
-        scores = self.scores(features)
+        scores = self.shown_scores(features)
         return scores if self.config.feature_input == "logits" else scores.softmax(dim=1)
 
     def discrimination(self, kinds: Mapping[str, Sequence[Tensor]]) -> Update:
@@ -289,29 +319,40 @@ class CalibratorMethod(SourceFirst):
     def judged(
         self, name: str, parts: Sequence[Tensor], generator: torch.Generator | None = None
     ) -> tuple[Tensor, ...]:
-        """A discriminator's logits (B_i, groups) of each of `parts`."""
+        """A discriminator's logits (N_i, groups) of each of `parts`: of its images, or of the places of its maps."""
         discriminator = self.discriminators[name]
-        together = torch.cat(list(parts))
-        # Called by name, so that what it draws can be drawn from another generator.
-        logits = discriminator(together, generator) if name == "pixel" else discriminator(together)
-        return logits.split([len(part) for part in parts])
+        if name == "pixel":
+            # Called by name, so that what it draws can be drawn from another generator.
+            return discriminator(torch.cat(list(parts)), generator).split([len(part) for part in parts])
+        rows = [as_rows(part) for part in parts]
+        return discriminator(torch.cat(rows)).split([len(part) for part in rows])
 
     @property
     def diagnosed_images(self) -> int:
-        return DIAGNOSED if self.calibrating else 0
+        if not self.calibrating:
+            return 0
+        return DIAGNOSED_SCENES if labels_pixels(self.config) else DIAGNOSED
 
     def diagnose(self, trained: Tensor, held_out: Tensor) -> dict[str, float]:
-        """Of each discriminator the share of source images, plain and calibrated, whose group it tells:
+        """Of each discriminator the share of source images, plain and calibrated, whose group it tells (of maps the
+        share of their places):
         `discriminator/NAME/trained-accuracy` and `discriminator/NAME/held-out-accuracy`."""
         of_source, of_calibrated = (GROUPS[self.config.groups][place] for place in (0, 2))
         labels = [group for group in (of_source, of_calibrated) if group is not None]
+        scenes = labels_pixels(self.config)
         found = {}
         for what, images in (("trained", trained), ("held-out", held_out)):
-            calibrated = self.calibrate(images)
-            for name in self.discriminators:
-                generator = torch.Generator(images.device).manual_seed(0)
-                logits = self.judged(name, [self.seen(name, images), self.seen(name, calibrated)], generator)
-                found[f"discriminator/{name}/{what}-accuracy"] = float(group_accuracy(logits, labels))
+            generator = torch.Generator(images.device).manual_seed(0)
+            told = {name: list[Tensor]() for name in self.discriminators}
+            for part in images.split(SCENES_AT_ONCE) if scenes else [images]:
+                calibrated = self.calibrate(part)
+                for name, shares in told.items():
+                    seen = [self.seen(name, part), self.seen(name, calibrated)]
+                    draws = range(PATCHES if scenes and name == "pixel" else 1)
+                    drawn = [group_accuracy(self.judged(name, seen, generator), labels) for _ in draws]
+                    shares.append(torch.stack(drawn).mean() * len(part))
+            for name, shares in told.items():
+                found[f"discriminator/{name}/{what}-accuracy"] = float(torch.stack(shares).sum()) / len(images)
         return found
 
     def remark(self, row: Mapping[str, Any]) -> str | None:

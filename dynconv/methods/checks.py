@@ -6,7 +6,13 @@ import dataclasses
 import math
 import types
 import typing
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from dynconv.models import input_of
+
+if TYPE_CHECKING:
+    from dynconv.methods.base import Method
+    from dynconv.methods.config import MethodConfig
 
 
 def check_types(config: Any) -> None:
@@ -63,6 +69,24 @@ def check_unused(config: Any, names: tuple[str, ...], choice: str, remedy: str) 
         value, default = getattr(config, name), defaults[name]
         if value != default:
             raise ValueError(f"{name}: {value} contradicts {choice}; {remedy} or leave {name} at {default}")
+
+
+def labels_pixels(config: MethodConfig) -> bool:
+    """Whether the backbone of `config` is for segmentation."""
+    return input_of(config.backbone).labels == "pixel"
+
+
+def check_segmentation(method: type[Method], config: MethodConfig) -> None:
+    """Raise a ValueError where the backbone of `config` labels every pixel and `method` only whole images."""
+    if method.about.segmentation or not labels_pixels(config):
+        return
+    from dynconv.methods import METHODS
+
+    able = ", ".join(name for name, kind in METHODS.items() if kind.about.segmentation)
+    raise ValueError(
+        f"backbone: {config.backbone} labels every pixel, and {method.__name__} is for labels of whole images; the "
+        f"methods for label maps are {able}"
+    )
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:

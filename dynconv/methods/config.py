@@ -14,15 +14,27 @@ from dynconv.models import DynamicSpec, NormalisationPolicy, weights_of
 class MethodConfig:
     """The fields that every method has."""
 
-    backbone: Literal["lenet-small", "lenet-m3sda", "dtn", "resnet-small", "resnet50", "resnet101"] = "lenet-small"
+    backbone: Literal[
+        "lenet-small",
+        "lenet-m3sda",
+        "dtn",
+        "resnet-small",
+        "resnet50",
+        "resnet101",
+        "erfnet-encoder",
+        "erfnet",
+        "drn26",
+        "fcn8s",
+    ] = "lenet-small"
     """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `dtn` for
     digits as in CyCADA and the Calibrator, `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101`
-    for 224 x 224."""
+    for 224 x 224. For labels of pixels `erfnet-encoder` (ERFNet's encoder and bilinear upsampling, as in GAM),
+    `erfnet`, `drn26` (CyCADA and the Calibrator) and `fcn8s` (VGG16)."""
     weights: str = "auto"
     """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
     for resnet50 and resnet101, none for the others."""
     norm: Literal["batch", "none"] = "batch"
-    """Whether the network has batch normalisation (the ResNets always have)."""
+    """Whether the network has batch normalisation (the ResNets always have, `fcn8s` never)."""
     normalisation_policy: NormalisationPolicy = "joint"
     """How batch normalisation treats the two domains. "joint": one pass of source and target together. "separate": a
     pass of each, by its own statistics. "source-only": the target is normalised by the source's running statistics and
@@ -35,7 +47,8 @@ class MethodConfig:
     residual: Literal["none", "subspace", "channel", "combined"] = "none"
     """Dynamic residual of the network's convolutions (DRT, Li et al., CVPR 2021): "none" for a static network,
     "subspace" routing (eq. 4), "channel" attention (eq. 3) or both "combined" (eq. 5); compared in Table 1. Of a LeNet
-    and the DTN every convolution is dynamic, of a ResNet the 3x3 in its blocks."""
+    and the DTN every convolution is dynamic, of a ResNet the 3x3 in its blocks, of a network for segmentation all of
+    3x3, 3x1 and 1x3."""
     num_bases: int = 4
     """K of eq. 4; section 4.2 of DRT compares 2, 4, 6 and 8 ("subspace" and "combined" only)."""
     basis_kernel_size: Literal[1] | None = 1
@@ -68,9 +81,9 @@ class MethodConfig:
     """Bases and branches learn with this many times `lr` (released DRT: 10 for those that its pretrained weights lack),
     or, where a FILE of released DRT brings them, as what came with `weights`. Those that ADDA's `source_checkpoint`
     brings learn with this factor."""
-    lr_schedule: Literal["constant", "step", "inverse"] = "constant"
+    lr_schedule: Literal["constant", "step", "inverse", "poly"] = "constant"
     """"step" multiplies the learning rate by `lr_decay` at each of `lr_milestones`; "inverse" by
-    (1 + `lr_gamma` * step) ** -`lr_power`."""
+    (1 + `lr_gamma` * step) ** -`lr_power`; "poly" by (1 - the part of the run that is over) ** `lr_power`."""
     lr_milestones: tuple[float, ...] = (1 / 3, 2 / 3)
     """Fractions of the run at which "step" decays (DRT section 4.1: epochs 100 and 200 of 300)."""
     lr_decay: float = 0.1
@@ -78,7 +91,7 @@ class MethodConfig:
     lr_gamma: float = 1e-3
     """How fast "inverse" falls, per step (released CDAN: 0.001)."""
     lr_power: float = 0.75
-    """The exponent of "inverse" (DANN, CDAN: 0.75)."""
+    """The exponent of "inverse" (DANN, CDAN: 0.75) and of "poly" (released ERFNet: 0.9)."""
     label_smoothing: float = 0.0
     """Probability moved from the label to the other classes together; 0 in the papers, 0.01 in released DRT."""
 
@@ -104,11 +117,11 @@ class MethodConfig:
             check_unused(self, unused, "optimiser 'adam', which has no use for it", "choose optimiser 'sgd'")
         elif self.nesterov and self.momentum == 0:
             raise ValueError("nesterov: it is a form of momentum, and momentum is 0")
-        schedules = {"step": ("lr_milestones", "lr_decay"), "inverse": ("lr_gamma", "lr_power")}
-        for schedule, names in schedules.items():
-            if self.lr_schedule != schedule:
+        users = {"lr_milestones": ("step",), "lr_decay": ("step",), "lr_gamma": ("inverse",)}
+        for name, schedules in (users | {"lr_power": ("inverse", "poly")}).items():
+            if self.lr_schedule not in schedules:
                 choice = f"lr_schedule {self.lr_schedule!r}, which has no use for it"
-                check_unused(self, names, choice, f"choose lr_schedule {schedule!r}")
+                check_unused(self, (name,), choice, f"choose lr_schedule {' or '.join(map(repr, schedules))}")
         if self.norm == "none":
             choice = "norm 'none', which has no batch normalisation"
             check_unused(self, ("normalisation_policy",), choice, "choose norm 'batch'")

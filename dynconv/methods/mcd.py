@@ -46,8 +46,8 @@ class MCDConfig(MethodConfig):
     """How batch normalisation treats the two domains: "separate" forward passes in MCD; all choices as in
     `MethodConfig`."""
     prediction: Literal["sum", "max"] = "sum"
-    """Scores at test: the "sum" of both classifiers (MCD), or, per image, those of the one with the larger "max"
-    score (released DRT)."""
+    """Scores at test: the "sum" of both classifiers (MCD), or, per image (in segmentation per pixel), those of the one
+    with the larger "max" score (released DRT)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +73,7 @@ class MCD(Method):
 
     config_class: ClassVar[type[MCDConfig]] = MCDConfig
     config: MCDConfig
-    about = About("Saito et al., CVPR 2018")
+    about = About("Saito et al., CVPR 2018", segmentation=True)
 
     def __init__(self, config: MCDConfig, num_classes: int, *, num_heads: int = 2) -> None:
         super().__init__(config, num_classes, num_heads=num_heads)
@@ -122,9 +122,8 @@ class MCD(Method):
         scores = torch.stack([head(features) for head in self.heads])
         if self.config.prediction == "sum":
             return scores.sum(dim=0)
-        winner = scores.amax(dim=2).argmax(dim=0)
-        # By its shape, not its len(), which would fix the batch of an exported network.
-        return scores[winner, torch.arange(winner.shape[0], device=winner.device)]
+        winner = scores.amax(dim=2, keepdim=True).argmax(dim=0, keepdim=True)
+        return scores.gather(0, winner.expand_as(scores[:1]))[0]
 
     def discrepancy(self, features: Tensor) -> Tensor:
         """How far both classifiers disagree on features (B, F): a scalar."""

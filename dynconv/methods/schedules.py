@@ -13,6 +13,8 @@ def learning_rate_factor(config: MethodConfig, step: int, max_steps: int) -> flo
         return 1.0
     if config.lr_schedule == "inverse":
         return (1 + config.lr_gamma * step) ** -config.lr_power
+    if config.lr_schedule == "poly":
+        return (1 - step / max_steps) ** config.lr_power
     return config.lr_decay ** sum(step >= milestone * max_steps for milestone in config.lr_milestones)
 
 

@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynconv.methods.base import Method
-from dynconv.methods.checks import check_unused
+from dynconv.methods.checks import check_unused, labels_pixels
 from dynconv.methods.config import MethodConfig
 from dynconv.models import input_of
+from dynconv.models.segmentation import SegmentationHead
 from dynconv.models.weights import are_left_out
 
 # What a branch computes by, beside what the shapes of its weights tell.
@@ -32,6 +33,10 @@ class SourceFirstConfig(MethodConfig):
     """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
     network and classifier are taken; the whole run is then adaptation. Give `weights` "none" where that run had it, for
     ResNets take images of another normalisation then. Empty to train them in the first `pretrain` of this run."""
+    score_maps: Literal["low", "full"] = "low"
+    """Of a network for segmentation whose scores a discriminator sees: these before the last upsampling ("low": a
+    choice of ours, 1/64 of the places where that is eightfold), or at the images' size ("full": released code of CyCADA
+    and of the Calibrator)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,6 +53,9 @@ class SourceFirstConfig(MethodConfig):
                     f"weights: {self.weights} contradicts {choice}; leave weights at auto, give none where that run "
                     "had none, or leave source_checkpoint out"
                 )
+        if not labels_pixels(self):
+            choice = f"backbone {self.backbone!r}, whose scores are no maps"
+            check_unused(self, ("score_maps",), choice, "choose a backbone for segmentation")
 
     def adaptation_begins(self, max_steps: int) -> int:
         """The first step, counted from 0, that adapts in a run of `max_steps`."""
@@ -83,6 +91,13 @@ class SourceFirst(Method):
                 f"pretrain: all of the run's {max_steps} steps learn the source, so nothing is ever adapted; give a "
                 "smaller share, or more steps"
             )
+
+    def shown_scores(self, features: Tensor) -> Tensor:
+        """Class scores as a discriminator sees them: (B, num_classes) of features (B, F), and of maps score maps of the
+        size that `score_maps` chooses."""
+        (head,) = self.heads
+        low = isinstance(head, SegmentationHead) and self.config.score_maps == "low"
+        return head.low(features) if low else self.scores(features)
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)

@@ -34,7 +34,7 @@ class SourceOnly(Method):
     """Cross entropy on the source; the target is never looked at, not even by batch normalisation."""
 
     config_class = SourceOnlyConfig
-    about = About("none: cross entropy on the source")
+    about = About("none: cross entropy on the source", segmentation=True)
 
     def __init__(self, config: SourceOnlyConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)

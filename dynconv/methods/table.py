@@ -20,9 +20,10 @@ Made by `python -m dynconv.methods.table > docs/methods.md`; do not edit it by h
 
 `dynconv train METHOD` trains each of them on the same engine, with the same data, networks, selection rules and report.
 **Also**: published names of what the method is by its default or by some choice of its fields. **Images**: the sides of
-the images that its networks take; the LeNets 32 (digits), the ResNets 64 and 224. **Several sources**: *union* takes
-them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made for targets that lack
-some of the source's classes; every method runs on them.
+the images that its networks take; the LeNets 32 (digits), the ResNets 64 and 224. **Segmentation**: it also trains the
+networks that label every pixel (ERFNet, DRN-26, VGG16-FCN8s), which take scenes of any size. **Several sources**:
+*union* takes them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made for targets
+that lack some of the source's classes; every method runs on them.
 """
 EVERY_METHOD = "The fields of every method"
 # Fields that many have are told once, each under a heading; the widest base comes first.
@@ -59,9 +60,11 @@ def methods_page() -> str:
 
 
 def image_sizes(config_class: type[MethodConfig]) -> list[int]:
-    """The sides, ascending, of the images that the backbones which a configuration may name take."""
+    """The sides, ascending, of the images that the backbones which a configuration may name take; those for
+    segmentation take any."""
     backbones = typing.get_args(typing.get_type_hints(config_class)["backbone"])
-    return sorted({input_of(name).image_size for name in backbones})
+    inputs = [input_of(name) for name in backbones]
+    return sorted({each.image_size for each in inputs if each.labels == "image"})
 
 
 def field_docs(config_class: type[Any]) -> dict[str, str]:

@@ -39,7 +39,7 @@ class TargetOnly(Method):
     """
 
     config_class = TargetOnlyConfig
-    about = About("none: the supervised bound of GAM (ECCV 2018) and the Calibrator (CVPR 2020)")
+    about = About("none: the supervised bound of GAM (ECCV 2018) and the Calibrator (CVPR 2020)", segmentation=True)
     supervised_by_target = True
 
     def updates(self, batch: Batch) -> Iterator[Update]:

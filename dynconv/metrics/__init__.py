@@ -1,8 +1,9 @@
-"""Measures of a classifier: with labels (accuracy, over all and by class) and without the target's (validators)."""
+"""Measures of a classifier: with labels (accuracy, and IoU of label maps) and without the target's (validators)."""
 
 from dynconv.metrics.classification import Classification, classification
 from dynconv.metrics.deep_embedded_validation import controlled_risk, deep_embedded_validation, density_ratio
 from dynconv.metrics.errors import NonFiniteError
+from dynconv.metrics.segmentation import Segmentation, segmentation
 from dynconv.metrics.validators import (
     LOWER_IS_BETTER,
     VALIDATORS,
@@ -19,6 +20,7 @@ __all__ = [
     "VALIDATORS",
     "Classification",
     "NonFiniteError",
+    "Segmentation",
     "ValidatorName",
     "classification",
     "controlled_risk",
@@ -28,5 +30,6 @@ __all__ = [
     "information_maximisation",
     "nuclear_norm",
     "prediction_validators",
+    "segmentation",
     "soft_neighbourhood_density",
 ]

@@ -5,7 +5,16 @@ from dynconv.models.calibrator_file import load_calibrator, save_calibrator
 from dynconv.models.dynamic import DynamicSpec, dynamic_parameters
 from dynconv.models.features import Features, use_memory_format
 from dynconv.models.lenet import LeNet
-from dynconv.models.network import NAMES, Network, NetworkInput, Normalisation, build, input_of, weights_of
+from dynconv.models.network import (
+    NAMES,
+    SEGMENTATION,
+    Network,
+    NetworkInput,
+    Normalisation,
+    build,
+    input_of,
+    weights_of,
+)
 from dynconv.models.normalisation import (
     DomainBatchNorm,
     DomainName,
@@ -16,10 +25,12 @@ from dynconv.models.normalisation import (
     split_by_domain,
     statistics_held,
 )
+from dynconv.models.segmentation import SegmentationFeatures, SegmentationHead
 from dynconv.models.weights import weights_left_out
 
 __all__ = [
     "NAMES",
+    "SEGMENTATION",
     "Calibrator",
     "DomainBatchNorm",
     "DomainName",
@@ -30,6 +41,8 @@ __all__ = [
     "NetworkInput",
     "Normalisation",
     "NormalisationPolicy",
+    "SegmentationFeatures",
+    "SegmentationHead",
     "build",
     "domain_norms",
     "dynamic_parameters",

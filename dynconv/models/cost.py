@@ -22,6 +22,8 @@ FORMS: tuple[Form, ...] = ("one-kernel", "split", "linear")
 # Section 3.3 of DRT: "the extra FLOPs caused by dynamic coefficient generation and residual aggregation of dynamic
 # transfer is negligible (less than 0.1% in our implementation) compared to the static model".
 PAPERS_PERCENT = 0.1
+# Height and width at which networks for segmentation are counted: driving scenes, as in GAM (section 5.3).
+PIXELS = (512, 1024)
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ def count_cost(model: nn.Module, *inputs: Any) -> Cost:
     return replace(cost, parameters=sum(p.numel() for p in model.parameters()), added_parameters=added)
 
 
-def costs_of_kinds(backbone: str, num_classes: int | None = None) -> list[KindCost]:
+def costs_of_kinds(
+    backbone: str, num_classes: int | None = None, image_size: tuple[int, int] | None = None
+) -> list[KindCost]:
     """A backbone static and with each kind of dynamic convolution, counted on the meta device: no weights are made.
 
     Args:
-        backbone: One of :data:`dynconv.models.NAMES`, at the size of its images.
-        num_classes: Count one linear classifier of this width too; None for the features alone.
+        backbone: One of :data:`dynconv.models.NAMES`.
+        num_classes: Count one head of this width too; None for the features alone.
+        image_size: Height and width of the images of a network for segmentation, ``PIXELS`` by default; the others
+            have their own.
 
     Raises:
-        ValueError: An unknown backbone, or fewer than two classes.
+        ValueError: An unknown backbone, fewer than two classes, or a size that is not the backbone's.
     """
     kinds: list[tuple[str, DynamicSpec | None]] = [
         ("static", None),
@@ -126,7 +132,10 @@ def costs_of_kinds(backbone: str, num_classes: int | None = None) -> list[KindCo
     with torch.device("meta"):
         # A width must be given, though the head may not be built.
         network = build(backbone, num_classes=num_classes or 2, dynamic=DynamicSpec(), weights="none")
-        images = torch.empty(1, 3, network.image_size, network.image_size)
+        size = (network.image_size,) * 2 if network.image_size else image_size or PIXELS
+        if image_size not in (None, size):
+            raise ValueError(f"image_size: {backbone} takes images of {size[0]} x {size[1]}, got {image_size}")
+        images = torch.empty(1, 3, *size)
         features = network.features
         model = features if num_classes is None else nn.Sequential(features, network.make_head())
     static_macs, layers = _run(model, images)

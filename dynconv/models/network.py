@@ -10,28 +10,37 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
+from dynconv.models.drn import DRN26
 from dynconv.models.dtn import DTN
 from dynconv.models.dynamic import DynamicSpec
+from dynconv.models.erfnet import ERFNet, ERFNetEncoder
+from dynconv.models.fcn8s import FCN8s
 from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
 from dynconv.models.released_drt import check_fits, num_bases_of, renamed
+from dynconv.models.released_segmentation import load_published
 from dynconv.models.resnet import ResNet, SmallResNet
+from dynconv.models.segmentation import SegmentationFeatures
 from dynconv.models.weights import are_left_out, imagenet_state, load_state, read_state, words
 from dynconv.nn import to_dynamic
+from dynconv.nn.dynamic_conv2d import Start
 
 Norm = Literal["batch", "none"]
 Normalisation = Literal["half", "imagenet"]
+Labels = Literal["image", "pixel"]
 
 
 class Network(NamedTuple):
     """A backbone and the recipe of its classifiers."""
 
     features: Features
-    """Images (B, 3, image_size, image_size) to features (B, features.out_features)."""
+    """Images (B, 3, image_size, image_size) to features (B, features.out_features), or, for labels of pixels, images
+    (B, 3, H, W) to maps (B, features.out_features, h, w)."""
     make_head: Callable[[], nn.Module]
-    """A new classifier, features to scores (B, num_classes), with its own random start."""
+    """A new classifier, features to scores (B, num_classes), or maps to scores (B, num_classes, H, W), with its own
+    random start."""
     image_size: int
-    """Side of the images."""
+    """Side of the images; 0 where they may have any that `NetworkInput.multiple` allows."""
     normalisation: Normalisation
     """What the images must be normalised by: "half" ([-1, 1]) or "imagenet" (its mean and deviation per channel)."""
     pretrained: list[nn.Parameter]
@@ -44,9 +53,13 @@ class NetworkInput(NamedTuple):
     """What a backbone wants to be fed, known before it is built."""
 
     image_size: int
-    """Side of the square images."""
+    """Side of the square images; 0 for images (H, W) of any size that `multiple` allows."""
     normalisation: Normalisation
     """As in `Network`."""
+    labels: Labels = "image"
+    """What it labels: the whole image, or each of its pixels (segmentation)."""
+    multiple: int = 1
+    """What the images' height and width must be multiples of, where `image_size` is 0."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,17 @@ _LENETS = {
 _DEPTHS: dict[str, Literal[50, 101]] = {"resnet50": 50, "resnet101": 101}
 # What takes 32 x 32 images, with or without batch normalisation.
 _DIGITS = (*_LENETS, "dtn")
-NAMES = (*_DIGITS, "resnet-small", *_DEPTHS)
+_SEGMENTATION: dict[str, type[SegmentationFeatures]] = {
+    "erfnet-encoder": ERFNetEncoder,
+    "erfnet": ERFNet,
+    "drn26": DRN26,
+    "fcn8s": FCN8s,
+}
+# What labels every pixel.
+SEGMENTATION = tuple(_SEGMENTATION)
+NAMES = (*_DIGITS, "resnet-small", *_DEPTHS, *SEGMENTATION)
+# What is made for batch normalisation.
+_NORMED = ("resnet-small", *_DEPTHS)
 
 
 def input_of(name: str, weights: str = "auto") -> NetworkInput:
@@ -83,8 +106,11 @@ def input_of(name: str, weights: str = "auto") -> NetworkInput:
         return NetworkInput(LeNet.image_size, "half")
     if name == "resnet-small":
         return NetworkInput(SmallResNet.image_size, "half")
-    # A file for one of torchvision's networks is taken for what nearly all such files are: trained on ImageNet.
-    return NetworkInput(ResNet.image_size, "half" if weights == "none" else "imagenet")
+    # A file is taken for what nearly all such files are: trained on ImageNet, or on images normalised like it.
+    normalisation: Normalisation = "half" if weights_of(name, weights) == "none" else "imagenet"
+    if name in _SEGMENTATION:
+        return NetworkInput(0, normalisation, "pixel", _SEGMENTATION[name].multiple)
+    return NetworkInput(ResNet.image_size, normalisation)
 
 
 def build(
@@ -100,16 +126,18 @@ def build(
 
     Args:
         name: `lenet-small`, `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear) or `dtn` (64-128-256, 512) for 32
-            x 32 images, `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224.
+            x 32 images, `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224; for
+            labels of pixels `erfnet-encoder` (with bilinear upsampling, as GAM's), `erfnet`, `drn26` or `fcn8s`.
         num_classes: Width of each head.
         dynamic: Makes the convolutions `DynamicConv2d` of this description: all of a LeNet's or the DTN's; of a ResNet
-            the 3x3 in its blocks, starting exactly at the static weights where there are any. None for the static
-            network.
-        norm: "none" leaves out every batch normalisation of a LeNet or the DTN.
+            the 3x3 in its blocks, of a network for segmentation all whose longer side is 3, starting exactly at the
+            static weights where there are any. None for the static network.
+        norm: "none" leaves out every batch normalisation of a LeNet, the DTN, ERFNet or DRN-26; FCN-8s has none anyway.
         bottleneck: Width of a linear layer after the backbone (CDAN: 256); 0 for none.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
             with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
-            released DRT's dynamic ResNet its bases and branches are taken too), or "auto": ImageNet where there is
+            released DRT's dynamic ResNet its bases and branches are taken too; for segmentation with our names or those
+            of `released_segmentation`), or "auto": ImageNet where there is
             such a set of weights, none elsewhere.
 
     Raises:
@@ -117,16 +145,21 @@ def build(
             there, cannot be read or do not fit, or a description that cannot start at given weights (channel attention
             whose scale is a sigmoid; any but its own beside released DRT's).
     """
-    image_size, normalisation = input_of(name, weights)
+    image_size, normalisation, *_ = input_of(name, weights)
     features: Features
     if norm not in ("batch", "none"):
         raise ValueError(f"norm: expected 'batch' or 'none', got {norm!r}")
-    if norm == "none" and name not in _DIGITS:
-        raise ValueError(f"norm: 'none' is for {', '.join(_DIGITS)}; {name} is made for batch normalisation")
+    if norm == "none" and name in _NORMED:
+        able = ", ".join(each for each in NAMES if each not in _NORMED)
+        raise ValueError(f"norm: 'none' is for {able}; {name} is made for batch normalisation")
     if num_classes < 2:
         raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
     if bottleneck < 0:
         raise ValueError(f"bottleneck: expected the width of a layer, or 0 for none, got {bottleneck}")
+    if bottleneck and name in _SEGMENTATION:
+        raise ValueError(
+            f"bottleneck: it is a linear layer on features, and {name} gives maps; give 0, got {bottleneck}"
+        )
     file = weights_of(name, weights)
     from_scratch = file == "none"
     pretrained, notice = list[nn.Parameter](), None
@@ -134,15 +167,23 @@ def build(
         features = _lenet(name, norm, dynamic if from_scratch else None)
     elif name == "dtn":
         features = DTN(norm=norm == "batch")
+    elif name == "fcn8s":
+        features = FCN8s()
+    elif name in _SEGMENTATION:
+        features = _SEGMENTATION[name](norm=norm == "batch")
     else:
         features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
+    head: Callable[[], nn.Module]
     if not from_scratch:
         pretrained, notice = _take_weights(features, name, file, dynamic)
     elif dynamic is not None and name not in _LENETS:
-        to_dynamic(features, start="random", **dynamic.options())
+        _make_dynamic(features, dynamic, "random")
     if bottleneck:
         features = WithBottleneck(features, bottleneck)
-    head = functools.partial(nn.Linear, features.out_features, num_classes)
+    if isinstance(features, SegmentationFeatures):
+        head = functools.partial(features.make_head, num_classes)
+    else:
+        head = functools.partial(nn.Linear, features.out_features, num_classes)
     return Network(features, head, image_size, normalisation, pretrained, notice)
 
 
@@ -166,18 +207,27 @@ def _take_weights(
     state = None if are_left_out() else imagenet_state(name) if file == "imagenet" else read_state(Path(file))
     trunk, where = features.trunk if isinstance(features, ResNet) else features, f"--weights {file}"
     released = isinstance(features, ResNet) and state is not None and num_bases_of(state, where) > 0
-    pretrained = list(features.parameters())
+    pretrained, notice = list(features.parameters()), None
     if state is not None and released:
         check_fits(state, dynamic, where)
+    elif state is not None and isinstance(features, SegmentationFeatures):
+        pretrained, notice = load_published(features, state, where)
     elif state is not None:
         load_state(trunk, state, where)
     if dynamic is not None:
-        to_dynamic(features, start="static", **dynamic.options())
+        _make_dynamic(features, dynamic, "static")
     if state is None or not released:
-        return pretrained, None
+        return pretrained, notice
     left_out = load_state(trunk, renamed(state, trunk, where), where)
     without = f"; its classifier is left out ({words(left_out)})" if left_out else ""
     return list(features.parameters()), f"{where}: bases and branches came with the weights{without}"
+
+
+def _make_dynamic(features: Features, dynamic: DynamicSpec, start: Start) -> None:
+    """Make the convolutions of a backbone that is no LeNet dynamic."""
+    # In segmentation all 3x3, 3x1 and 1x3: four full bases of VGG16's 7x7 would have 411 M weights.
+    where = (lambda _name, conv: max(conv.kernel_size) == 3) if isinstance(features, SegmentationFeatures) else None
+    to_dynamic(features, where, start=start, **dynamic.options())
 
 
 def _lenet(name: str, norm: Norm, dynamic: DynamicSpec | None) -> LeNet:

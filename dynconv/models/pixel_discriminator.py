@@ -30,46 +30,53 @@ def group_discriminator(
 
 
 class PixelDiscriminator(nn.Module):
-    """Judges images by a patch of each, with its pixels in random order, so that it does not overfit to the training
-    set (section 3.2).
+    """Judges images by a square patch of each, with its pixels in random order, so that it does not overfit to the
+    training set (section 3.2).
 
     Place and order are drawn anew for every image at every call, and the place from the whole image.
 
     Args:
-        image_size: Side of the images.
-        patch_size: Side of the patches; None for whole images.
+        patch_size: Side of the patches; that of the images for whole ones, which must be square.
         shuffle: Whether the pixels are shuffled; the three colours of a pixel stay together.
         hidden_features: Widths of the hidden layers.
         groups: Of images.
 
     Raises:
-        ValueError: A patch that is larger than the image, or without a pixel.
+        ValueError: A patch without a pixel.
     """
 
-    def __init__(
-        self, image_size: int, *, patch_size: int | None, shuffle: bool, hidden_features: Sequence[int], groups: int
-    ) -> None:
+    def __init__(self, patch_size: int, *, shuffle: bool, hidden_features: Sequence[int], groups: int) -> None:
         super().__init__()
-        side = image_size if patch_size is None else patch_size
-        if not 1 <= side <= image_size:
-            raise ValueError(f"patch_size: expected 1 to {image_size}, the side of the images, got {patch_size}")
-        self.image_size = image_size
-        self.side = side
+        if patch_size < 1:
+            raise ValueError(f"patch_size: expected at least 1, got {patch_size}")
+        self.patch_size = patch_size
         self.shuffle = shuffle
-        self.layers = group_discriminator(3 * side**2, hidden_features, groups)
+        self.layers = group_discriminator(3 * patch_size**2, hidden_features, groups)
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, S, S) to logits (B, groups); `generator` (on the images' device) draws the patches, by default
-        torch's own."""
+        """Images (B, 3, H, W) to logits (B, groups); `generator` (on the images' device) draws the patches, by default
+        torch's own.
+
+        Raises:
+            ValueError: The images are smaller than a patch.
+        """
         return self.layers(self.patches(images, generator).flatten(1))
 
     def patches(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, S, S) to patches (B, 3, patch_size ** 2)."""
+        """Images (B, 3, H, W) to patches (B, 3, patch_size ** 2)."""
         count, device = len(images), images.device
-        corners = self.image_size - self.side + 1
-        top, left = torch.randint(corners, (2, count, 1, 1), generator=generator, device=device)
-        within = torch.arange(self.side, device=device)
-        places = ((top + within[:, None]) * self.image_size + left + within).flatten(1)
+        height, width = images.shape[2:]
+        if self.patch_size > min(height, width):
+            raise ValueError(
+                f"patch_size: expected 1 to {min(height, width)} for images of {height} x {width}, got "
+                f"{self.patch_size}"
+            )
+        top, left = (
+            torch.randint(side - self.patch_size + 1, (count, 1, 1), generator=generator, device=device)
+            for side in (height, width)
+        )
+        within = torch.arange(self.patch_size, device=device)
+        places = ((top + within[:, None]) * width + left + within).flatten(1)
         if self.shuffle:
             order = torch.rand(places.shape, generator=generator, device=device).argsort(dim=1)
             places = places.gather(1, order)

@@ -16,7 +16,7 @@ LOGARITHMIC = 20.0
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy in per cent on one domain's test images over the bounds."""
+    """What a panel shows, in per cent, of one domain's test images over the bounds."""
 
     label: str
     place: int
@@ -38,6 +38,8 @@ class Panel:
 
     task: str
     curves: tuple[Curve, ...]
+    metrics: str = "accuracy"
+    """What the figures are, in words."""
 
 
 def save_epsilon(panels: Sequence[Panel], path: Path, *, axis_label: str, note: str) -> None:
@@ -73,7 +75,7 @@ def save_epsilon(panels: Sequence[Panel], path: Path, *, axis_label: str, note: 
         if bounds[0] > 0 and bounds[-1] / bounds[0] >= LOGARITHMIC:
             axis.set_xscale("log")
         axis.set_xlabel(axis_label, fontsize=9)
-        axis.set_ylabel("test accuracy, %", fontsize=9)
+        axis.set_ylabel(f"test {panel.metrics}, %", fontsize=9)
         axis.set_title(panel.task, fontsize=10)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)

@@ -19,7 +19,7 @@ LABEL_WIDTH = 62
 
 @dataclass(frozen=True)
 class Change:
-    """One run, or the mean of several: accuracies in per cent as (source, target)."""
+    """One run, or the mean of several: figures in per cent as (source, target)."""
 
     group: str
     """What it is an example of; a colour each."""
@@ -34,15 +34,19 @@ class Change:
     """The runs that `after` is the mean of, as small points."""
 
 
-def save_trade_off(changes: Sequence[Change], path: Path) -> None:
+def save_trade_off(changes: Sequence[Change], path: Path, metrics: str = "accuracy") -> None:
     """Write `trade_off_figure` as a PNG for a page. ValueError as there."""
-    save_png(trade_off_figure(changes), path)
+    save_png(trade_off_figure(changes, metrics), path)
 
 
-def trade_off_figure(changes: Sequence[Change]) -> Figure:
+def trade_off_figure(changes: Sequence[Change], metrics: str = "accuracy") -> Figure:
     """Draw target accuracy over source accuracy: a point for each change, and an arrow from before adaptation to it.
 
     To the right of its start: better on the source as well; above it: better on the target.
+
+    Args:
+        changes: The points.
+        metrics: What the figures are, in words.
 
     Raises:
         ValueError: No run.
@@ -77,9 +81,9 @@ def trade_off_figure(changes: Sequence[Change]) -> Figure:
             of_source, of_target = zip(*change.seeds, strict=True)
             axis.scatter(of_source, of_target, color=own, marker=shape, s=10, alpha=0.6, linewidths=0)
         axis.scatter(*change.after, color=own, marker=shape, s=44, edgecolors="black", linewidths=0.5, zorder=3)
-    axis.set_xlabel("source test accuracy, %", fontsize=9)
-    axis.set_ylabel("target test accuracy, %", fontsize=9)
-    axis.set_title("Target against source accuracy; arrows lead from before adaptation", fontsize=10)
+    axis.set_xlabel(f"source test {metrics}, %", fontsize=9)
+    axis.set_ylabel(f"target test {metrics}, %", fontsize=9)
+    axis.set_title(f"Target against source {metrics}; arrows lead from before adaptation", fontsize=10)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     keys = [_key(Line2D, group, "s", colour(place), 0.0) for place, group in enumerate(groups)]

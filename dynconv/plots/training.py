@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 Points = list[tuple[int, float]]
 
 LEVEL = re.compile(r"^(?P<family>.+?)[/-]level-(?P<level>\d+)$")
-OF_CLASS = re.compile(r"^target-test/(?P<domain>[^/]+)/accuracy-of-(?P<label>.+)$")
+OF_CLASS = re.compile(r"^target-test/(?P<domain>[^/]+)/(?:accuracy|iou)-of-(?P<label>.+)$")
 # With more classes than this (Office-Home has 65) the map of the classes has no names.
 MOST_NAMES = 70
 # Positive curves that differ by more than this are drawn on a logarithmic axis.
@@ -31,7 +31,9 @@ TITLES = {
     "selected": ("Target images chosen by their pseudo label", "% of the target"),
 }
 SHARES = ("discriminator/accuracy", "selected")
-ACCURACIES = {
+# What evaluations are judged by.
+JUDGED = {"accuracy": "accuracy", "mean-iou": "mean IoU"}
+SPLITS = {
     "target-test": "target-test (labels used only to look)",
     "source-test": "source-test",
     "source-val": "source-val (held out)",
@@ -54,8 +56,9 @@ def save_training(
     """Draw one run: a panel for each kind of thing it logged, in a grid of two columns.
 
     Gradient magnitude of each level and the differences between levels (the quantity that GSDA synchronises, eq. 12),
-    losses, accuracy of the discriminators, share of selected target images, accuracy per split, and a map of the
-    target's class-wise accuracy over the evaluations. What the run did not log has no panel.
+    losses, accuracy of the discriminators, share of selected target images, accuracy per split (of segmentation mean
+    IoU), and a map of the target's class-wise accuracy or IoU over the evaluations. What the run did not log has no
+    panel.
 
     Args:
         training_rows: Rows of training.jsonl: `step`, and scalars by name.
@@ -108,7 +111,8 @@ def save_trainings(runs: Mapping[str, tuple[Sequence[Row], Sequence[Row]]], path
     for column, name in enumerate(runs):
         if maps[name]:
             axis = figure.add_subplot(grid[-1, :] if single else grid[-1, column])
-            _draw_classes(figure, axis, maps[name], classes, "" if single else f"{name}\n")
+            words = "IoU" if "mean-iou" in panels[name] else "accuracy"
+            _draw_classes(figure, axis, maps[name], classes, "" if single else f"{name}\n", words)
     if single:
         figure.suptitle(next(iter(runs)), fontsize=11)
     path = Path(path)
@@ -119,11 +123,11 @@ def save_trainings(runs: Mapping[str, tuple[Sequence[Row], Sequence[Row]]], path
 
 
 def _kinds(runs: Iterable[Mapping[str, _Panel]]) -> list[str]:
-    """The kinds of panels that any run has: the known ones in their order, the others, the accuracies."""
+    """The kinds of panels that any run has: the known ones in their order, the others, those of the evaluations."""
     found = list(dict.fromkeys(kind for panels in runs for kind in panels))
     known = [kind for kind in TITLES if kind in found]
-    others = [kind for kind in found if kind not in TITLES and kind != "accuracy"]
-    return known + others + ["accuracy"] * ("accuracy" in found)
+    others = [kind for kind in found if kind not in TITLES and kind not in JUDGED]
+    return known + others + [kind for kind in JUDGED if kind in found]
 
 
 def _panels(training: Sequence[Row], results: Sequence[Row]) -> dict[str, _Panel]:
@@ -157,9 +161,11 @@ def _panels(training: Sequence[Row], results: Sequence[Row]) -> dict[str, _Panel
         }
         if any(scaled.values()):
             panels[kind] = _Panel(title, unit, scaled, share, 50.0 if kind == "discriminator/accuracy" else None)
-    accuracies = {label: points for split, label in ACCURACIES.items() if (points := _mean_accuracy(results, split))}
-    if accuracies:
-        panels["accuracy"] = _Panel("Accuracy, mean over the domains of a split", "accuracy, %", accuracies, True)
+    for metric, words in JUDGED.items():
+        judged = {label: points for split, label in SPLITS.items() if (points := _mean(results, split, metric))}
+        if judged:
+            title = f"{words[0].upper()}{words[1:]}, mean over the domains of a split"
+            panels[metric] = _Panel(title, f"{words}, %", judged, True)
     return panels
 
 
@@ -188,17 +194,17 @@ def _series(rows: Sequence[Row]) -> dict[str, Points]:
     return found
 
 
-def _mean_accuracy(rows: Sequence[Row], split: str) -> Points:
+def _mean(rows: Sequence[Row], split: str, metric: str) -> Points:
     points = []
     for row in rows:
-        values = [value for name, value in row.items() if name.startswith(f"{split}/") and name.endswith("/accuracy")]
+        values = [value for name, value in row.items() if name.startswith(f"{split}/") and name.endswith(f"/{metric}")]
         if values:
             points.append((row["step"], 100 * sum(values) / len(values)))
     return points
 
 
 def _class_map(rows: Sequence[Row]) -> dict[str, Points]:
-    """Class to its accuracies in per cent."""
+    """Class to its accuracies or IoUs in per cent."""
     found: dict[str, Points] = {}
     for row in rows:
         for name, value in row.items():
@@ -242,15 +248,18 @@ def _draw(axis: Any, panel: _Panel, logarithmic: bool) -> None:
         axis.legend(fontsize=7, ncols=1 + (len(panel.curves) > 6), framealpha=0.7)
 
 
-def _draw_classes(figure: Any, axis: Any, classes: Mapping[str, Points], order: Sequence[str], name: str) -> None:
-    steps = [step for step, _ in max(classes.values(), key=len)]
-    missing = [(0, math.nan)] * len(steps)
-    values = [[value for _, value in classes.get(label, missing)] for label in order]
+def _draw_classes(
+    figure: Any, axis: Any, classes: Mapping[str, Points], order: Sequence[str], name: str, words: str
+) -> None:
+    steps = sorted({step for points in classes.values() for step, _ in points})
+    # A class without a pixel has an IoU in those evaluations alone that predict it.
+    of_steps = [dict(classes.get(label, [])) for label in order]
+    values = [[found.get(step, math.nan) for step in steps] for found in of_steps]
     image = axis.imshow(values, aspect="auto", vmin=0, vmax=100, cmap="viridis", interpolation="nearest")
     bar = figure.colorbar(image, ax=axis, pad=0.01)
-    bar.set_label("accuracy, %", fontsize=9)
+    bar.set_label(f"{words}, %", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    title = "Accuracy per target class (labels used only to look)"
+    title = f"{words[0].upper()}{words[1:]} per target class (labels used only to look)"
     axis.set_title(f"{name}{title}", fontsize=9 if name else 10)
     shown = range(0, len(steps), math.ceil(len(steps) / 10))
     axis.set_xticks(list(shown), [str(steps[index]) for index in shown], fontsize=8)

@@ -12,6 +12,8 @@ from dynconv.recipes import (
     gsda,
     gsda_choices,
     gsda_scratch,
+    segmentation,
+    segmentation_small,
 )
 from dynconv.recipes.base import Recipe, Row
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
@@ -59,6 +61,11 @@ RECIPES: dict[str, Recipe] = {
         gsda_choices.HIERARCHY,
         gsda_choices.SAMPLERS,
         gsda_choices.CHOICES,
+        segmentation.TABLE_2,
+        segmentation.TABLE_2_STYLISED,
+        segmentation.TABLE_3,
+        segmentation.TABLE_4,
+        segmentation_small.CAMVID,
     )
 }
 

@@ -11,7 +11,18 @@ from typing import Any, Literal
 from dynconv.engine.config import RunOptions, TrainConfig
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import MethodConfig
+from dynconv.metrics.names import SEGMENTATION_METRICS
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
+
+# What papers call the metrics of segmentation where a table has one column for each.
+_HEADS = {
+    "mIoU": "mean-iou",
+    "IoU": "mean-iou",
+    "fwIoU": "frequency-weighted-iou",
+    "pixel accuracy": "pixel-accuracy",
+    "global accuracy": "pixel-accuracy",
+    "class accuracy": "class-accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,19 @@ class Recipe:
     """Name of the paper's table in `dynconv.recipes.published.TABLES`; with `groups` that of the means."""
     published_best: str | None = None
     """Name of the paper's table of each group's best task."""
+    bounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By task, what `dynconv data bound SOURCE TARGET` says of its label frequencies: each of `metrics` in per cent."""
+    stylised: str = ""
+    """Folder in the data root whose images take the place of GTA5's in training; empty for these."""
 
     def __post_init__(self) -> None:
         if unknown := [row.label for row in self.rows if row.cites is not None and self.published is None]:
             raise ValueError(f"{self.name}: {', '.join(unknown)} cite a row, and the recipe names no published table")
         self._check_labels()
+        if wrong := [task for task, figures in self.bounds.items() if len(figures) != len(self.metrics)]:
+            raise ValueError(
+                f"{self.name}: bounds of {', '.join(wrong)}: expected figures of {', '.join(self.metrics)}"
+            )
         grouped = [task for tasks in self.groups.values() for task in tasks]
         if self.groups and sorted(grouped) != sorted(self.tasks):
             raise ValueError(f"{self.name}: expected each task in one of the groups, got {self.groups}")
@@ -110,16 +129,28 @@ class Recipe:
         """The paper's table."""
         return None if self.published is None else TABLES[self.published]
 
-    def figure(self, row: PublishedRow, task: str) -> float | None:
-        """A published row's figure for a task: that of the column called like the task's head or, where the metric is
-        the mean over the classes, the mean of all columns; None where the table has neither."""
-        table = self.table
-        if table is None:
-            return None
-        if self.metric == "class-mean-accuracy":
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What the tables show of each run: `metric` and, of segmentation, the other three measures."""
+        return SEGMENTATION_METRICS if self.metric in SEGMENTATION_METRICS else (self.metric,)
+
+    def column(self, task: str, metric: str | None = None) -> int | None:
+        """The place of the published table's column that a task belongs to: the one called like the task's head or, of
+        segmentation, like the metric (by default the recipe's); None where there is none."""
+        columns = () if self.table is None else self.table.columns
+        if self.metric in SEGMENTATION_METRICS:
+            heads, wanted = [_HEADS.get(column) for column in columns], metric or self.metric
+        else:
+            heads, wanted = list(columns), self.tasks[task]
+        return heads.index(wanted) if wanted in heads else None
+
+    def figure(self, row: PublishedRow, task: str, metric: str | None = None) -> float | None:
+        """A published row's figure for a task, that of its `column`; where the metric is the mean over the classes, the
+        mean of all columns; None where the table has neither."""
+        if self.table is not None and self.metric == "class-mean-accuracy":
             return row.mean
-        head = self.tasks[task]
-        return row.values[table.columns.index(head)] if head in table.columns else None
+        place = self.column(task, metric)
+        return None if place is None else row.values[place]
 
     def cited(self) -> tuple[PublishedRow, ...]:
         """The rows of the paper's table that no row of the recipe runs."""
@@ -170,6 +201,8 @@ class Recipe:
         fields = {"protocol": task, "seed": seed, "out": out, "device": device, **self.run}
         if data_root is not None:
             fields["data_root"] = data_root
+        if self.stylised:
+            fields["stylised"] = (RunOptions(**fields).data_root or Path()) / self.stylised
         options = row.options
         if after is not None and row.starts_from is not None:
             options = row.starting(after)

@@ -1,24 +1,27 @@
-"""The analyses of a report's runs: from the cache where it holds them, computed and kept there where not."""
+"""What a report's runs make of images: from the cache where it holds that, computed and kept there where not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from dynconv.report import analysis
+from dynconv.report import kept
+from dynconv.report.analysis import Analysis, analyse
 from dynconv.report.collect import FoundRun
 from dynconv.report.options import ReportOptions
+from dynconv.report.scenes import SceneViews, view
+
+Seen = Analysis | SceneViews
 
 
-def analyses(
-    runs: Sequence[FoundRun], options: ReportOptions, *, line: Callable[[str], None]
-) -> dict[str, analysis.Analysis | str]:
-    """By the run's name its analysis, or why there is none; progress goes to `line`.
+def analyses(runs: Sequence[FoundRun], options: ReportOptions, *, line: Callable[[str], None]) -> dict[str, Seen | str]:
+    """By the run's name its analysis, of segmentation the views of scenes, or why there is none; progress goes to
+    `line`.
 
     A cached one is kept by configuration, checkpoint and step, and taken if the checkpoint's file is the one it was
     computed from.
     """
-    found: dict[str, analysis.Analysis | str] = {}
+    found: dict[str, Seen | str] = {}
     for place, run in enumerate(runs, start=1):
         try:
             found[run.name] = _analysis(
@@ -30,7 +33,7 @@ def analyses(
     return found
 
 
-def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None]) -> analysis.Analysis:
+def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None]) -> Seen:
     row = run.chosen(options.checkpoint)
     if row is None:
         what = "the run is not finished" if run.done is None else f"the run has no choice by {options.checkpoint}"
@@ -41,7 +44,8 @@ def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None
     state = weights.stat()
     stamp = f"{state.st_size}-{state.st_mtime_ns}"
     path = options.out / "cache" / f"{run.config.hash}-{options.checkpoint}-{row['step']}.npz"
-    if (held := analysis.load(path, stamp)) is not None:
+    kind = Analysis if run.metric == "accuracy" else SceneViews
+    if (held := kept.load(kind, path, stamp)) is not None:
         return held
     announce()
     # Here: training code takes 5 s to import, and a report of runs whose analyses are kept needs none of it.
@@ -50,6 +54,6 @@ def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None
     loaded = load_run(
         run.folder.path, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root
     )
-    made = analysis.analyse(loaded)
-    analysis.save(made, path, stamp)
+    made = analyse(loaded) if kind is Analysis else view(loaded)
+    kept.save(made, path, stamp)
     return made

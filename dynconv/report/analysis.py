@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +15,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-# Rises with every change of what is computed here: it is part of what the cache asks for.
-VERSION = 1
 # Of each side, spread evenly: t-SNE of 2 x 1,000 points took 14 s on a busy CPU core, and more would hide each other.
 POINTS = 1000
 # t-SNE of wide features looks for neighbours among their first principal components (van der Maaten and Hinton, 2008).
@@ -183,31 +178,3 @@ def _samples(labels: torch.Tensor, predictions: torch.Tensor, confidences: torch
 def _pictures(split: Split, places: torch.Tensor) -> Array:
     images = split.images_at(places)
     return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def save(analysis: Analysis, path: Path, stamp: str) -> None:
-    """Write an analysis and the `stamp` of the checkpoint it is of; atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}.npz")
-    values: dict[str, Any] = {field.name: np.asarray(getattr(analysis, field.name)) for field in fields(Analysis)}
-    np.savez_compressed(temporary, **values | {"version": np.asarray(VERSION), "stamp": np.asarray(stamp)})
-    os.replace(temporary, path)
-
-
-def load(path: Path, stamp: str) -> Analysis | None:
-    """What `save` wrote, or None where there is nothing that this version wrote of the checkpoint `stamp`.
-
-    A damaged file counts as nothing: it is computed anew and written over.
-    """
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            if int(held["version"]) != VERSION or str(held["stamp"]) != stamp:
-                return None
-            values: dict[str, Any] = {field.name: held[field.name] for field in fields(Analysis)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-    plain = {name: value.item() for name, value in values.items() if value.ndim == 0}
-    names = {name: tuple(map(str, value)) for name, value in values.items() if value.dtype.kind == "U"}
-    return Analysis(**values | plain | names)

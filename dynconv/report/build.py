@@ -9,7 +9,7 @@ from pathlib import Path
 import dynconv
 from dynconv.engine.run_folder import write_atomically
 from dynconv.plots.trade_off import Change, save_trade_off
-from dynconv.report.analyses import analyses
+from dynconv.report.analyses import Seen, analyses
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import SOURCE_ONLY, STEP_0, Before, before
 from dynconv.report.cited import asked_tables
@@ -23,9 +23,10 @@ from dynconv.report.options import ReportOptions
 from dynconv.report.papers import matches
 from dynconv.report.provenance import provenance
 from dynconv.report.results import model_of, results_tables
+from dynconv.report.run_figures import class_iou_figures
 from dynconv.report.run_section import run_section
 from dynconv.report.spread import both_sides
-from dynconv.report.summary import distance_table, selection_table, source_table, validator_table
+from dynconv.report.summary import distance_table, measures_table, selection_table, source_table, validator_table
 from dynconv.report.table import counted
 
 
@@ -68,7 +69,7 @@ def gather(
     if grouping.groups:
         sections = [
             Section("Results", results_tables(grouping, {run.name: matches(run) for run in runs}, rule)),
-            Section("Source and target", _both_sides(grouping, starts, found, rule, figures / "trade-off.png")),
+            Section("Source and target", _both_sides(grouping, starts, found, rule, figures)),
             Section("Choice of models", tuple(filter(None, (selection_table(grouping), validator_table(grouping))))),
         ]
     if options.published:
@@ -85,10 +86,11 @@ def gather(
     if gaps := _gaps(runs, unreadable, grouping):
         sections.append(Section("Gaps", (gaps,)))
     finished = sum(run.done is not None for run in runs)
+    judged = "accuracies" if grouping.metrics == "accuracy" else "figures"
     introduction = (
         f"{counted(finished, 'finished run')} of {len(runs) + len(unreadable)} found; dynconv {dynconv.__version__}. "
         f"Figures and the summary show {model_of(rule)} of each run. No target label trained a model, and none chose "
-        "the step of one but the oracle's; target accuracies are shown to judge. How the runs' settings were chosen is "
+        f"the step of one but the oracle's; target {judged} are shown to judge. How the runs' settings were chosen is "
         "not in their folders: this report cannot know it.",
     )
     return Report(options.title, introduction, tuple(sections))
@@ -97,9 +99,9 @@ def gather(
 def _both_sides(
     grouping: Grouping,
     starts: dict[str, Before | None],
-    found: dict[str, Analysis | str],
+    found: dict[str, Seen | str],
     rule: str,
-    path: Path,
+    figures: Path,
 ) -> tuple[Block, ...]:
     changes = []
     for group in grouping.groups:
@@ -115,16 +117,19 @@ def _both_sides(
                 if after is not None:
                     changes.append(Change(group.label, task, after, earlier, untrained))
     title = "Trade-off"
-    plot: Block = Missing(title, "no run has both accuracies")
+    plot: Block = Missing(title, "no run has figures of both sides")
     if changes:
-        save_trade_off(changes, path)
+        path = figures / "trade-off.png"
+        save_trade_off(changes, path, grouping.metrics)
         runs = counted(len(changes), "run")
-        alt = f"Target test accuracy over source test accuracy of {runs}, arrows from before adaptation"
+        metrics = grouping.metrics
+        alt = f"Target test {metrics} over source test {metrics} of {runs}, arrows from before adaptation"
         plot = Figure(title, alt, path, _arrows(changes))
     distances = {name: each.a_distance for name, each in found.items() if isinstance(each, Analysis)}
     distance = distance_table(grouping, distances)
-    blocks = [source_table(grouping, starts, rule), plot]
-    return tuple(blocks) if distance is None else (*blocks, distance)
+    blocks = (source_table(grouping, starts, rule), measures_table(grouping, starts, rule), plot, distance)
+    classes = tuple(class_iou_figures(grouping, rule, figures))
+    return (*(block for block in blocks if block is not None), *classes)
 
 
 def _arrows(changes: Sequence[Change]) -> str:

@@ -74,7 +74,7 @@ class CalibratedRun:
         scoring = self.loaded.scoring
         for images, labels in evaluation_batches(
             part.split,
-            batch_size=scoring.chunk,
+            batch_size=scoring.chunk_of(part.split),
             device=scoring.device,
             normalisation=scoring.network_input.normalisation,
         ):

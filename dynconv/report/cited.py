@@ -36,8 +36,8 @@ def figure_of(recipe: Recipe, row: PublishedRow, task: str) -> CitedFigure | Non
         return None
     if recipe.metric == "class-mean-accuracy":
         return CitedFigure(round(value, 1))
-    place = table.columns.index(recipe.tasks[task])
-    return CitedFigure(value, None if row.spread is None else row.spread[place])
+    place = recipe.column(task)
+    return CitedFigure(value, None if row.spread is None or place is None else row.spread[place])
 
 
 def printed_average(recipe: Recipe, row: PublishedRow, tasks: Sequence[str]) -> CitedFigure | None:

@@ -198,9 +198,11 @@ def save_coefficient_figures(
     Raises:
         ValueError: As `load_run` and `collect`, too few images for t-SNE, or a file that cannot be written.
     """
-    from dynconv.engine.inspect import load_run
+    from dynconv.engine.inspect import check_whole_images, load_run
 
     loaded = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
+    # The plane is coloured by the images' classes too.
+    check_whole_images(loaded, "plot coefficients")
     found = collect(loaded, points)
     scores = silhouettes(found)
     panels = []

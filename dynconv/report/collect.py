@@ -14,6 +14,7 @@ from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.runs import inspect
 from dynconv.engine.selection import Row, before
 from dynconv.methods import METHODS
+from dynconv.metrics.names import judged_by
 
 T = TypeVar("T")
 
@@ -43,6 +44,11 @@ class FoundRun:
     @property
     def seed(self) -> int:
         return self.config.run.seed
+
+    @property
+    def metric(self) -> str:
+        """What it is judged by: "accuracy", or "mean-iou" where every pixel has a class."""
+        return judged_by(self.config.network_input.labels)
 
     @property
     def seconds(self) -> float | None:

@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from dynconv.models import NAMES, input_of
-from dynconv.models.cost import FORMS, PAPERS_PERCENT, Cost, KindCost
+from dynconv.models import NAMES, SEGMENTATION, input_of
+from dynconv.models.cost import FORMS, PAPERS_PERCENT, PIXELS, Cost, KindCost
 from dynconv.parsing import parse_options
 
 LEGEND = {
@@ -28,6 +28,8 @@ LEGEND = {
 }
 # So that neither table is wider than a terminal of 80 columns; one kind is longer, and takes two lines.
 KIND_WIDTH = 18
+# Of Cityscapes.
+SCENE_CLASSES = 19
 
 
 @dataclass(frozen=True)
@@ -36,18 +38,39 @@ class InfoOptions:
 
     backbone: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(required)")] = ""
     """One of the backbones, counted at the size of its images. No weights are read or made."""
-    classes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none)")] = None
-    """Count a linear classifier of N classes too."""
+    classes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: none, or 19)")] = None
+    """Count the head for N classes too: a linear classifier, or what labels every pixel (of 19 classes by default)."""
+    image_size: Annotated[
+        tuple[int, int] | None, tyro.conf.arg(metavar="H W", help_behavior_hint="(default: 512 1024)")
+    ] = None
+    """Size of the images of a network that labels every pixel."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of a table."""
 
     def __post_init__(self) -> None:
         if not self.backbone:
-            raise ValueError(f"info: --classes and --json go with --backbone NAME, one of {', '.join(NAMES)}")
+            raise ValueError(f"info: all options go with --backbone NAME, one of {', '.join(NAMES)}")
         if self.backbone not in NAMES:
             raise ValueError(f"--backbone: expected one of {', '.join(NAMES)}, got {self.backbone!r}")
         if self.classes is not None and self.classes < 2:
             raise ValueError(f"--classes: expected at least 2, got {self.classes}")
+        own = input_of(self.backbone)
+        if self.image_size is not None and own.image_size:
+            raise ValueError(f"--image-size: {self.backbone} takes images of {own.image_size} x {own.image_size}")
+        if any(side < 1 or side % own.multiple for side in self.size):
+            given = " ".join(map(str, self.size))
+            raise ValueError(f"--image-size: expected multiples of {own.multiple} for {self.backbone}, got {given}")
+
+    @property
+    def counted_classes(self) -> int | None:
+        """`classes`, or their default."""
+        return SCENE_CLASSES if self.classes is None and self.backbone in SEGMENTATION else self.classes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        side = input_of(self.backbone).image_size
+        return (side, side) if side else self.image_size or PIXELS
 
 
 def parse_info(args: Sequence[str]) -> InfoOptions:
@@ -55,12 +78,12 @@ def parse_info(args: Sequence[str]) -> InfoOptions:
     return parse_options(InfoOptions, "info", args)
 
 
-def cost_facts(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> dict[str, Any]:
+def cost_facts(options: InfoOptions, rows: Sequence[KindCost]) -> dict[str, Any]:
     """The rows for JSON: counts, and under `added_macs` the multiply-adds of each form on top of `static_macs`."""
     return {
-        "backbone": backbone,
-        "image_size": input_of(backbone).image_size,
-        "classes": classes,
+        "backbone": options.backbone,
+        "image_size": input_of(options.backbone).image_size or options.size,
+        "classes": options.counted_classes,
         "kinds": [
             {
                 "kind": row.kind,
@@ -72,13 +95,15 @@ def cost_facts(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> 
     }
 
 
-def cost_table(backbone: str, classes: int | None, rows: Sequence[KindCost]) -> Group:
+def cost_table(options: InfoOptions, rows: Sequence[KindCost]) -> Group:
     """One line per kind in a table of parameters and in one of multiply-adds, what the columns count, and how that
     compares with the paper's "less than 0.1 %". No cell is cut on a terminal of 80 columns."""
     static = rows[0].cost
-    size = input_of(backbone).image_size
-    head = "without a classifier" if classes is None else f"with a linear classifier of {classes} classes"
-    heading = f"{backbone} at {size} x {size}, {head}: {static.static_macs / 1e9:.3f} GMAC when static"
+    backbone, classes = options.backbone, options.counted_classes
+    kind = "the head" if backbone in SEGMENTATION else "a linear classifier"
+    head = "without a classifier" if classes is None else f"with {kind} of {classes} classes"
+    size = "{} x {}".format(*options.size)
+    heading = f"{backbone} at {size}, {head}: {static.static_macs / 1e9:.3f} GMAC when static"
     parameters = _table(f"parameters; % of the static {static.parameters:,}", "total", "added", "%")
     macs = _table("multiply-adds (MACs) of an image beside the static ones, in % of these", *LEGEND)
     for kind, dynamic, cost in rows:

@@ -1,4 +1,4 @@
-"""`dynconv data list`, `check` and `sample`: from their words to what they print."""
+"""`dynconv data list`, `check`, `sample` and `bound`: from their words to what they print."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from dynconv.parsing import parse_options
-from dynconv.report.data_options import CheckOptions, ListOptions, SampleOptions, data_root_of
+from dynconv.report.data_options import BoundOptions, CheckOptions, ListOptions, SampleOptions, data_root_of
 
-ACTIONS = ("list", "check", "sample")
+ACTIONS = ("list", "check", "sample", "bound")
 
 USAGE = """usage: dynconv data list [NAME ...] | check [NAME ...] | sample NAME [NAME ...] --out PNG
+       dynconv data bound SOURCE TARGET
 
 actions:
   list     every known set and protocol: counts, classes, what of them is here, and where to get the rest
   check    files, digests, counts per split and class, every image decoded; exits with 2 where anything differs;
            --download fetches mnist, usps and svhn first where they are missing
-  sample   a picture of images of each class
+  sample   a picture of images of each class, or of driving scenes and their label maps
+  bound    how well a model of driving scenes can do whose classes come as often as the source's
 
 NAME is a domain (usps, office31:amazon), a collection (office31), a protocol (mnist-usps@adda) or, for check and
-sample, NAME=DIR: one folder per class, or a "path label" list. `dynconv data ACTION --help` tells each one's options.
+sample, NAME=DIR: one folder per class, a "path label" list, or scenes in CamVid's layout (train, trainannot, test,
+testannot, classes.txt). `dynconv data ACTION --help` tells each one's options.
 """
 
 # Of a pipe's 80 columns, which rich assumes, the names would be folded to pieces.
@@ -46,6 +49,8 @@ def run_data(action: str, args: Sequence[str]) -> str | None:
         return _check(parse_options(CheckOptions, "data check", args))
     if action == "list":
         _list(parse_options(ListOptions, "data list", args))
+    elif action == "bound":
+        _bound(parse_options(BoundOptions, "data bound", args))
     else:
         _sample(parse_options(SampleOptions, "data sample", args))
     return None
@@ -93,16 +98,46 @@ def _check(options: CheckOptions) -> str | None:
 
 def _sample(options: SampleOptions) -> None:
     from dynconv.plots.class_samples import save_class_samples
-    from dynconv.report.data_sample import sampled
+    from dynconv.plots.scene_samples import save_scene_samples
+    from dynconv.report.data_sample import sampled, sampled_scenes
 
-    save_class_samples(
-        sampled(options.names, data_root_of(options.data_root)),
-        options.out,
-        per_class=options.per_class,
-        most_classes=options.most_classes,
-        seed=options.seed,
-    )
+    root = data_root_of(options.data_root)
+    if scenes := sampled_scenes(options.names, root):
+        save_scene_samples(scenes, options.out, count=options.per_class, seed=options.seed)
+    else:
+        save_class_samples(
+            sampled(options.names, root),
+            options.out,
+            per_class=options.per_class,
+            most_classes=options.most_classes,
+            seed=options.seed,
+        )
     print(options.out)
+
+
+def _bound(options: BoundOptions) -> None:
+    import torch
+
+    from dynconv.report.data_bound import bound_of, bound_tables
+
+    with _Bars() as bars:
+        found = bound_of(
+            options.source,
+            options.target,
+            data_root_of(options.data_root),
+            setting=options.classes,
+            threads=torch.get_num_threads(),
+            on_progress=bars.show,
+        )
+    if options.manifests is not None:
+        if found.source.name == found.target.name:
+            raise ValueError(f"--manifests: both would be {options.manifests / found.source.name}.json")
+        for each in (found.source, found.target):
+            each.write(options.manifests / f"{each.name}.json")
+    if options.json:
+        print(json.dumps(found.to_dict()))
+    else:
+        _print(bound_tables(found))
 
 
 def _print(parts: Group) -> None:

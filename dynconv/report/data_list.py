@@ -148,6 +148,9 @@ def _details(facts: Published, data_root: Path | None, *, same_classes: bool) ->
         lines.append(f"\n  {split} by class: {each}" if split != "all" else f": {each}")
     for split, absent in facts.absent.items():
         lines.append(f"\n  published without: {', '.join(absent)} ({split})")
+    if len(facts.settings) > 1:
+        default, *others = facts.settings
+        lines.append(f"\n  class settings: {', '.join((f'{default} (the default)', *others))}")
     for places in needed(facts.domain):
         found = data_root is not None and any((data_root / place).exists() for place in places)
         digest = f" ({facts.digests[places[0]]})" if places[0] in facts.digests else ""

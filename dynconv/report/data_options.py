@@ -1,4 +1,4 @@
-"""The options of `dynconv data list`, `check` and `sample`."""
+"""The options of `dynconv data list`, `check`, `sample` and `bound`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """Draw training images of each class in a picture, domains side by side."""
+    """Draw training images of each class in a picture, domains side by side; of driving scenes, images and label maps,
+    domains one above the other."""
 
     names: Annotated[
         tuple[str, ...],
@@ -78,7 +79,7 @@ class SampleOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
     """Picture to write; its suffix chooses the format."""
     per_class: Annotated[int, tyro.conf.arg(metavar="N")] = 4
-    """Images of each class and domain."""
+    """Images of each class and domain; of driving scenes, of each domain."""
     most_classes: Annotated[int, tyro.conf.arg(metavar="N")] = 40
     """Classes shown; of more, so many are taken at even distances."""
     seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
@@ -93,6 +94,32 @@ class SampleOptions:
             if value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}")
         check_picture(self.out, "samples.png")
+
+
+@dataclass(frozen=True)
+class BoundOptions:
+    """The best that a model of driving scenes can score if its classes come as often as the source's: GAM's oracle,
+    from label files or manifests alone. The source's training images count, and the target's test images, which are
+    what is judged; where no test split is published, all of them."""
+
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """gta5, synthia, cityscapes, camvid_day or camvid_dusk; NAME=DIR, your own in CamVid's layout; or a manifest's path
+    (NAME.json)."""
+    target: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
+    """One of the same."""
+    classes: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="22|19|16|13|11", help_behavior_hint="(default: those that training would take)"),
+    ] = None
+    """The classes that count; pixels of others are ignored."""
+    data_root: DataRoot = None
+    """Folder of the real data sets."""
+    manifests: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: none are written)")
+    ] = None
+    """Write what was counted as DIR/NAME.json: manifests of pixels by class, to be given as SOURCE and TARGET."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print one JSON object instead of tables."""
 
 
 def data_root_of(given: Path | None) -> Path | None:

@@ -113,6 +113,11 @@ def degradations(runs: Sequence[FoundRun], oracles: Sequence[FoundRun]) -> list[
 def _grouped(runs: Sequence[FoundRun], what: str) -> Grouping:
     for run in runs:
         _last(run)
+        if run.metric != "accuracy":
+            raise ValueError(
+                f"{what} {run.folder.path}: plot degradation compares accuracies, and {run.config.options.backbone} "
+                "labels every pixel; `dynconv report` has a run's mean IoU on the source before and after"
+            )
     grouping = group_runs(runs)
     for run, counted in grouping.doubles:
         raise ValueError(

@@ -21,6 +21,7 @@ from dynconv.report.collect import FoundRun
 from dynconv.report.figures import write_beside
 from dynconv.report.groups import kinds_of, runs_to_group, tasks_of
 from dynconv.report.spread import Point, both_sides, chosen_sides, mean_point, side_of
+from dynconv.report.words import metrics_of
 
 # Bounds of --sweep: none, and so many equal parts of the run's own.
 PARTS = 10
@@ -30,7 +31,7 @@ CLAMPED = "bound that the trained perturbation is clamped to, of the range from 
 
 @dataclass(frozen=True)
 class EpsilonLine:
-    """Runs of one kind on one task. Points are (source, target) test accuracy in per cent, by seed."""
+    """Runs of one kind on one task. Points are (source, target) test figures in per cent, by seed."""
 
     task: str
     label: str
@@ -38,6 +39,8 @@ class EpsilonLine:
     """By bound, ascending."""
     without: Mapping[int, Point]
     """The classifier without calibrator; empty where it is not known."""
+    metric: str = "accuracy"
+    """What the points are: "accuracy", or "mean-iou" where every pixel has a class."""
 
 
 def epsilon_lines(runs: Sequence[FoundRun], rule: CheckpointName) -> list[EpsilonLine]:
@@ -49,7 +52,7 @@ def epsilon_lines(runs: Sequence[FoundRun], rule: CheckpointName) -> list[Epsilo
         rule: Which of a run's models counts.
 
     Raises:
-        ValueError: A run of another method, one that is not finished, was given twice or lacks an accuracy, or none.
+        ValueError: A run of another method, one that is not finished, was given twice or lacks a figure, or none.
     """
     others = [run for run in runs if run.config.method != SOURCE_ONLY]
     for run in others:
@@ -83,7 +86,7 @@ def _line(
             starts.setdefault(run.seed, []).append(began)
     # Runs of a seed learnt the same classifier, so that this is the mean of equals.
     without = {seed: mean_point(began) for seed, began in starts.items()}
-    return EpsilonLine(task, label, dict(sorted(points.items())), without)
+    return EpsilonLine(task, label, dict(sorted(points.items())), without, same[0].metric)
 
 
 def sweep(run: CalibratedRun) -> EpsilonLine:
@@ -128,9 +131,9 @@ def accuracy_by_bound(run: CalibratedRun, part: Part, bounds: Sequence[float]) -
 
 
 def epsilon_table(found: Sequence[EpsilonLine]) -> Table:
-    """A line for each bound: source and target accuracy, mean ± standard deviation over seeds."""
+    """A line for each bound: source and target figures, mean ± standard deviation over seeds."""
     table = Table(
-        title="Test accuracy over the bound of the perturbation",
+        title=f"Test {_metrics(found)} over the bound of the perturbation",
         caption="in %, mean ± sample standard deviation over seeds; 0 is the classifier without calibrator",
     )
     for head in ("task", "run"):
@@ -146,7 +149,7 @@ def epsilon_table(found: Sequence[EpsilonLine]) -> Table:
 
 
 def epsilon_csv(found: Sequence[EpsilonLine]) -> str:
-    """The same as CSV: a line for each accuracy in per cent; `std` is the sample standard deviation over `n` seeds."""
+    """The same as CSV: a line for each figure in per cent; `std` is the sample standard deviation over `n` seeds."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("task", "run", "epsilon", "domain", "mean", "std", "n", "seeds"))
@@ -157,6 +160,10 @@ def epsilon_csv(found: Sequence[EpsilonLine]) -> str:
     return text.getvalue()
 
 
+def _metrics(found: Sequence[EpsilonLine]) -> str:
+    return metrics_of(line.metric for line in found)
+
+
 def _with_zero(line: EpsilonLine) -> dict[float, Mapping[int, Point]]:
     zero = {0.0: line.without} if line.without else {}
     return {**zero, **line.points}
@@ -165,7 +172,7 @@ def _with_zero(line: EpsilonLine) -> dict[float, Mapping[int, Point]]:
 def save_epsilon_figure(
     paths: Sequence[Path], out: Path, rule: CheckpointName, *, line: Callable[[str], None]
 ) -> list[EpsilonLine]:
-    """Draw the accuracies of finished runs over epsilon, and write them beside the figure as CSV.
+    """Draw what finished runs are judged by over epsilon, and write them beside the figure as CSV.
 
     Args:
         paths: Run folders, or folders that hold some.
@@ -213,6 +220,7 @@ def _save(found: Sequence[EpsilonLine], out: Path, axis_label: str) -> None:
                 if line.task == task
                 for side in (1, 0)
             ),
+            _metrics([line for line in found if line.task == task]),
         )
         for task in dict.fromkeys(line.task for line in found)
     ]

@@ -14,6 +14,7 @@ from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun, readable_runs
 from dynconv.report.started import configuration_started_from
 from dynconv.report.table import named
+from dynconv.report.words import metrics_of
 
 # These say which task a run is of, and which of its seeds.
 NOT_OPTIONS = (*NOT_IDENTITY, "protocol", "source", "target", "seed")
@@ -43,6 +44,11 @@ class Grouping:
     tasks: tuple[str, ...]
     doubles: tuple[tuple[FoundRun, FoundRun], ...] = field(default=())
     """Runs that were left out, each with the counted one of the same configuration."""
+
+    @property
+    def metrics(self) -> str:
+        """What the runs are judged by, in words."""
+        return metrics_of(run.metric for group in self.groups for run in group.all())
 
 
 def group_runs(runs: Sequence[FoundRun]) -> Grouping:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dynconv.engine.config import TrainConfig
+from dynconv.metrics.names import judged_by
 from dynconv.recipes import RECIPES, Recipe
 from dynconv.recipes import Row as RecipeRow
 from dynconv.report.cited import CitedFigure, figure_of
@@ -67,6 +68,7 @@ def _row(recipe: Recipe, label: str) -> RecipeRow:
     return next(row for row in recipe.rows if row.label == label)
 
 
-def metric_of(found: Iterable[Match]) -> str:
-    """What the recipe's table shows of the target, "accuracy" where no recipe says otherwise."""
-    return next((match.recipe.metric for match in found if match.recipe.metric != "accuracy"), "accuracy")
+def other_metric(found: Iterable[Match]) -> str | None:
+    """What the recipe's table shows of the target; None where that is what its runs are judged by."""
+    metrics = (match.recipe.metric for match in found)
+    return next((metric for metric in metrics if metric not in (judged_by("image"), judged_by("pixel"))), None)

@@ -14,6 +14,7 @@ from dynconv.engine.plot_options import (
     parse_epsilon,
     parse_perturbation,
     parse_predictions,
+    parse_scenes,
     parse_spectra,
     parse_stream,
     parse_trade_off,
@@ -106,7 +107,7 @@ def draw_stream(args: Sequence[str]) -> None:
     options = parse_stream(args)
     from rich.console import Console
 
-    from dynconv.engine.inspect import load_run
+    from dynconv.engine.inspect import check_whole_images, load_run
     from dynconv.engine.stream import Schedule
     from dynconv.report.stream import save_stream_figure, stream_table
 
@@ -114,11 +115,24 @@ def draw_stream(args: Sequence[str]) -> None:
         load_run(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
         for run in options.runs
     ]
+    for run in loaded:
+        check_whole_images(run, "plot stream")
     schedule = Schedule(options.blocks, options.block_batches, options.batch_size, options.seed)
     found = save_stream_figure(loaded, options.out, schedule)
     Console().print(stream_table(found))
     for path in (options.out, options.out.with_suffix(".csv")):
         print(path)
+
+
+def draw_scenes(args: Sequence[str]) -> None:
+    """`dynconv plot scenes`."""
+    options = parse_scenes(args)
+    from dynconv.engine.inspect import load_run
+    from dynconv.report.scenes import save_scenes_figure
+
+    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+    save_scenes_figure(loaded, options.picture, side=options.side, count=options.images)
+    print(options.picture)
 
 
 def draw_spectra(args: Sequence[str]) -> None:
@@ -165,9 +179,14 @@ def draw_perturbation(args: Sequence[str]) -> None:
 
 
 def _open(run: Path, options: FigureOptions) -> CalibratedRun:
+    from dynconv.engine.inspect import check_whole_images
     from dynconv.report.calibrated import open_calibrated
 
-    return open_calibrated(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+    opened = open_calibrated(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+    # Spectra are of images, whatever their labels.
+    if options.figure != "spectra":
+        check_whole_images(opened.loaded, f"plot {options.figure}{' --sweep' * (options.figure == 'epsilon')}")
+    return opened
 
 
 def _warn(text: str) -> None:
@@ -181,6 +200,7 @@ DRAW: dict[str, Callable[[Sequence[str]], None]] = {
     "trade-off": draw_trade_off,
     "epsilon": draw_epsilon,
     "stream": draw_stream,
+    "scenes": draw_scenes,
     "spectra": draw_spectra,
     "predictions": draw_predictions,
     "perturbation": draw_perturbation,

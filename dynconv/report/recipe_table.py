@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import mean_of
+from dynconv.metrics.names import SEGMENTATION_METRICS, in_words
 from dynconv.recipes import TABLES, PublishedRow, PublishedTable, Recipe, Row
 from dynconv.report.recipe_figures import (
     Record,
@@ -19,9 +21,10 @@ from dynconv.report.recipe_figures import (
     spread,
     values,
 )
+from dynconv.report.recipe_metrics import CITED, of_metrics
 from dynconv.report.table import RULES, markdown, selected_rows
 
-CITED = "(cited)"
+SPLITS = ("target-test", "source-test")
 
 
 def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "accuracy") -> Record:
@@ -31,11 +34,13 @@ def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "a
     git = start["git"] or {"commit": "", "dirty": ""}
     scores = {}
     for rule in RULES:
-        for split in ("target-test", "source-test"):
-            name = metric if split == "target-test" else "accuracy"
-            value = mean_of(selected[rule], split, name) if rule in selected else None
-            scores[f"{split} {rule}"] = "" if value is None else round(100 * value, 2)
+        for split in SPLITS:
+            # Of the sources the mean over the classes is not measured.
+            name = metric if split == "target-test" else None
+            scores[f"{split} {rule}"] = _per_cent(selected.get(rule, {}), split, name)
     last = selected["last"]
+    for other in SEGMENTATION_METRICS[1:] if metric == SEGMENTATION_METRICS[0] else ():
+        scores |= {f"{split} last {other}": _per_cent(last, split, other) for split in SPLITS}
     return {
         "task": task,
         "row": label,
@@ -52,16 +57,23 @@ def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "a
     }
 
 
+def _per_cent(row: Mapping[str, Any], split: str, metric: str | None) -> float | str:
+    value = mean_of(row, split, metric)
+    return "" if value is None else round(100 * value, 2)
+
+
 def report(recipe: Recipe, records: Sequence[Record]) -> str:
     """The tables as Markdown.
 
     Test figures at the last step with the paper's and the difference, beside the paper's rows that were not run; where
-    the recipe groups its tasks, the mean and the best of each group; the paired differences of rows that are compared
-    with another; the average under each rule of selection; and the paper's whole table where its columns are others.
+    the recipe groups its tasks, the mean and the best of each group; of segmentation every measure, before and after;
+    the paired differences of rows that are compared with another; the average under each rule of selection; and the
+    paper's whole table where its columns are others.
     """
     tasks = {task: head for task, head in recipe.tasks.items() if any(r["task"] == task for r in records)}
     rows = [row for row in recipe.rows if any(r["row"] == row.label for r in records)]
     parts = _of_groups(recipe, records, rows, tasks) if recipe.groups else _of_tasks(recipe, records, rows, tasks)
+    parts += of_metrics(recipe, records, rows, tasks)
     parts += _differences(recipe, records, rows, tasks)
     parts += [
         "Average over the tasks at the step that each rule of selection chooses; oracle looks at the target's labels "
@@ -159,7 +171,7 @@ def _figure(name: str | None, label: str | None, head: str) -> float | None:
 
 def _head(recipe: Recipe) -> str:
     whose = recipe.split.replace("-", " ").capitalize()
-    return f"{recipe.name}: {recipe.source}. {whose} {recipe.metric.replace('-', ' ')} in per cent at the last step"
+    return f"{recipe.name}: {recipe.source}. {whose} {in_words(recipe.metric)} in per cent at the last step"
 
 
 def _differences(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], tasks: Mapping[str, str]) -> list[str]:

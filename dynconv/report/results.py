@@ -11,7 +11,7 @@ from dynconv.report.cited import CitedFigure, figure_of, printed_average, said_o
 from dynconv.report.collect import FoundRun
 from dynconv.report.groups import Group, Grouping
 from dynconv.report.model import Line, Table
-from dynconv.report.papers import Match, metric_of
+from dynconv.report.papers import Match, other_metric
 from dynconv.report.spread import Spread, average, column_of, per_cent, signed, text_of
 
 Matches = Mapping[str, Sequence[Match]]
@@ -45,7 +45,7 @@ class _Paper:
 
 
 def results_tables(grouping: Grouping, found: Matches, rule: str) -> tuple[Table, ...]:
-    """Target test accuracy, mean ± standard deviation over seeds, beside the papers' figures; and behind it, whole,
+    """Target test figures, mean ± standard deviation over seeds, beside the papers' figures; and behind it, whole,
     those papers' tables that the runs are held against and whose columns are other tasks.
 
     Args:
@@ -55,7 +55,7 @@ def results_tables(grouping: Grouping, found: Matches, rule: str) -> tuple[Table
     """
 
     def score(run: FoundRun) -> float | None:
-        return per_cent(run.chosen(rule), "target-test", metric_of(found[run.name]))
+        return per_cent(run.chosen(rule), "target-test", other_metric(found[run.name]))
 
     counted = [run for group in grouping.groups for run in group.all()]
     papers = _papers(counted, found)
@@ -68,12 +68,12 @@ def results_tables(grouping: Grouping, found: Matches, rule: str) -> tuple[Table
     for paper in papers.values():
         lines += _cited_lines(paper, grouping.tasks)
     notes = [
-        f"Target test accuracy in % of {model_of(rule)} of each run: mean ± standard deviation over seeds, whose "
-        "number is n. The average is over the tasks, of the seeds that have all of them."
+        f"Target test {grouping.metrics} in % of {model_of(rule)} of each run: mean ± standard deviation over seeds, "
+        "whose number is n. The average is over the tasks, of the seeds that have all of them."
     ]
     if any(len(group.runs) < len(grouping.tasks) for group in grouping.groups):
         notes.append("Where a method lacks a task, its average is over the others and compares with no other line.")
-    if any(metric_of(found[run.name]) != "accuracy" for run in counted):
+    if any(other_metric(found[run.name]) is not None for run in counted):
         notes.append("Runs of a table that shows the mean over the classes are shown by that mean.")
     if any(line.kind == "cited" for line in lines):
         notes.append("Lines marked “cited” are copied from the paper: no run of this report is held against them.")
@@ -85,7 +85,7 @@ def results_tables(grouping: Grouping, found: Matches, rule: str) -> tuple[Table
     notes += [said_of(paper.table) for paper in papers.values() if paper.shows(grouping.tasks)]
     recipes = {match.recipe.name: match.recipe for run in counted for match in found[run.name]}
     notes += [f"{recipe.name}: {recipe.source}; expected: {recipe.expected}." for recipe in recipes.values()]
-    ours = Table("Target accuracy", ("method", "n", *grouping.tasks, "average"), tuple(lines), tuple(notes))
+    ours = Table(f"Target {grouping.metrics}", ("method", "n", *grouping.tasks, "average"), tuple(lines), tuple(notes))
     why = "The paper's own table, copied whole: its columns are other tasks than those of this report's runs."
     others = [whole_table(paper.table, why) for paper in papers.values() if not paper.shows(grouping.tasks)]
     return ours, *others

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from statistics import fmean
 
+from dynconv.plots.class_iou import class_iou_figure
 from dynconv.plots.confusion import save_confusion
 from dynconv.plots.embedding import save_embedding
-from dynconv.plots.palette import colours, made_from, write_small
+from dynconv.plots.palette import colours, made_from, save_png, write_small
 from dynconv.plots.predictions import save_predictions
 from dynconv.plots.training import save_training
 from dynconv.report.analysis import Analysis
+from dynconv.report.before import Before
 from dynconv.report.collect import FoundRun
+from dynconv.report.groups import Grouping
 from dynconv.report.model import Block, Figure, Missing
-from dynconv.report.spread import per_cent
+from dynconv.report.scenes import SceneViews
+from dynconv.report.spread import class_ious, per_cent
 
 # Rises with every change of how a figure is drawn: those of earlier versions are drawn anew.
 VERSION = 1
@@ -36,7 +41,8 @@ def curves(run: FoundRun, path: Path) -> Block:
         _once(path, json.dumps([run.name, run.training_rows, run.rows]).encode(), draw)
     except ValueError as error:
         return Missing(title, str(error))
-    return Figure(title, f"Losses and accuracies of {run.name} over its steps", path)
+    judged = "accuracies" if run.metric == "accuracy" else "IoUs"
+    return Figure(title, f"Losses and {judged} of {run.name} over its steps", path)
 
 
 def checkpoint_figures(run: FoundRun, found: Analysis, figures: Path, *, rule: str, slug: str) -> list[Block]:
@@ -77,6 +83,59 @@ def checkpoint_figures(run: FoundRun, found: Analysis, figures: Path, *, rule: s
         Figure("t-SNE of the features", f"t-SNE of features {at}, by domain and by class", embedding, counted),
         Figure("Samples with predictions", drawn, samples, key),
     ]
+
+
+def scene_figure(run: FoundRun, found: SceneViews, path: Path, *, rule: str) -> Figure:
+    """Target scenes with what a checkpoint makes of them.
+
+    Args:
+        run: The run.
+        found: The scenes.
+        path: PNG to write.
+        rule: Which checkpoint.
+    """
+    what = f"Test scenes of {found.domain} and the label maps of {run.name} at step {found.step} ({rule})"
+    numbers = b"".join(_bytes(getattr(found, field.name)) for field in fields(SceneViews))
+    _once(path, numbers, lambda: save_png(found.figure(f"{found.domain}, test"), path))
+    return Figure("Scenes", what, path, "Columns: the image, " + ", ".join(found.heads) + "; black is no class.")
+
+
+def class_iou_bars(run: FoundRun, start: Before | None, path: Path, *, rule: str) -> Block:
+    """IoU of each target class before adaptation and after, from the run's evaluations.
+
+    Args:
+        run: The run.
+        start: What stands for "before adaptation".
+        path: PNG to write.
+        rule: Which evaluation is "after".
+    """
+    title = "IoU of each class"
+    rows = {} if start is None else {f"before ({start.described})": start.row}
+    rows |= {f"after ({rule})": row for row in (run.chosen(rule),) if row is not None}
+    bars = {name: found for name, row in rows.items() if (found := class_ious(row))}
+    if not bars:
+        return Missing(title, "no evaluation that counts has IoUs of the target's classes")
+    numbers = json.dumps([run.name, bars]).encode()
+    _once(path, numbers, lambda: save_png(class_iou_figure(bars, title=f"{run.name}, target test"), path))
+    return Figure(title, f"IoU in % of each target class, {' and '.join(bars)}, of {run.name}", path)
+
+
+def class_iou_figures(grouping: Grouping, rule: str, figures: Path) -> Iterator[Figure]:
+    """IoU of each target class of all groups, the mean over the seeds that have it: a figure for each task that has
+    runs of segmentation."""
+    for number, task in enumerate(grouping.tasks):
+        bars: dict[str, dict[str, float]] = {}
+        for group in grouping.groups:
+            rows = (run.chosen(rule) for run in group.runs.get(task, {}).values())
+            found = [ious for row in rows if row is not None and (ious := class_ious(row))]
+            if found:
+                labels = dict.fromkeys(label for ious in found for label in ious)
+                bars[group.label] = {label: fmean(ious[label] for ious in found if label in ious) for label in labels}
+        if bars:
+            path = figures / f"class-iou-{number}.png"
+            save_png(class_iou_figure(bars, title=f"{task}, target test"), path)
+            what = f"IoU in % of each target class on {task}, {', '.join(bars)}"
+            yield Figure(f"IoU of each class: {task}", what, path, "Mean over the seeds.")
 
 
 def _once(path: Path, numbers: bytes, draw: Callable[[], None]) -> None:

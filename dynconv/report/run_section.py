@@ -7,25 +7,34 @@ from pathlib import Path
 
 from dynconv.engine.loading import read_skipped
 from dynconv.engine.pseudo_label_file import read_pseudo_labels
+from dynconv.metrics.names import in_words
+from dynconv.report.analyses import Seen
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import SOURCE_ONLY, Before
 from dynconv.report.collect import FoundRun
 from dynconv.report.model import Block, Facts, Line, Missing, Section, Table, Text
-from dynconv.report.run_figures import checkpoint_figures, curves
+from dynconv.report.run_figures import checkpoint_figures, class_iou_bars, curves, scene_figure
+from dynconv.report.scenes import SceneViews
 from dynconv.report.spread import per_cent, source_per_cent
 from dynconv.report.summary import ORACLE
 from dynconv.report.table import RULES
 
+# What is drawn of a checkpoint, by what its run is judged by.
+FIGURES = {
+    "accuracy": ("Confusion matrix", "t-SNE of the features", "A-distance", "Samples with predictions"),
+    "mean-iou": ("Scenes",),
+}
+
 
 def run_section(
-    run: FoundRun, start: Before | None, found: Analysis | str, figures: Path, *, rule: str, slug: str
+    run: FoundRun, start: Before | None, found: Seen | str, figures: Path, *, rule: str, slug: str
 ) -> Section:
     """All of one run, folded.
 
     Args:
         run: The run.
         start: What stands for "before adaptation".
-        found: Its analysis, or why there is none.
+        found: Its analysis, of segmentation its scenes, or why there is none.
         figures: Folder for its figures.
         rule: Which model the figures are of.
         slug: Begins the figures' file names.
@@ -35,16 +44,19 @@ def run_section(
     if run.done is not None:
         blocks.append(_choices(run))
     blocks.append(curves(run, figures / f"{slug}-training.png"))
-    if isinstance(found, str):
-        titles = ("Confusion matrix", "t-SNE of the features", "A-distance", "Samples with predictions")
-        blocks += [Missing(title, found) for title in titles]
+    if run.metric != "accuracy":
+        blocks.append(class_iou_bars(run, start, figures / f"{slug}-class-iou.png", rule=rule))
+    if isinstance(found, SceneViews):
+        blocks.append(scene_figure(run, found, figures / f"{slug}-scenes.png", rule=rule))
+    elif isinstance(found, str):
+        blocks += [Missing(title, found) for title in FIGURES[run.metric]]
     else:
         blocks += checkpoint_figures(run, found, figures, rule=rule, slug=slug)
     state = "" if run.done is not None else " (not finished)"
     return Section(f"{run.name}{state}", tuple(blocks), folded=True)
 
 
-def _facts(run: FoundRun, start: Before | None, found: Analysis | str) -> list[tuple[str, str]]:
+def _facts(run: FoundRun, start: Before | None, found: Seen | str) -> list[tuple[str, str]]:
     options = run.config.run
     facts = [("method", run.config.method), ("task", options.task), ("seed", str(run.seed))]
     if options.skip_bad:
@@ -90,10 +102,11 @@ def _choices(run: FoundRun) -> Table:
     lines = []
     for name, row in rows:
         if row is not None:
-            accuracies = (source_per_cent(row), per_cent(row, "source-val"), per_cent(row, "target-test"))
-            lines.append(Line((name, str(row["step"]), *map(_cell, accuracies))))
+            figures = (source_per_cent(row), per_cent(row, "source-val"), per_cent(row, "target-test"))
+            lines.append(Line((name, str(row["step"]), *map(_cell, figures))))
+    words = in_words(run.metric)
     header = ("chosen by", "step", "source test", "source-val", "target test")
-    return Table("Chosen models", header, tuple(lines), ("Accuracy in %.",))
+    return Table("Chosen models", header, tuple(lines), (f"{words[0].upper()}{words[1:]} in %.",))
 
 
 def _cell(value: float | None) -> str:

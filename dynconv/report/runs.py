@@ -12,17 +12,18 @@ from rich.text import Text
 
 from dynconv.engine.runs import HONEST, RunState
 from dynconv.report.table import named, percent
+from dynconv.report.words import metrics_of
 
 STYLES = {"done": "green", "running": "cyan", "unfinished": "yellow", "damaged": "red"}
 
 
 def runs_table(runs: Sequence[RunState], root: Path) -> Group:
-    """One line per run below `root`, in their order; accuracies in per cent. The notes follow, each on a line."""
+    """One line per run below `root`, in their order; figures in per cent. The notes follow, each on a line."""
     finished = sum(run.state == "done" for run in runs)
     table = Table(
         title=f"{root}: {len(runs)} {'run' if len(runs) == 1 else 'runs'}, {finished} done",
-        caption="accuracy in %; source-val: held-out source images at the last evaluation; target: test images at the "
-        "evaluation that each rule chooses",
+        caption=f"{metrics_of(run.metric for run in runs)} in %; source-val: held-out source images at the last "
+        "evaluation; target: test images at the evaluation that each rule chooses",
         # Ten columns: rules between them would take the width of one.
         box=SIMPLE_HEAD,
         padding=0,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from dynconv.engine.selection import Row, mean_of
+from dynconv.engine.selection import Row, main_metric, mean_of
+from dynconv.metrics.names import IOU_OF, in_words
 from dynconv.report.collect import FoundRun
 from dynconv.report.groups import Group
 
@@ -14,7 +15,7 @@ MINUS = "−"
 
 Value = Callable[[FoundRun], float | None]
 Point = tuple[float, float]
-"""Source and target test accuracy in per cent."""
+"""What a run is judged by (`main_metric`) on the test images of source and target, in per cent."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +74,30 @@ def text_of(spread: Spread | None) -> str:
     return "" if spread is None else spread.text()
 
 
-def per_cent(row: Row | None, split: str, metric: str = "accuracy") -> float | None:
-    """The mean of a row's `SPLIT/*/METRIC` in per cent, or None where there is none."""
+def per_cent(row: Row | None, split: str, metric: str | None = None) -> float | None:
+    """The mean of a row's `SPLIT/*/METRIC`, by default of its `main_metric`, in per cent; None where there is none."""
     value = None if row is None else mean_of(row, split, metric)
     return None if value is None else 100 * value
 
 
-def source_per_cent(row: Row | None) -> float | None:
-    """Source test accuracy in per cent; of sources without test images that of the held-out ones."""
-    tested = per_cent(row, "source-test")
-    return tested if tested is not None else per_cent(row, "source-val")
+def source_per_cent(row: Row | None, metric: str | None = None) -> float | None:
+    """`per_cent` of the sources' test images; of sources without some that of the held-out ones."""
+    tested = per_cent(row, "source-test", metric)
+    return tested if tested is not None else per_cent(row, "source-val", metric)
+
+
+def class_ious(row: Row) -> dict[str, float]:
+    """IoU in per cent of each class of the target's test images, by its name; empty where the row has none."""
+    found = {}
+    for name, value in row.items():
+        where, mark, label = name.partition(IOU_OF)
+        if mark and where.startswith("target-test/"):
+            found[label] = 100 * value
+    return found
 
 
 def both_sides(row: Row | None) -> Point | None:
-    """Both accuracies of a row; None where it lacks one of them."""
+    """`per_cent` of both sides; None where the row lacks one of them."""
     source, target = source_per_cent(row), per_cent(row, "target-test")
     return None if source is None or target is None else (source, target)
 
@@ -95,7 +106,7 @@ def chosen_sides(run: FoundRun, rule: str) -> Point:
     """`both_sides` of the row that a selection rule chose.
 
     Raises:
-        ValueError: The run is not finished, has no such row, or that lacks an accuracy.
+        ValueError: The run is not finished, has no such row, or that lacks a figure.
     """
     row = run.chosen(rule)
     if row is None:
@@ -103,7 +114,8 @@ def chosen_sides(run: FoundRun, rule: str) -> Point:
         raise ValueError(f"RUN {run.folder.path} has no evaluation that counts: {reason}")
     sides = both_sides(row)
     if sides is None:
-        raise ValueError(f"RUN {run.folder.path}: its rows lack the accuracy on the source's or the target's images")
+        what = in_words(main_metric(row))
+        raise ValueError(f"RUN {run.folder.path}: its rows lack the {what} on the source's or the target's images")
     return sides
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import fmean
 
+from dynconv.engine.selection import Row
+from dynconv.metrics.names import SEGMENTATION_METRICS, in_words
 from dynconv.report.before import Before
 from dynconv.report.collect import FoundRun
 from dynconv.report.groups import Grouping
@@ -17,7 +19,7 @@ ORACLE = "oracle (looks at labels)"
 
 
 def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: str) -> Table:
-    """Source test accuracy before and after adaptation.
+    """What runs are judged by on the source's test images, before and after adaptation.
 
     Args:
         grouping: The finished runs.
@@ -37,21 +39,61 @@ def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: 
         what = ", ".join(sorted({start.described for run in group.all() if (start := starts[run.name]) is not None}))
         lines.append(Line((group.label, what, *cells, mean), first=True))
     return Table(
-        "Source accuracy before and after",
+        f"Source {grouping.metrics} before and after",
         ("method", "before is", *grouping.tasks, "mean change"),
         tuple(lines),
         (
-            "Source test accuracy in %, mean over the source domains and the seeds: before → after, and the change in "
-            "points. Before is the classifier that the run's own adaptation begins with, where it trains or is given "
-            "one; else the source-only run of the same task, seed and network where the report has it; else the "
-            "network at step 0 of the run itself (from scratch that is chance).",
+            f"Source test {grouping.metrics} in %, mean over the source domains and the seeds: before → after, and the "
+            "change in points. Before is the classifier that the run's own adaptation begins with, where it trains or "
+            "is given one; else the source-only run of the same task, seed and network where the report has it; else "
+            "the network at step 0 of the run itself (from scratch that is chance).",
         ),
         words=2,
     )
 
 
+def measures_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: str) -> Table | None:
+    """All measures of segmentation on both sides, before and after adaptation; None where no run is of segmentation.
+    Arguments as of `source_table`."""
+    sides = {"source": source_per_cent, "target": partial(per_cent, split="target-test")}
+
+    def earlier(run: FoundRun) -> Row | None:
+        return None if (start := starts[run.name]) is None else start.row
+
+    def later(run: FoundRun) -> Row | None:
+        return run.chosen(rule)
+
+    lines = []
+    for group in grouping.groups:
+        for task in (task for task in grouping.tasks if task in group.runs):
+            if all(run.metric != SEGMENTATION_METRICS[0] for run in group.runs[task].values()):
+                continue
+            for side, value in sides.items():
+                cells = []
+                for metric in SEGMENTATION_METRICS:
+                    columns = (
+                        column_of(group, task, partial(_measured, value, metric, row)) for row in (earlier, later)
+                    )
+                    cells.append(_change(*columns))
+                lines.append(Line((group.label, task, side, *cells), first=side == "source"))
+    if not lines:
+        return None
+    return Table(
+        "Measures of segmentation",
+        ("method", "task", "test images", *map(in_words, SEGMENTATION_METRICS)),
+        tuple(lines),
+        (
+            "In %, mean over the seeds: before → after, and the change in points; before as in the table of the source "
+            "above. The mean IoU is over the classes that occur in truth or prediction, the frequency-weighted IoU "
+            "over the pixels of the truth, pixel accuracy the share of pixels that are right, and class accuracy its "
+            "mean over the classes.",
+        ),
+        words=3,
+    )
+
+
 def selection_table(grouping: Grouping) -> Table:
-    """Target test accuracy of the model that each rule of selection chooses."""
+    """What runs are judged by on the target's test images, of the model that each rule of selection chooses."""
     done = [run.done for group in grouping.groups for run in group.all() if run.done is not None]
     names = {str(each["label_free_validator"]) for each in done if "label_free_validator" in each}
     return Table(
@@ -59,16 +101,17 @@ def selection_table(grouping: Grouping) -> Table:
         ("method", "task", "last", "source-val", "label-free", ORACLE),
         _lines_by_task(grouping, {rule: partial(_chosen, rule) for rule in RULES}),
         (
-            "Target test accuracy in % of the model that each rule chooses among a run's evaluations (step 0 aside), "
-            f"mean ± standard deviation over seeds. label-free is by {' or '.join(sorted(names)) or 'no validator'}. "
-            "The oracle looks at the target's test labels: it shows what was possible and chooses no model.",
+            f"Target test {grouping.metrics} in % of the model that each rule chooses among a run's evaluations (step "
+            "0 aside), mean ± standard deviation over seeds. label-free is by "
+            f"{' or '.join(sorted(names)) or 'no validator'}. The oracle looks at the target's test labels: it shows "
+            "what was possible and chooses no model.",
         ),
         words=2,
     )
 
 
 def validator_table(grouping: Grouping) -> Table | None:
-    """Target test accuracy of the model that each validator would have chosen; None where no run says."""
+    """As `selection_table`, of the model that each validator would have chosen; None where no run says."""
     names = list(dict.fromkeys(name for group in grouping.groups for run in group.all() for name in run.validators))
     if not names:
         return None
@@ -77,9 +120,18 @@ def validator_table(grouping: Grouping) -> Table | None:
         "What each validator would have chosen",
         ("method", "task", *names),
         _lines_by_task(grouping, values),
-        ("Target test accuracy in % of the evaluation that each validator prefers; none of them sees a target label.",),
+        (
+            f"Target test {grouping.metrics} in % of the evaluation that each validator prefers; none of them sees a "
+            "target label.",
+        ),
         words=2,
     )
+
+
+def _measured(
+    value: Callable[..., float | None], metric: str, row: Callable[[FoundRun], Row | None], run: FoundRun
+) -> float | None:
+    return value(row(run), metric=metric)
 
 
 def _chosen(rule: str, run: FoundRun) -> float | None:

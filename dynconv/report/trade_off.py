@@ -15,6 +15,7 @@ from rich.table import Table
 from dynconv.engine.config import CheckpointName
 from dynconv.engine.evaluation import split_metrics
 from dynconv.engine.inspect import load_run, source_images
+from dynconv.engine.segmentation import SceneScoring, scene_metrics
 from dynconv.plots.samples import write_figure
 from dynconv.plots.trade_off import Change, trade_off_figure
 from dynconv.report.before import OWN_CLASSIFIER, SOURCE_ONLY, STEP_0, before
@@ -22,6 +23,7 @@ from dynconv.report.collect import FoundRun
 from dynconv.report.figures import write_beside
 from dynconv.report.groups import group_runs, runs_to_group
 from dynconv.report.spread import Point, Spread, both_sides, chosen_sides, mean_point, side_of, text_of
+from dynconv.report.words import metrics_of
 
 # Where these hold, source images and target images go through networks of their own.
 OWN_STATISTICS = ("domain-specific", "adabn")
@@ -29,7 +31,7 @@ OWN_STATISTICS = ("domain-specific", "adabn")
 
 @dataclass(frozen=True)
 class TradeOff:
-    """One kind of run on one task. Points are (source, target) test accuracy in per cent, by seed."""
+    """One kind of run on one task. Points are (source, target) test figures in per cent, by seed."""
 
     task: str
     label: str
@@ -41,7 +43,9 @@ class TradeOff:
     steps: Mapping[int, int]
     """Seed to the step of `before` in the run that it is of."""
     anew: bool
-    """Whether the source's accuracy after adaptation is that of the target's network, measured anew."""
+    """Whether the source's figure after adaptation is that of the target's network, measured anew."""
+    metric: str
+    """What the points are: "accuracy", or "mean-iou" where every pixel has a class."""
 
     def change(self) -> Change:
         """The means over seeds as a point and an arrow; no arrow where a seed's start is not known."""
@@ -61,22 +65,26 @@ def keeps_both(run: FoundRun) -> bool:
 def measure_as_target(
     run: FoundRun, checkpoint: CheckpointName, *, device: Literal["auto", "cpu", "cuda"], data_root: Path | None
 ) -> float:
-    """Accuracy in per cent of a run's checkpoint on the test images of its sources, which go through the target's
-    network; the mean over the sources, of those without test images on the held-out ones.
+    """What a run is judged by, in per cent, of its checkpoint on the test images of its sources, which go through the
+    target's network; the mean over the sources, of those without test images on the held-out ones.
 
     Raises:
         ValueError: The checkpoint or the data are not there.
     """
     loaded = load_run(run.folder.path, checkpoint=checkpoint, device=device, data_root=data_root)
-    ten_crop = run.config.run.ten_crop
+    options = run.config.run
     found: dict[str, float] = {}
     for name, split in source_images(*loaded.domains()):
         # Not by the name "source-test", which stands for the source's own network.
         head = f"as-target/{name}"
-        found |= split_metrics(
-            loaded.method, head, split, loaded.classes, loaded.scoring, by_class=False, ten_crop=ten_crop
-        )
-    return 100 * fmean(found.values())
+        if run.metric == "accuracy":
+            found |= split_metrics(
+                loaded.method, head, split, loaded.classes, loaded.scoring, by_class=False, ten_crop=options.ten_crop
+            )
+        else:
+            scenes = SceneScoring(loaded.scoring, options.eval_window, options.full_resolution)
+            found |= scene_metrics(loaded.method, head, split, loaded.classes, scenes, by_class=False)
+    return 100 * fmean(value for name, value in found.items() if name.endswith(f"/{run.metric}"))
 
 
 def trade_offs(
@@ -87,11 +95,11 @@ def trade_offs(
     Args:
         runs: Run folders as they were read, source-only runs among them for where the others start.
         rule: Which of a run's models is "after".
-        measure: Source accuracy in per cent of a run's target network (`measure_as_target`), asked for of runs that
+        measure: Source figure in per cent of a run's target network (`measure_as_target`), asked for of runs that
             keep a network for each domain; None for the source's own network, from the files.
 
     Raises:
-        ValueError: A run that is not finished, was given twice, or has no accuracy on one of the sides.
+        ValueError: A run that is not finished, was given twice, or has no figure of one of the sides.
     """
     sides = {run.name: chosen_sides(run, rule) for run in runs}
     grouping = group_runs(runs)
@@ -132,7 +140,11 @@ def _trade_off(
             earlier[seed] = began
             starts[start.described] = None
             steps[seed] = start.row["step"]
-    return TradeOff(task, label, after, earlier, tuple(starts), steps, anew)
+    return TradeOff(task, label, after, earlier, tuple(starts), steps, anew, next(iter(of_seeds.values())).metric)
+
+
+def _metrics(found: Sequence[TradeOff]) -> str:
+    return metrics_of(each.metric for each in found)
 
 
 def _columns(found: TradeOff) -> dict[tuple[str, str], Spread]:
@@ -146,11 +158,11 @@ def _columns(found: TradeOff) -> dict[tuple[str, str], Spread]:
 
 
 def trade_off_table(found: Sequence[TradeOff]) -> Table:
-    """A line for each task and kind: both accuracies before and after, mean ± standard deviation over seeds."""
+    """A line for each task and kind: both figures before and after, mean ± standard deviation over seeds."""
     whole = (OWN_CLASSIFIER, SOURCE_ONLY, STEP_0)
     early = dict.fromkeys(f"; before: {start}" for each in found for start in each.starts if start not in whole)
     table = Table(
-        title="Source and target test accuracy before and after adaptation",
+        title=f"Source and target test {_metrics(found)} before and after adaptation",
         caption="in %, mean ± sample standard deviation over seeds; *: of the network that the target's images take"
         + "".join(early),
     )
@@ -175,7 +187,7 @@ def trade_off_table(found: Sequence[TradeOff]) -> Table:
 
 
 def trade_off_csv(found: Sequence[TradeOff]) -> str:
-    """The same as CSV: a line for each accuracy in per cent. `std` is the sample standard deviation over `n` seeds,
+    """The same as CSV: a line for each figure in per cent. `std` is the sample standard deviation over `n` seeds,
     `network` which network source images went through, `start` what "before" is, and `step` its step by seed."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -211,6 +223,6 @@ def save_trade_off_figure(
         ValueError: As `trade_offs`; a folder without runs; a run that cannot be read; a file that cannot be written.
     """
     found = trade_offs(runs_to_group(paths, "RUN", line), rule, measure)
-    write_figure(trade_off_figure([each.change() for each in found]), out)
+    write_figure(trade_off_figure([each.change() for each in found], _metrics(found)), out)
     write_beside(out, trade_off_csv(found))
     return found

@@ -20,7 +20,7 @@ from dynconv.data import (
     source_validation_split,
 )
 from dynconv.data import files as files_module
-from dynconv.data.files import CacheMode, Decoding, read_images, remembered_unreadable, unreadable
+from dynconv.data.files import CacheMode, Decoding, kept, remembered_unreadable, unreadable
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def paths(tmp_path: Path) -> list[Path]:
 
 def test_files_give_the_images_of_the_tensor_they_stand_for(paths: list[Path]) -> None:
     decoding = Decoding(16, threads=1)
-    held = read_images("x", paths, decoding)
-    files = read_images("x", paths, Decoding(16, memory_limit=100))
+    held = kept(ImageFiles("x", paths, decoding))
+    files = kept(ImageFiles("x", paths, Decoding(16, memory_limit=100)))
     assert isinstance(held, torch.Tensor) and isinstance(files, ImageFiles)
     assert files.shape == held.shape == (12, 3, 16, 16)
     order = torch.tensor([7, 0, 7, 11])
@@ -50,8 +50,8 @@ def test_files_give_the_images_of_the_tensor_they_stand_for(paths: list[Path]) -
 
 def test_the_memory_limit_is_the_size_of_the_decoded_images(paths: list[Path]) -> None:
     size = 12 * 3 * 16 * 16
-    assert isinstance(read_images("x", paths, Decoding(16, memory_limit=size)), torch.Tensor)
-    assert isinstance(read_images("x", paths, Decoding(16, memory_limit=size - 1)), ImageFiles)
+    assert isinstance(kept(ImageFiles("x", paths, Decoding(16, memory_limit=size))), torch.Tensor)
+    assert isinstance(kept(ImageFiles("x", paths, Decoding(16, memory_limit=size - 1))), ImageFiles)
 
 
 def test_threads_change_no_pixel_and_pass_errors_on(paths: list[Path]) -> None:
@@ -65,7 +65,8 @@ def test_threads_change_no_pixel_and_pass_errors_on(paths: list[Path]) -> None:
 
 def test_every_cache_gives_the_same_images(paths: list[Path], tmp_path: Path) -> None:
     def read(cache: CacheMode, threads: int = 1) -> torch.Tensor | ImageFiles:
-        return read_images("x", paths, Decoding(16, threads=threads, memory_limit=0, cache=cache, cache_dir=tmp_path))
+        decoding = Decoding(16, threads=threads, memory_limit=0, cache=cache, cache_dir=tmp_path)
+        return kept(ImageFiles("x", paths, decoding))
 
     held, stored, lazy = read("memory"), read("disk", threads=3), read("none")
     assert isinstance(held, torch.Tensor) and isinstance(read("auto"), ImageFiles)
@@ -76,7 +77,7 @@ def test_every_cache_gives_the_same_images(paths: list[Path], tmp_path: Path) ->
         assert torch.equal(files.subset(order).images_at(torch.tensor([3, 0])), held[[11, 7]])
         assert files.images_at(order).is_contiguous(memory_format=torch.channels_last)
         assert files.images_at(order[:0]).shape == (0, 3, 16, 16)
-    assert isinstance(read_images("x", [], Decoding(16, cache="disk", cache_dir=tmp_path)), ImageFiles)
+    assert isinstance(kept(ImageFiles("x", [], Decoding(16, cache="disk", cache_dir=tmp_path))), ImageFiles)
 
 
 def test_what_the_cache_folder_holds_is_not_decoded_again_until_a_file_changes(
@@ -94,7 +95,7 @@ def test_what_the_cache_folder_holds_is_not_decoded_again_until_a_file_changes(
 
     def images(chosen: list[Path], size: int = 16, channels: int = 3) -> torch.Tensor:
         decoded.clear()
-        found = read_images("x", chosen, Decoding(size, channels, cache="disk", cache_dir=tmp_path))
+        found = kept(ImageFiles("x", chosen, Decoding(size, channels, cache="disk", cache_dir=tmp_path)))
         assert isinstance(found, ImageFiles)
         return found.images_at(every[: len(chosen)])
 
@@ -121,13 +122,13 @@ def test_passes_over_the_files_tell_how_far_they_are(
     monkeypatch.setattr(files_module, "_CHUNK", 5)
     seen: list[tuple[str, int, int]] = []
     decoding = Decoding(16, cache="memory", on_progress=lambda *words: seen.append(words), cache_dir=tmp_path)
-    read_images("x", paths, decoding)
+    kept(ImageFiles("x", paths, decoding))
     assert seen == [("x: decoding", 5, 12), ("x: decoding", 10, 12), ("x: decoding", 12, 12)]
     seen.clear()
-    remembered_unreadable("x", paths, decoding)
+    remembered_unreadable(ImageFiles("x", paths, decoding))
     assert [numbers for _, *numbers in seen] == [[5, 12], [10, 12], [12, 12]]
     seen.clear()
-    read_images("x", paths, dataclasses.replace(decoding, cache="disk"))
+    kept(ImageFiles("x", paths, dataclasses.replace(decoding, cache="disk")))
     assert seen == [("x: decoding to the cache folder", 12, 12)]
 
 
@@ -136,7 +137,7 @@ def test_unreadable_images_are_found_with_their_reasons(paths: list[Path], threa
     paths[2].write_bytes(b"")
     paths[9].write_bytes(b"nothing")
     paths[11].unlink()
-    found = unreadable("x", paths, Decoding(16, threads=threads))
+    found = unreadable(ImageFiles("x", paths, Decoding(16, threads=threads)))
     assert [place for place, _ in found] == [2, 9, 11]
     for (place, why), word in zip(found, ("empty", "no image", "No such file"), strict=True):
         assert str(paths[place]) in why and word in why
@@ -156,7 +157,8 @@ def test_which_images_are_unreadable_is_remembered_until_a_file_changes(
 
     def bad() -> list[int]:
         looked_at.clear()
-        return [place for place, _ in remembered_unreadable("x", paths, Decoding(16, cache_dir=tmp_path / "cache"))]
+        files = ImageFiles("x", paths, Decoding(16, cache_dir=tmp_path / "cache"))
+        return [place for place, _ in remembered_unreadable(files)]
 
     good = paths[4].read_bytes()
     paths[4].write_bytes(b"nothing")
@@ -183,8 +185,8 @@ def test_a_fault_that_passed_does_not_leave_an_image_out(
     decoding = Decoding(16, cache_dir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(files_module, "read_picture", failing)
-        assert remembered_unreadable("x", paths, decoding) == [(4, "the disk was away")]
-    assert remembered_unreadable("x", paths, decoding) == []
+        assert remembered_unreadable(ImageFiles("x", paths, decoding)) == [(4, "the disk was away")]
+    assert remembered_unreadable(ImageFiles("x", paths, decoding)) == []
 
 
 def test_wrong_options_are_refused() -> None:

@@ -261,7 +261,52 @@ def test_the_backbone_decides_size_normalisation_and_augmentation(
 ) -> None:
     own = METHODS["source-only"].config_class(backbone=backbone, weights=weights)
     made = TrainConfig("source-only", RunOptions(protocol="a-b", augmentation=augmentation), own)
-    assert (*made.network_input, made.augmentation) == expected
+    size, normalisation, *_ = made.network_input
+    assert (size, normalisation, made.augmentation) == expected
+
+
+SCENES = RunOptions(protocol="camvid_day-camvid_dusk")
+
+
+def of_pixels(method: str = "source-only", backbone: str = "erfnet-encoder", **fields: Any) -> TrainConfig:
+    own = METHODS[method].config_class(backbone=backbone)
+    return TrainConfig(method, dataclasses.replace(SCENES, **fields), own)
+
+
+def test_scenes_are_mirrored_and_cropped_where_a_size_of_crops_is_given() -> None:
+    assert of_pixels().augmentation == "flip"
+    assert of_pixels(crop_size=[96, 128]).augmentation == "crop-flip"
+    assert of_pixels(crop_size=[96, 128]).run.crop_size == (96, 128)
+    assert of_pixels(augmentation="none").augmentation == "none"
+
+
+def test_the_sizes_of_scenes_come_back_from_a_file(tmp_path: Path) -> None:
+    made = of_pixels(image_size=(240, 320), crop_size=(96, 128), eval_window=(120, 160), full_resolution=True)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(made.to_dict()))
+    read = load_config(path, METHODS)
+    assert (read.run, read.hash) == (made.run, made.hash)
+    assert made.hash != of_pixels(image_size=(240, 320)).hash
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"backbone": "lenet-small", "crop_size": (8, 8)}, "--crop-size .*lenet-small labels whole images"),
+        ({"backbone": "lenet-small", "full_resolution": True}, "--full-resolution True: lenet-small labels whole"),
+        ({"ten_crop": True}, "--ten-crop True: erfnet-encoder labels every pixel and has no use for it"),
+        ({"classes": "common"}, "contradict|--classes"),
+        ({"method": "drt"}, "backbone: erfnet-encoder labels every pixel, and DRT .* source-only.*calibrator"),
+        ({"validator": "deep-embedded-validation"}, "--validator deep-embedded-validation weights whole images"),
+        ({"augmentation": "crop-flip"}, "give the size of the crops with --crop-size H W"),
+        ({"crop_size": (100, 128)}, "--crop-size 100 128: erfnet-encoder takes multiples of 8"),
+        ({"backbone": "fcn8s", "eval_window": (40, 64)}, "--eval-window 40 64: fcn8s takes multiples of 32"),
+        ({"image_size": (0, 64)}, "--image-size: expected a height and a width above 0, got 0 64"),
+    ],
+)
+def test_options_of_the_other_kind_of_labels_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        of_pixels(**fields)
 
 
 def test_ten_crops_are_for_images_that_have_a_margin() -> None:

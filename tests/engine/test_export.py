@@ -172,7 +172,7 @@ def test_a_margin_is_in_the_words_and_imagenets_numbers_are_in_the_model(run: st
 
     loaded = load_run(Path(run), device="cpu")
     object.__setattr__(loaded.scoring, "network_input", NetworkInput(224, "imagenet"))
-    facts = export.describe(loaded, "torch", export.AdaptedModel(loaded.method, "imagenet"))
+    facts = export.describe(loaded, "torch", export.AdaptedModel(loaded.method, "imagenet"), (224, 224))
     assert facts["preprocessing"]["resize"] == [256, 256] and facts["preprocessing"]["centre_crop"] == [224, 224]
     assert "take the middle 224 x 224" in facts["preprocessing"]["words"]
     assert facts["preprocessing"]["mean_in_model"] == pytest.approx([0.485, 0.456, 0.406])

@@ -77,7 +77,7 @@ def loaded(root: Path) -> LoadedRun:
 
 @pytest.fixture(scope="module")
 def classifier(loaded: LoadedRun) -> AdaptedModel:
-    with adapted_model(loaded, "classifier") as classifier:
+    with adapted_model(loaded, (32, 32), "classifier") as classifier:
         return classifier
 
 
@@ -299,7 +299,7 @@ def test_the_overhead_is_the_medians_of_both_in_turns(monkeypatch: pytest.Monkey
     monkeypatch.setattr(overhead, "MIN_ROUNDS", 5)
     monkeypatch.setattr(overhead, "BUDGET", 0.01)
     monkeypatch.setattr("dynconv.bench.timing.time.perf_counter", lambda: clock[0])
-    found = measure_overhead(Clocked(clock, 0.002), Clocked(clock, 0.005), 4, batches=(1, 3))
+    found = measure_overhead(Clocked(clock, 0.002), Clocked(clock, 0.005), (4, 4), batches=(1, 3))
     assert (found.calibrator_parameters, found.classifier_parameters) == (20, 20)
     # A linear layer of 4 on each of 3 x 4 rows.
     assert (found.calibrator_macs, found.classifier_macs) == (192, 192)

@@ -62,7 +62,7 @@ def test_class_balance_is_least_where_predictions_are_spread(scores: torch.Tenso
     assert class_balance(sure).item() == pytest.approx(math.log(5), abs=1e-4)
     assert class_balance(sure) < class_balance(scores) < class_balance(sure[:1].expand(5, -1))
     assert class_balance(sure[:1]).isfinite()
-    with pytest.raises(ValueError, match=r"scores: expected \(B, C\), got \(5,\)"):
+    with pytest.raises(ValueError, match=r"scores: expected \(B, C\) or \(B, C, H, W\), got \(5,\)"):
         class_balance(sure[0])
 
 

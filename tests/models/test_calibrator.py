@@ -102,7 +102,7 @@ def places(size: int, count: int = 1) -> torch.Tensor:
 
 
 def seer(patch_size: int | None, *, shuffle: bool, size: int = 8) -> PixelDiscriminator:
-    return PixelDiscriminator(size, patch_size=patch_size, shuffle=shuffle, hidden_features=(4,), groups=4)
+    return PixelDiscriminator(patch_size or size, shuffle=shuffle, hidden_features=(4,), groups=4)
 
 
 def test_patches_come_from_the_whole_image_one_place_each() -> None:

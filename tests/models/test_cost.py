@@ -110,6 +110,13 @@ def test_each_kind_counts_as_much_as_its_network_built(name: str) -> None:
         assert count_cost(network.features, images) == cost
 
 
+def test_the_size_is_the_callers_only_where_the_network_has_none() -> None:
+    small, large = (costs_of_kinds("erfnet-encoder", 19, size)[0].cost for size in ((64, 128), None))
+    assert large.static_macs == 64 * small.static_macs and large.parameters == small.parameters
+    with pytest.raises(ValueError, match=r"image_size: dtn takes images of 32 x 32, got \(64, 128\)"):
+        costs_of_kinds("dtn", image_size=(64, 128))
+
+
 def test_a_model_is_left_as_it_was() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Conv2d(4, 4, 3)).eval())
     modes = [module.training for module in model.modules()]

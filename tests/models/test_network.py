@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynconv.models import NAMES, DynamicSpec, build, input_of
+from dynconv.models import NAMES, SEGMENTATION, DynamicSpec, NetworkInput, build, input_of
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "resnet101"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("resnet101", *SEGMENTATION)])
 @pytest.mark.parametrize("bottleneck", [0, 7])
 def test_features_have_the_announced_size_and_width(name: str, bottleneck: int) -> None:
     network = build(name, num_classes=5, bottleneck=bottleneck, weights="none")
-    assert (network.image_size, network.normalisation) == input_of(name, "none")
+    assert NetworkInput(network.image_size, network.normalisation) == input_of(name, "none")
     assert network.features.image_size == network.image_size
     features = network.features.eval()(torch.randn(1, 3, network.image_size, network.image_size))
     assert features.shape == (1, network.features.out_features)
@@ -38,13 +38,16 @@ def test_the_bottleneck_is_cdans_and_stands_after_the_same_backbone() -> None:
 
 def test_input_of_says_what_a_network_will_take() -> None:
     expected = {
-        ("lenet-small", "auto"): (32, "half"),
-        ("lenet-m3sda", "some.pth"): (32, "half"),
-        ("resnet-small", "auto"): (64, "half"),
-        ("resnet50", "auto"): (224, "imagenet"),
-        ("resnet101", "imagenet"): (224, "imagenet"),
-        ("resnet101", "some.pth"): (224, "imagenet"),
-        ("resnet50", "none"): (224, "half"),
+        ("lenet-small", "auto"): (32, "half", "image", 1),
+        ("lenet-m3sda", "some.pth"): (32, "half", "image", 1),
+        ("resnet-small", "auto"): (64, "half", "image", 1),
+        ("resnet50", "auto"): (224, "imagenet", "image", 1),
+        ("resnet101", "imagenet"): (224, "imagenet", "image", 1),
+        ("resnet101", "some.pth"): (224, "imagenet", "image", 1),
+        ("resnet50", "none"): (224, "half", "image", 1),
+        ("erfnet-encoder", "auto"): (0, "half", "pixel", 8),
+        ("drn26", "some.pth"): (0, "imagenet", "pixel", 8),
+        ("fcn8s", "none"): (0, "half", "pixel", 32),
     }
     assert {arguments: input_of(*arguments) for arguments in expected} == expected
 
@@ -55,7 +58,7 @@ def test_heads_start_apart() -> None:
 
 
 def test_bad_names_and_numbers_are_refused() -> None:
-    listed = "lenet-small, lenet-m3sda, dtn, resnet-small, resnet50, resnet101"
+    listed = "lenet-small, lenet-m3sda, dtn, resnet-small, resnet50, resnet101, erfnet-encoder, erfnet, drn26, fcn8s"
     for call in (lambda: build("lenet", num_classes=10), lambda: input_of("lenet")):
         with pytest.raises(ValueError, match=f"backbone: expected one of {listed}, got 'lenet'"):
             call()
@@ -63,11 +66,15 @@ def test_bad_names_and_numbers_are_refused() -> None:
         build("lenet-small", num_classes=1)
     with pytest.raises(ValueError, match="norm: expected 'batch' or 'none', got 'group'"):
         build("lenet-small", num_classes=10, norm="group")
-    with pytest.raises(ValueError, match="norm: 'none' is for lenet-small, lenet-m3sda, dtn; resnet-small is made for"):
+    able = "lenet-small, lenet-m3sda, dtn, erfnet-encoder, erfnet, drn26, fcn8s"
+    with pytest.raises(ValueError, match=f"norm: 'none' is for {able}; resnet-small is made for"):
         build("resnet-small", num_classes=10, norm="none")
     with pytest.raises(ValueError, match="bottleneck: expected the width of a layer, or 0 for none, got -1"):
         build("lenet-small", num_classes=10, bottleneck=-1)
-    for name in ("lenet-small", "resnet-small"):
+    for name in SEGMENTATION:
+        with pytest.raises(ValueError, match=f"bottleneck: .* {name} gives maps; give 0, got 256"):
+            build(name, num_classes=10, bottleneck=256)
+    for name in ("lenet-small", "resnet-small", "drn26"):
         with pytest.raises(ValueError, match=f"ImageNet weights of resnet50 and resnet101, not of {name}"):
             build(name, num_classes=10, weights="imagenet")
     for field, value in (("num_bases", 0), ("reduction", 0), ("temperature", 0.0), ("temperature", float("nan"))):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dynconv.report import analysis
-from dynconv.report.analysis import Analysis, a_distance, domain_error, in_the_plane, load, save
+from dynconv.report import analysis, kept
+from dynconv.report.analysis import Analysis, a_distance, domain_error, in_the_plane
+from dynconv.report.kept import load, save
 
 
 def an_analysis(**fields: Any) -> Analysis:
@@ -80,7 +81,7 @@ def test_what_is_kept_comes_back_whole(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "x.npz"
     made = an_analysis()
     save(made, path, "stamp")
-    found = load(path, "stamp")
+    found = load(Analysis, path, "stamp")
     assert found is not None
     for name, value in vars(made).items():
         again = getattr(found, name)
@@ -93,11 +94,11 @@ def test_another_checkpoint_version_or_a_damaged_file_is_computed_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "x.npz"
-    assert load(path, "stamp") is None
+    assert load(Analysis, path, "stamp") is None
     save(replace(an_analysis(), step=20), path, "stamp")
-    assert load(path, "another checkpoint") is None
+    assert load(Analysis, path, "another checkpoint") is None
     path.write_bytes(path.read_bytes()[:200])
-    assert load(path, "stamp") is None
+    assert load(Analysis, path, "stamp") is None
     save(an_analysis(), path, "stamp")
-    monkeypatch.setattr(analysis, "VERSION", analysis.VERSION + 1)
-    assert load(path, "stamp") is None
+    monkeypatch.setattr(kept, "VERSION", kept.VERSION + 1)
+    assert load(Analysis, path, "stamp") is None

@@ -53,7 +53,29 @@ def test_json_has_the_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert kinds[-1]["dynamic"]["residual"] == "combined"
 
 
+def test_a_network_for_segmentation_is_counted_with_its_head_at_the_size_of_a_scene(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["info", "--backbone", "erfnet-encoder"]) == 0
+    text = capsys.readouterr().out
+    assert "erfnet-encoder at 512 x 1024, with the head of 19 classes: 21.532 GMAC" in text
+    assert "parameters; % of the static 1,876,495" in text
+    words = ["info", "--backbone", "erfnet-encoder", "--image-size", "64", "128", "--classes", "11", "--json"]
+    assert cli.main(words) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["image_size"], facts["classes"]) == ([64, 128], 11)
+    static = facts["kinds"][0]["cost"]
+    # A 64th of the places, and eight classes less: 128 products of each at 8 x 16 places.
+    assert static["parameters"] == 1_876_495 - 8 * 129
+    assert static["static_macs"] == 21_532_377_088 // 64 - 8 * 128 * 8 * 16
+
+
 def test_wrong_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "lenet-small, lenet-m3sda" in fails(capsys, "info", "--backbone", "lenet")
     assert "go with --backbone" in fails(capsys, "info", "--json")
+    for backbone, size, told in (
+        ("fcn8s", "100", "--image-size: expected multiples of 32 for fcn8s, got 100 64"),
+        ("dtn", "32", "--image-size: dtn takes images of 32 x 32"),
+    ):
+        assert told in fails(capsys, "info", "--backbone", backbone, "--image-size", size, "64")
     assert "at least 2, got 1" in fails(capsys, "info", "--backbone", "lenet-small", "--classes", "1")

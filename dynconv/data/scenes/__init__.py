@@ -1,0 +1,1 @@
+"""Driving scenes: images with a class for every pixel."""

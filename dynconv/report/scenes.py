@@ -1,0 +1,154 @@
+"""Scenes of a run of segmentation: what its network makes of them, before adaptation and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from dynconv.plots.samples import write_figure
+from dynconv.plots.scenes import scenes_figure
+from dynconv.report.analysis import evenly
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from dynconv.data.scenes.split import SceneSplit
+    from dynconv.engine.inspect import LoadedRun
+    from dynconv.models import DomainName
+
+Array = np.ndarray[Any, Any]
+
+SCENES = 4
+TRUTH = "ground truth"
+
+
+@dataclass(frozen=True)
+class SceneViews:
+    """M scenes of one side with K label maps each: the truth, and what networks make of them."""
+
+    step: int
+    """Training steps that the checkpoint has seen."""
+    classes: tuple[str, ...]
+    """Names of the classes."""
+    domain: str
+    """Whose scenes they are."""
+    names: tuple[str, ...]
+    """Of the M image files."""
+    heads: tuple[str, ...]
+    """Of the K label maps: the truth first; before adaptation, where the run has that network; after it."""
+    images: Array
+    """uint8 (M, H, W, 3)."""
+    label_maps: Array
+    """uint8 (K, M, H, W)."""
+
+    def figure(self, title: str) -> Figure:
+        """The scenes in rows, the image and its label maps in columns."""
+        maps = dict(zip(self.heads, self.label_maps, strict=True))
+        return scenes_figure(self.images, maps, self.classes, names=self.names, title=title)
+
+
+class _Way(NamedTuple):
+    """One network of a run."""
+
+    head: str
+    predict: Callable[[Tensor], Tensor]
+    domain: DomainName
+    """Whose network it is, where a run keeps one for each domain."""
+
+
+def view(loaded: LoadedRun, *, side: DomainName = "target", count: int = SCENES) -> SceneViews:
+    """Look at `count` test scenes of one side at most, evenly spread; of sources without some at held-out ones.
+
+    "Before" is the classifier without its calibrator, and the source's encoder where the target has one of its own
+    (ADDA); other methods change the network that they have, and are shown after training alone.
+
+    Raises:
+        ValueError: The run is not of segmentation, data are missing, or the network gives scores that are not finite.
+    """
+    from dynconv.data.scenes.split import SceneSplit
+    from dynconv.engine.inspect import source_images
+
+    check_segmentation_run(loaded)
+    protocol, held_out = loaded.domains()
+    tested = [] if protocol.target.test is None else [(protocol.target.name, protocol.target.test)]
+    named = tested if side == "target" else source_images(protocol, held_out)
+    each = max(count // max(len(named), 1), 1)
+    parts = [split.subset(evenly(len(split), each)) for _, split in named if isinstance(split, SceneSplit)]
+    if not any(map(len, parts)):
+        raise ValueError(f"{protocol.target.name if side == 'target' else 'the source'} has no test scenes")
+    ways = _ways(loaded, side)
+    columns = [_columns(loaded, part, ways) for part in parts]
+    return SceneViews(
+        step=loaded.step,
+        classes=loaded.classes,
+        domain=", ".join(name for name, _ in named),
+        names=tuple(scene.image.name for part in parts for scene in part.files.scenes),
+        heads=(TRUTH, *(way.head for way in ways)),
+        images=np.concatenate([images for images, _ in columns]),
+        label_maps=np.concatenate([maps for _, maps in columns], axis=1),
+    )
+
+
+def check_segmentation_run(loaded: LoadedRun) -> None:
+    """Raise a ValueError where a run's network labels whole images."""
+    if loaded.config.network_input.labels == "image":
+        raise ValueError(
+            f"RUN {loaded.folder.path}: {loaded.config.options.backbone} labels whole images and makes no label maps; "
+            "give a run of segmentation"
+        )
+
+
+def save_scenes_figure(loaded: LoadedRun, out: Path, *, side: DomainName, count: int) -> None:
+    """Draw scenes of a run beside their label maps. Arguments and errors as of `view`; ValueError, too, where `out`
+    cannot be written."""
+    found = view(loaded, side=side, count=count)
+    run = Path(*loaded.folder.path.resolve().parts[-2:])
+    title = f"{run}, checkpoint {loaded.checkpoint} (step {found.step}): {found.domain} ({side})"
+    write_figure(found.figure(title), out)
+
+
+def _ways(loaded: LoadedRun, side: DomainName) -> list[_Way]:
+    from dynconv.methods.adda import ADDA
+    from dynconv.methods.calibrator import CalibratorMethod
+
+    method = loaded.method
+    if isinstance(method, CalibratorMethod) and method.calibrating:
+        frozen = method
+
+        def alone(images: Tensor) -> Tensor:
+            return frozen.scores(frozen.features(images))
+
+        return [_Way("before: classifier alone", alone, side), _Way("after: with calibrator", method.predict, side)]
+    if isinstance(method, ADDA) and method.encoders is not None:
+        return [
+            _Way("before: the source's encoder", method.predict, "source"),
+            _Way("after: the target's encoder", method.predict, "target"),
+        ]
+    return [_Way("prediction", method.predict, side)]
+
+
+def _columns(loaded: LoadedRun, split: SceneSplit, ways: list[_Way]) -> tuple[Array, Array]:
+    """Images uint8 (M, H, W, 3) and label maps uint8 (K, M, H, W)."""
+    from dynconv.engine.evaluation import evaluating
+    from dynconv.engine.segmentation import SceneScoring
+    from dynconv.metrics import NonFiniteError
+    from dynconv.metrics.segmentation import IGNORE
+
+    images, truth = split.labelled_at(torch.arange(len(split)))
+    scenes = SceneScoring(loaded.scoring, loaded.config.run.eval_window)
+    maps = [truth]
+    for way in ways:
+        with evaluating(loaded.method), loaded.method.evaluating_domain(way.domain):
+            # One by one: whatever the size of the scenes, one of them is bounded by the run's own evaluation.
+            predicted = torch.cat([scenes.label_maps(way.predict, image[None]).cpu() for image in images])
+        if (predicted == IGNORE).any():
+            raise NonFiniteError(f"the network's scores are not finite ({way.head}): the run diverged")
+        maps.append(predicted)
+    return images.permute(0, 2, 3, 1).contiguous().numpy(), torch.stack(maps).numpy()

@@ -1,0 +1,200 @@
+"""Every row of every recipe of segmentation trains two steps on small scenes in the publishers' layouts.
+
+Sizes, steps, batch and device are changed, and DRN-26 and FCN-8s are narrow here; ERFNet's encoder is the whole one.
+One run of each task is evaluated. The whole networks of every row are built, without memory for their
+weights; the slow tier trains them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from publishers_scenes import BANDS, write_camvid, write_cityscapes, write_gta5, write_stylised, write_synthia
+from rich.console import Console
+
+from dynconv.data.scenes.label_maps import CITYSCAPES_19
+from dynconv.engine import loading
+from dynconv.engine import train as engine
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.journal import Journal
+from dynconv.engine.run import Run
+from dynconv.engine.run_folder import RunFolder
+from dynconv.methods import METHODS, ADDAConfig, CalibratorConfig, MethodConfig
+from dynconv.metrics.names import SEGMENTATION_METRICS
+from dynconv.models import drn, fcn8s
+from dynconv.models.weights import weights_left_out
+from dynconv.recipes import RECIPES, Recipe, Row
+from dynconv.report.recipe_table import record, report
+
+CHECKPOINT = Journal.checkpoint
+SCENES = {name: recipe for name, recipe in RECIPES.items() if recipe.metric in SEGMENTATION_METRICS}
+# Parameters of each network without its heads, at least: of all heads the largest has 93,000.
+SIZES = {"erfnet-encoder": 1_870_000, "drn26": 20_610_000, "fcn8s": 134_200_000}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("data")
+    write_gta5(place / "gta5", test=2)
+    write_stylised(place / "gta5_stylised")
+    write_synthia(place / "synthia")
+    write_cityscapes(place / "cityscapes")
+    for seed, name in enumerate(("camvid_day", "camvid_dusk")):
+        write_camvid(place / name, seed=seed)
+    return place
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = tuple((8, 1, *others) for _, _, *others in drn._LEVELS)
+    monkeypatch.setattr(drn, "_LEVELS", levels)
+    monkeypatch.setattr(fcn8s, "_GROUPS", tuple((8,) * len(group) for group in fcn8s._GROUPS))
+    monkeypatch.setattr(fcn8s, "_CHANNELS", (8, 8, 8))
+
+
+@pytest.fixture
+def without_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def append(run: Run, journal: Journal) -> None:
+        run.folder.append({"step": run.step, "seconds": 0.0, "config_hash": run.config.hash})
+
+    monkeypatch.setattr(Run, "evaluate", append)
+    monkeypatch.setattr(Journal, "checkpoint", lambda journal, name, state: None)
+
+
+def different_runs() -> dict[str, tuple[Recipe, str, Row]]:
+    """Each row of each recipe; of those with the same options the first, but that without transfer on each of their
+    data."""
+    found: dict[Any, tuple[str, tuple[Recipe, str, Row]]] = {}
+    for recipe in SCENES.values():
+        (task,) = recipe.tasks
+        for row in recipe.rows:
+            data = (task, recipe.stylised) if row.method == "source-only" else None
+            key = (row.method, row.options, row.starts_from is None, data)
+            found.setdefault(key, (f"{recipe.name} {row.label}", (recipe, task, row)))
+    return dict(found.values())
+
+
+RUNS = different_runs()
+
+
+def small(options: MethodConfig) -> MethodConfig:
+    """No 500 steps of a discriminator alone, and patches that fit."""
+    if isinstance(options, ADDAConfig):
+        return replace(options, discriminator_steps=0)
+    if isinstance(options, CalibratorConfig):
+        return replace(options, blocks=1, patch_size=min(options.patch_size, 8))
+    return options
+
+
+def two_steps(recipe: Recipe, task: str, row: Row, root: Path, out: Path, after: Path | None = None) -> RunFolder:
+    whole = recipe.config(task, row, 0, out=out, data_root=root, device="cpu", after=after)
+    crop = (32, 32) if "crop_size" in recipe.run else None
+    run = replace(whole.run, max_steps=2, eval_every=2, batch_size=2, image_size=(32, 64), crop_size=crop)
+    options = small(whole.options)
+    return engine.train(TrainConfig(row.method, run, options), console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def source_runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe, str, Row], Path | None]:
+    """The run that a row starts from, with its checkpoint; the same for all that start alike."""
+    found: dict[Any, Path] = {}
+
+    def folder(recipe: Recipe, task: str, row: Row) -> Path | None:
+        if row.starts_from is None:
+            return None
+        first = next(each for each in recipe.rows if each.label == row.starts_from)
+        key = (first.options, task, recipe.stylised)
+        if key not in found:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Journal, "checkpoint", CHECKPOINT)
+                found[key] = two_steps(recipe, task, first, root, tmp_path_factory.mktemp("first") / "run").path
+        return found[key]
+
+    return folder
+
+
+Started = Callable[[Recipe, str, Row], Path | None]
+
+
+def check_line(recipe: Recipe, task: str, row: Row, folder: RunFolder) -> None:
+    line = record(task, row.label, 0, folder, recipe.metric)
+    assert line["steps"] == 2
+    for split in ("target-test", "source-test"):
+        assert 0 <= line[f"{split} last"] <= 100
+        assert all(0 <= line[f"{split} last {metric}"] <= 100 for metric in SEGMENTATION_METRICS[1:])
+    text = report(recipe, [line])
+    assert f"| {row.label} | {line['target-test last']:.1f} (n = 1)" in text
+
+
+# The first row of each task and network, and of each task alone.
+FIRST = {(task, row.options.backbone): name for name, (_, task, row) in reversed(RUNS.items())}
+EVALUATED = {task: name for name, (_, task, _) in reversed(RUNS.items())}
+
+
+@pytest.mark.usefixtures("narrow", "without_evaluation")
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in EVALUATED.values()])
+def test_every_row_of_every_recipe_trains(name: str, root: Path, tmp_path: Path, source_runs: Started) -> None:
+    recipe, task, row = RUNS[name]
+    folder = two_steps(recipe, task, row, root, tmp_path / "run", source_runs(recipe, task, row))
+    done = folder.read_done()
+    assert done is not None and done["selected"]["last"]["step"] == 2
+    losses = [value for key, value in folder.training_rows()[-1].items() if "loss" in key or key == "cross_entropy"]
+    assert losses and all(map(math.isfinite, losses))
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("name", EVALUATED.values())
+def test_a_run_gives_a_line_of_its_recipes_table(name: str, root: Path, tmp_path: Path) -> None:
+    recipe, task, row = RUNS[name]
+    assert row.starts_from is None
+    check_line(recipe, task, row, two_steps(recipe, task, row, root, tmp_path / "run"))
+
+
+def test_every_network_has_a_recipe_of_both_published_sources() -> None:
+    assert set(FIRST) >= {(f"{source}-cityscapes", name) for source in ("gta5", "synthia") for name in SIZES}
+
+
+# Of equal networks the first.
+NETWORKS = {(row.method, row.options): name for name, (_, _, row) in reversed(RUNS.items())}
+
+
+@pytest.mark.parametrize("name", NETWORKS.values())
+def test_every_row_of_every_recipe_has_a_whole_network(name: str) -> None:
+    recipe, task, row = RUNS[name]
+    num_classes = {"gta5-cityscapes": 19, "synthia-cityscapes": 16, "camvid_day-camvid_dusk": 11}[task]
+    with torch.device("meta"), weights_left_out():
+        method = METHODS[row.method].for_task(row.options, num_classes, 1)
+        groups = [group for each in method.optimisers().values() for group in each.param_groups]
+        assert method.predict(torch.zeros(1, 3, 64, 96)).shape == (1, num_classes, 64, 96)
+    parameters = {id(parameter): parameter for parameter in method.parameters()}
+    assert sum(parameter.numel() for parameter in method.features.parameters()) >= SIZES[row.options.backbone]
+    assert {id(parameter) for group in groups for parameter in group["params"]} == parameters.keys()
+
+
+def test_the_sources_images_may_be_in_another_style(root: Path) -> None:
+    plain, stylised = RECIPES["calibrator-table2"], RECIPES["calibrator-table2-stylised"]
+    (task,) = stylised.tasks
+    shown = []
+    for recipe in (plain, stylised):
+        whole = recipe.config(task, recipe.rows[0], 0, out=root / "run", data_root=root, device="cpu")
+        run = replace(whole.run, image_size=(32, 64), crop_size=(32, 32))
+        train = loading.load_domains(TrainConfig(whole.method, run, whole.options)).sources[0].train
+        first = torch.arange(1)
+        assert int(train.label_maps_at(first)[0, 0, 0]) == CITYSCAPES_19.index("sky")
+        shown.append(train.images_at(first)[0, :, 0].float().mean(dim=1))
+    sky = torch.tensor(BANDS["sky"], dtype=torch.float32)
+    torch.testing.assert_close(shown[0], sky, atol=12, rtol=0)
+    torch.testing.assert_close(shown[1], 255 - sky, atol=12, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST.values())
+def test_whole_networks_train(name: str, root: Path, tmp_path: Path) -> None:
+    recipe, task, row = RUNS[name]
+    check_line(recipe, task, row, two_steps(recipe, task, row, root, tmp_path / "run"))
