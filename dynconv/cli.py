@@ -1,4 +1,5 @@
-"""The command line: dynconv train | eval | predict | export | data | plot | runs | report | reproduce | bench | info.
+"""The command line: dynconv train | match | eval | predict | export | data | plot | runs | report | reproduce | bench |
+info.
 
 Exit codes: 0 done, 2 wrong use or bad input (one message on stderr), 130 interrupted, 1 a fault of ours or a run that
 diverged. What a command needs is imported inside of it: `dynconv --help` is quick, `dynconv info` needs torch alone.
@@ -7,12 +8,12 @@ diverged. What a command needs is imported inside of it: `dynconv --help` is qui
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import sys
 from collections.abc import Sequence
 
+from dynconv.ending import fail, is_main_process, packages_missing, train_run
 from dynconv.usage import BENCH_USAGE, INFO_USAGE, PLOT_USAGE, REPRODUCE_USAGE, TRAIN_USAGE, USAGE
 
 TRAINING_PACKAGES = (
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if arguments is None else arguments)
     commands = {
         "train": _train,
+        "match": _match,
         "eval": _eval,
         "predict": _predict,
         "export": _export,
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dynconv {dynconv.__version__}")
         return 0
     if args[0] not in commands:
-        return _fail(f"unknown command {args[0]!r}; expected one of {', '.join(commands)} (dynconv --help)")
+        return fail(f"unknown command {args[0]!r}; expected one of {', '.join(commands)} (dynconv --help)")
     try:
         return commands[args[0]](args[1:])
     except BrokenPipeError:
@@ -97,29 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _fail(message: str, code: int = 2) -> int:
-    # What is wrong for one of several processes is often wrong for all, and may be wrong for one alone.
-    who = "" if _is_main_process() else f" (process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))})"
-    print(f"dynconv: error{who}: {message}", file=sys.stderr)
-    return code
-
-
-def _is_main_process() -> bool:
-    """Whether this is the only process of a run, or the first of several (as torchrun and Fabric number them)."""
-    return int(os.environ.get("RANK", "0")) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def _packages_missing(packages: Sequence[str], extra: str) -> str | None:
-    """What to do about missing packages of dynconv[extra], or None where all are there."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if not missing:
-        return None
-    return f"this command needs packages that are not installed ({', '.join(missing)}): pip install 'dynconv[{extra}]'"
-
-
 def _train(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.methods import METHODS
 
     if not args or args[0] in ("-h", "--help"):
@@ -127,57 +109,56 @@ def _train(args: list[str]) -> int:
         print(TRAIN_USAGE.format(methods="\n".join(lines)), end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
     if args[0] not in METHODS:
-        return _fail(f"train: expected a METHOD first, one of {', '.join(METHODS)}; got {args[0]!r}")
+        return fail(f"train: expected a METHOD first, one of {', '.join(METHODS)}; got {args[0]!r}")
     from rich.console import Console
 
     from dynconv.engine.options import parse_train
 
     try:
         config = parse_train(args[0], args[1:])
-        # After the options were read: a mistyped one is answered before Lightning's seconds of import.
-        from dynconv.data import DataError
-        from dynconv.engine.train import (
-            Diverged,
-            Interrupted,
-            OtherProcessFailed,
-            Refused,
-            make_fabric,
-            open_folder,
-            train_in,
-        )
-        from dynconv.report.figures import save_training_figure
-        from dynconv.report.table import selection_table, validator_table
-
-        folder = open_folder(config)
-        fabric = make_fabric(config.run) if folder.read_done() is None else None
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
-    try:
-        if fabric is None:
-            print(f"dynconv: {folder.path} was finished before; nothing to do", file=sys.stderr)
-        else:
-            train_in(folder, config, fabric)
-    except Interrupted as stopped:
-        if _is_main_process():
-            print(f"dynconv: {stopped}", file=sys.stderr)
-        return 130
-    except (Refused, DataError) as error:
-        # DataError: an image that is read only when its turn comes.
-        return _fail(str(error))
-    except Diverged as error:
-        return _fail(str(error), code=1)
-    except OtherProcessFailed as error:
-        return _fail(str(error), code=error.code)
-    if not _is_main_process():
-        return 0
+        return fail(str(error))
+    # After the options were read: a mistyped one is answered before Lightning's seconds of import.
+    from dynconv.engine.run_folder import RunFolder
+
+    code, trained = train_run(config)
+    if code or not is_main_process():
+        return code
+    from dynconv.report.figures import save_training_figure
+    from dynconv.report.table import selection_table, validator_table
+
+    folder = RunFolder(config.out)
     for table in (selection_table(folder), validator_table(folder)):
         if table is not None:
             Console().print(table)
-    if fabric is not None:
+    if trained:
         try:
             print(f"curves of the training: {save_training_figure([folder])}")
         except ValueError as error:
-            return _fail(f"the run is finished and whole, its picture is not: {error}")
+            return fail(f"the run is finished and whole, its picture is not: {error}")
+    return 0
+
+
+def _match(args: list[str]) -> int:
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
+    from rich.console import Console
+
+    from dynconv.engine.match import match_config, parse_match
+
+    options = parse_match(args)
+    try:
+        config = match_config(options)
+    except (ValueError, TypeError) as error:
+        return fail(str(error))
+    from dynconv.engine.run_folder import RunFolder
+
+    code, _ = train_run(config)
+    if code or not is_main_process():
+        return code
+    from dynconv.report.matched import matched_table
+
+    Console().print(matched_table(RunFolder(config.out)))
     return 0
 
 
@@ -186,8 +167,8 @@ def _summary(config_class: type[object]) -> str:
 
 
 def _eval(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from rich.console import Console
 
     from dynconv.engine.options import parse_eval
@@ -206,7 +187,7 @@ def _eval(args: list[str]) -> int:
             precision=options.precision,
         )
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     if options.json:
         print(json.dumps(metrics))
     else:
@@ -215,8 +196,8 @@ def _eval(args: list[str]) -> int:
 
 
 def _predict(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.engine.options import parse_predict
 
     options = parse_predict(args)
@@ -242,20 +223,20 @@ def _predict(args: list[str]) -> int:
             )
             lost = "their rows have no class, but an error"
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     if unread:
-        return _fail(f"{unread} of {total} images could not be read: {lost}")
+        return fail(f"{unread} of {total} images could not be read: {lost}")
     return 0
 
 
 def _export(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.engine.options import parse_export
 
     options = parse_export(args)
-    if options.format == "onnx" and (problem := _packages_missing(EXPORT_PACKAGES, "export")):
-        return _fail(problem)
+    if options.format == "onnx" and (problem := packages_missing(EXPORT_PACKAGES, "export")):
+        return fail(problem)
     from dynconv.engine.export import export_run
     from dynconv.engine.export_calibrator import export_calibrator
     from dynconv.engine.export_stylised import export_stylised
@@ -285,9 +266,9 @@ def _export(args: list[str]) -> int:
             model = export_run(loaded, options.out, options.format, options.part, options.image_size)
             files, agreement, remarks = (model.file,), model.agreement, []
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     except ExportMismatch as error:
-        return _fail(str(error), code=1)
+        return fail(str(error), code=1)
     print(*files, sep="\n")
     print(
         f"largest difference to the network's {agreement.of}: {agreement.difference:.2g} "
@@ -300,8 +281,8 @@ def _export(args: list[str]) -> int:
 
 
 def _data(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.report.data_commands import USAGE, run_data
 
     if not args or args[0] in ("-h", "--help"):
@@ -310,8 +291,8 @@ def _data(args: list[str]) -> int:
     try:
         problem = run_data(args[0], args[1:])
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
-    return 0 if problem is None else _fail(problem)
+        return fail(str(error))
+    return 0 if problem is None else fail(problem)
 
 
 def _plot(args: list[str]) -> int:
@@ -319,21 +300,21 @@ def _plot(args: list[str]) -> int:
         print(PLOT_USAGE, end="", file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
     if args[0] not in FIGURES:
-        return _fail(f"plot: expected a FIGURE first, one of {', '.join(FIGURES)}; got {args[0]!r}")
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+        return fail(f"plot: expected a FIGURE first, one of {', '.join(FIGURES)}; got {args[0]!r}")
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.report.plot_commands import DRAW
 
     try:
         DRAW[args[0]](args[1:])
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     return 0
 
 
 def _runs(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from rich.console import Console
 
     from dynconv.engine.options import parse_runs
@@ -345,7 +326,7 @@ def _runs(args: list[str]) -> int:
     try:
         found = survey(options.folder)
     except ValueError as error:
-        return _fail(str(error))
+        return fail(str(error))
     if options.json:
         print(json.dumps([run.to_dict() for run in found]))
     else:
@@ -357,8 +338,8 @@ def _runs(args: list[str]) -> int:
 
 
 def _report(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from dynconv.report.options import parse_report
 
     options = parse_report(args)
@@ -367,15 +348,15 @@ def _report(args: list[str]) -> int:
     try:
         written = make_report(options, line=lambda text: print(text, file=sys.stderr))
     except ValueError as error:
-        return _fail(str(error))
+        return fail(str(error))
     for path in written:
         print(path)
     return 0
 
 
 def _reproduce(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     if not args or args[0] in ("-h", "--help"):
         from dynconv.recipes import RECIPES
 
@@ -390,11 +371,11 @@ def _reproduce(args: list[str]) -> int:
     try:
         made = reproduce(options, line=lambda text: print(text, file=sys.stderr))
     except (ValueError, TypeError) as error:
-        return _fail(str(error))
+        return fail(str(error))
     if made.text:
         print(made.text)
     if made.failed:
-        return _fail(f"not finished: {', '.join(made.failed)}; the reasons stand above", code=1)
+        return fail(f"not finished: {', '.join(made.failed)}; the reasons stand above", code=1)
     return 0
 
 
@@ -402,12 +383,12 @@ def _bench(args: list[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print(BENCH_USAGE, end="")
         return 0
-    if problem := _packages_missing(BENCHMARK_PACKAGES, "bench"):
-        return _fail(problem)
+    if problem := packages_missing(BENCHMARK_PACKAGES, "bench"):
+        return fail(problem)
     names_operation = bool(args) and not args[0].startswith("-")
     operation = args[0] if names_operation else "dynamic_conv2d"
     if operation not in BENCHMARKS:
-        return _fail(f"bench: expected an OP of {', '.join(BENCHMARKS)}; got {operation!r}")
+        return fail(f"bench: expected an OP of {', '.join(BENCHMARKS)}; got {operation!r}")
     return importlib.import_module(BENCHMARKS[operation]).main(args[1:] if names_operation else args)
 
 
@@ -424,8 +405,8 @@ def _info(args: list[str]) -> int:
 
 
 def _cost(args: list[str]) -> int:
-    if problem := _packages_missing(TRAINING_PACKAGES, "train"):
-        return _fail(problem)
+    if problem := packages_missing(TRAINING_PACKAGES, "train"):
+        return fail(problem)
     from rich.console import Console
 
     from dynconv.report.cost import cost_facts, cost_table, parse_info

@@ -8,6 +8,7 @@ Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
 
 commands:
   train METHOD     train a method on labelled sources and an unlabelled target; goes on with what was interrupted
+  match RUN        adapt a run's network to a target in closed form (Gaussian matching), without training
   eval RUN         measure a run's checkpoint on its own domains or on another one
   predict RUN DIR  class and confidence of every image below a folder, as CSV; of segmentation a label map of each
   export RUN       write the adapted model as a torch.export program or ONNX, its calibrator alone, or stylised images

@@ -24,6 +24,12 @@ BANDS = {
     "road": (90, 90, 95),
     "void": (9, 9, 9),
 }
+# CamVid's scenes show these.
+SKY, ROAD, TREE, CAR = (CAMVID_11.index(name) for name in ("sky", "road", "tree", "car"))
+SHOWN = {SKY: (90, 140, 220), ROAD: (90, 90, 95), TREE: (40, 130, 50), CAR: (200, 40, 40)}
+IGNORED = 11
+# So many rows at the bottom and columns at the left have no class.
+BORDER = 2
 
 
 def scene(generator: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray[np.uint8], list[str]]:
@@ -105,20 +111,35 @@ def write_cityscapes(
     return place
 
 
-def write_camvid(place: Path, images: int = 4, size: tuple[int, int] = (24, 32), *, seed: int = 3) -> Path:
-    """Write train/, trainannot/, test/, testannot/ and classes.txt, 11 classes and what is ignored. Returns `place`."""
+def write_camvid(
+    folder: Path, images: int = 4, size: tuple[int, int] = (24, 32), seed: int = 0, *, dark: float = 1.0
+) -> Path:
+    """Write train/, trainannot/, test/, testannot/ and classes.txt: a domain in CamVid's layout, with its 11 classes.
+
+    Each split has `images` scenes of `size` (H, W), called 0.png and so on: sky over road, a tree and a car, each of
+    its own noisy colour times `dark`. Returns `folder`.
+    """
     generator = np.random.default_rng(seed)
-    # CamVid calls it a tree.
-    known = {"vegetation" if name == "tree" else name: number for number, name in enumerate(CAMVID_11)}
+    height, width = size
     for split in ("train", "test"):
         for kind in (split, f"{split}annot"):
-            (place / kind).mkdir(parents=True, exist_ok=True)
-        for number in range(images):
-            pixels, rows = scene(generator, size)
-            Image.fromarray(pixels).save(place / split / f"{number}.png")
-            Image.fromarray(ids_of(rows, size[1], known, len(known))).save(place / f"{split}annot" / f"{number}.png")
-    (place / "classes.txt").write_text("\n".join([*CAMVID_11, "void(11=ignore)"]) + "\n", encoding="utf-8")
-    return place
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+        for index in range(images):
+            labels = np.full(size, SKY, dtype=np.uint8)
+            labels[generator.integers(height // 3, height // 2) :] = ROAD
+            left = int(generator.integers(0, width // 2))
+            labels[height // 4 : height // 2, left : left + width // 4] = TREE
+            left = int(generator.integers(0, width // 2))
+            labels[height // 2 : 3 * height // 4, left : left + width // 3] = CAR
+            pixels = generator.normal(0, 12, (*size, 3))
+            for place, colour in SHOWN.items():
+                pixels[labels == place] += colour
+            labels[-BORDER:], labels[:, :BORDER] = IGNORED, IGNORED
+            Image.fromarray((dark * pixels).clip(0, 255).astype(np.uint8)).save(folder / split / f"{index}.png")
+            Image.fromarray(labels).save(folder / f"{split}annot" / f"{index}.png")
+    lines = [*CAMVID_11, f"void({IGNORED}=ignore)"]
+    (folder / "classes.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
 
 
 def write_png16(file: Path, values: NDArray[np.uint16]) -> None:

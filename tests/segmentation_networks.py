@@ -51,13 +51,26 @@ def dynamic_names(features: nn.Module) -> list[str]:
     return [name for name, layer in features.named_modules() if isinstance(layer, DynamicConv2d)]
 
 
+def is_channels_last(tensor: Tensor) -> bool:
+    return tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 def assert_labels_every_pixel(
     features: SegmentationFeatures, head: SegmentationHead, classes: int, pictures: Tensor
 ) -> None:
-    """An image is labelled alone as in a batch, and `low` and `upsample` are the head."""
+    """An image is labelled alone as in a batch, `low` and `upsample` are the head, and the features channels last."""
     features.eval()
+    formats = []
+    handles = [
+        layer.register_forward_hook(lambda _layer, inputs, _output: formats.append(is_channels_last(inputs[0])))
+        for layer in features.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
     with torch.no_grad():
         maps = features(pictures)
+        assert len(formats) > 8 and all(formats)
+        for handle in handles:
+            handle.remove()
         scores = head(maps)
         assert maps.shape[1] == features.out_features
         assert scores.shape == (2, classes, *pictures.shape[2:])

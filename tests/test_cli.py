@@ -107,7 +107,7 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "run")]
-    assert "train, eval, predict, export, data, plot, runs, report" in fails(capsys, "trian")
+    assert "train, match, eval, predict, export, data, plot, runs, report" in fails(capsys, "trian")
     assert ", ".join(METHODS) in fails(capsys, "train", "no-such")
     assert "--lamda" in fails(capsys, "train", "drt", *data, *out, "--lamda", "3")
     assert "--batch-size" in fails(capsys, "train", "drt", *data, *out, "--batch-size", "many")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ class Split:
         origins: int64 (N,), where images are there more than once: equal for those that are the same image.
     """
 
+    most_held_out: ClassVar[int | None] = None
+    """How many images of a training split `source_validation_split` takes at most; None for any number."""
     images: Tensor | ImageFiles
     labels: Tensor
     side: int | None = None
@@ -308,7 +310,8 @@ def with_pseudo_labels(protocol: Protocol, indices: Tensor, labels: Tensor) -> P
 def source_validation_split(
     protocol: Protocol, seed: int, fraction: float = HOLD_OUT
 ) -> tuple[Protocol, tuple[Split, ...]]:
-    """Take a stratified `fraction` of each source's training split away from training, for `source-val`.
+    """Take a stratified `fraction` of each source's training split, of scenes at most `SceneSplit.most_held_out`, away
+    from training, for `source-val`.
 
     Returns:
         The protocol with smaller source training splits, and one held-out `Split` per source, in their order.
@@ -316,7 +319,9 @@ def source_validation_split(
     kept_sources: list[Domain] = []
     held_splits: list[Split] = []
     for source in protocol.sources:
-        kept, held = _hold_out(source.train, seed, fraction)
+        most = source.train.most_held_out
+        own = fraction if most is None else min(fraction, most / max(len(source.train), 1))
+        kept, held = _hold_out(source.train, seed, own)
         if held.numel() == 0:
             raise DataError(
                 f"source {source.name}: {len(source.train)} training images, no class with two: nothing can be held "

@@ -180,12 +180,12 @@ class ImageFiles:
             else:
                 pixels[place] = self.decoded(index)
 
-        for _ in _mapped(fill, list(enumerate(places)), self.decoding.threads):
+        for _ in mapped(fill, list(enumerate(places)), self.decoding.threads):
             pass
         return pixels
 
 
-def _mapped(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterable[R]:
+def mapped(function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterable[R]:
     """`function` of each item, in their order, in so many threads."""
     return _decoders(threads).map(function, items) if min(threads, len(items)) > 1 else map(function, items)
 
@@ -253,7 +253,7 @@ def unreadable(files: ImageFiles, on_progress: Callable[[int, int], None] | None
     found = []
     for start in range(0, len(files), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(files)))
-        problems: Iterator[str] = iter(_mapped(problem, chunk, files.decoding.threads))
+        problems: Iterator[str] = iter(mapped(problem, chunk, files.decoding.threads))
         found += [(place, why) for place, why in zip(chunk, problems, strict=True) if why]
         if on_progress is not None:
             on_progress(chunk.stop, len(files))

@@ -55,26 +55,25 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
         goal = known(prefix + right)
     check_names(sources, goal, f"protocol {spec!r}")
     if any(name in SCENE_SETS for name in (*sources, goal)):
-        return sources, goal, _scene_setting(variant if at else None, sources, goal, f"protocol {spec!r}")
+        return sources, goal, scene_setting(variant if at else None, sources, goal, f"protocol {spec!r}")
     variant = variant if at else default_variant(goal)
     check_variant(variant, sources, goal, f"protocol {spec!r}")
     return sources, goal, variant
 
 
-def is_scenes(spec: str) -> bool:
-    """Whether the domains of a protocol's name, or the domain of that name, are driving scenes, with a class for every
-    pixel.
-
-    Raises:
-        DataError: it is no known domain, and as `parse_spec`.
-    """
-    return spec in SCENE_SETS or (spec not in known_domains() and parse_spec(spec)[1] in SCENE_SETS)
-
-
-def _scene_setting(setting: str | None, sources: Sequence[str], goal: str, where: str) -> str:
+def scene_setting(setting: str | None, sources: Sequence[str], goal: str, where: str) -> str:
     """The class setting of a protocol of scenes: the given one if all its domains have it. Without one it is the
     first of the target's that they share, and 16 where SYNTHIA is the only source, which hardly shows the other three
-    of 19."""
+    of 19.
+
+    Args:
+        setting: Its name, or None.
+        sources, goal: Names of known domains.
+        where: Where they were given, for the message.
+
+    Raises:
+        DataError: a domain is no set of scenes, they share no setting, or not the given one.
+    """
     if other := [name for name in (*sources, goal) if name not in SCENE_SETS]:
         raise DataError(
             f"{where}: {other[0]} is no set of driving scenes, which have a class for every pixel; those are "

@@ -27,6 +27,8 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 CheckpointName = Literal["last", "source-val", "label-free"]
 
 DEFAULT_EPOCHS = 10
+# Of driving scenes from the sources, and as many from the target (the Calibrator, section 4; released ERFNet).
+SCENES_PER_STEP = 6
 # DRT, section 4.3.
 PSEUDO_CONFIDENCE = 0.8
 EVALUATIONS_PER_RUN = 10
@@ -95,7 +97,7 @@ class RunOptions:
     """Length of the run. An epoch is the fewest steps after which every source image was seen."""
     max_steps: Annotated[int | None, _words("N")] = None
     """Length of the run in steps, instead of --epochs."""
-    batch_size: Annotated[int | None, _words("N", "default: the method's")] = None
+    batch_size: Annotated[int | None, _words("N", "default: the method's; 6 scenes")] = None
     """Images per step from the sources together, and as many from the target."""
     augmentation: Literal["auto", "none", "flip", "crop-flip"] = "auto"
     """Of the training images: mirrored ("flip"), or cut out at random, resized and mirrored ("crop-flip"); auto is
@@ -112,7 +114,8 @@ class RunOptions:
     full_resolution: bool = False
     """Of driving scenes: judge at the size of the label files; by default at that of the images."""
     stylised: Annotated[Path | None, _words("DIR", "default: none")] = None
-    """Of gta5: a folder of images in another style, under the originals' names, to train on in their place."""
+    """Of gta5: a folder of images in another style, under the originals' names, to train on in their place. What tells
+    the run from others is the folder's own name, not where it lies."""
     source_limit: Annotated[int | None, _words("N", "default: all")] = None
     """At most this many training images per source; classes keep their shares, every seed uses the same ones."""
     target_limit: Annotated[int | None, _words("N", "default: all")] = None
@@ -237,6 +240,11 @@ class RunOptions:
             )
 
     @property
+    def style(self) -> str | None:
+        """What counts of `stylised`: the folder's own name; None where there is none."""
+        return None if self.stylised is None else self.stylised.name
+
+    @property
     def pseudo_labels_kind(self) -> str | None:
         """`pseudo_labels_of` without what tells the other run's task and seed; None where there are none."""
         return None if self.pseudo_labels_of is None else self.pseudo_labels_of.rpartition(" ")[0]
@@ -273,8 +281,9 @@ class TrainConfig:
 
     @property
     def batch_size(self) -> int:
-        """--batch-size, or the method's default."""
-        return self.run.batch_size or METHODS[self.method].default_batch_size
+        """--batch-size, or the method's default, or `SCENES_PER_STEP`."""
+        pixels = self.network_input.labels == "pixel"
+        return self.run.batch_size or (SCENES_PER_STEP if pixels else METHODS[self.method].default_batch_size)
 
     def _check_labels(self) -> None:
         """Raise a ValueError where options are for the other kind of network, of labels of images or of pixels."""
@@ -301,6 +310,11 @@ class TrainConfig:
                 raise ValueError(
                     f"--{name.replace('_', '-')} {size[0]} {size[1]}: {self.options.backbone} takes multiples of "
                     f"{multiple}"
+                )
+            if size is not None and (patch := getattr(self.options, "patch_size", 0)) > min(size):
+                raise ValueError(
+                    f"patch_size: expected at most {min(size)} with --{name.replace('_', '-')} {size[0]} {size[1]}, "
+                    f"got {patch}"
                 )
 
     @property
@@ -373,8 +387,8 @@ class TrainConfig:
 
 
 def absolute_paths(run: RunOptions) -> RunOptions:
-    """`run` with --data-root, --pseudo-labels-from and the folders of own domains made absolute, so that a run folder
-    can be used from another directory."""
+    """`run` with --data-root, --stylised, --pseudo-labels-from and the folders of own domains made absolute, so that a
+    run folder can be used from another directory."""
 
     def absolute(spec: str) -> str:
         name, equals, path = spec.partition("=")
@@ -442,6 +456,7 @@ def _pseudo_labels_of(path: Path, out: Path) -> str | None:
 def _identity(method: str, run: RunOptions, options: Any) -> dict[str, Any]:
     """The fields that decide the results: the shared ones, and the method's own after its name."""
     shared = {k: to_plain(v) for k, v in dataclasses.asdict(run).items() if k not in (*NOT_IDENTITY, *NOT_STORED)}
+    shared["stylised"] = run.style
     return {**shared, **{f"{method}.{k}": to_plain(v) for k, v in dataclasses.asdict(options).items()}}
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from torch import Tensor
 from dynconv.data import Protocol, Split, evaluation_batches
 from dynconv.distributed import gather_rows, my_share, world_size
 from dynconv.engine.selection import of_class
-from dynconv.methods import Method
+from dynconv.methods import Matched, Method
 from dynconv.metrics import classification, deep_embedded_validation, prediction_validators
 from dynconv.models import DomainName, NetworkInput
 
 Autocast = Callable[[], AbstractContextManager[object]]
+S = TypeVar("S", bound=Split)
 
 # On one CPU core 100 took 2.2 s where 500 took 2.3 and 1,000 took 2.8 (3,000 images, lenet-small).
 CHUNK = 100
@@ -233,19 +234,32 @@ class Evaluation:
         with torch.no_grad(), self.scoring.autocast():
             return method.diagnose(trained, held_out)
 
+    def match(self, method: Method) -> Matched:
+        """`Method.match` with training images of both domains; `method` is in evaluation mode."""
+        sources = self._passes(method, [domain.train for domain in self.protocol.sources])
+        with self.scoring.autocast():
+            return method.match(sources, self._passes(method, [self.protocol.target.train]))
+
     def _observe_target(self, method: Method) -> None:
-        split = self.protocol.target.train
+        with self.scoring.autocast():
+            method.observe_target(self._passes(method, [self.protocol.target.train]))
+
+    def _passes(self, method: Method, splits: Sequence[Split]) -> Callable[[], Iterator[Tensor]]:
+        """What gives, anew at each call, the images that a method is to observe, evenly spread over `splits`."""
         wanted = self.unlabelled if method.observed_images is None else method.observed_images
-        part = my_part(spread(split, wanted or len(split)))
+        each = max(wanted // len(splits), 1)
+        parts = [my_part(spread(split, each if wanted else len(split))) for split in splits]
 
         # Every layer has a pass of its own (53 in a ResNet-50), so that files are read once where memory holds them.
         @functools.cache
-        def read() -> Split:
+        def read(place: int) -> Split:
+            part = parts[place]
             return Split(part.images_at(torch.arange(len(part))), part.labels)
 
-        kept = math.prod((len(part), *part.image_shape)) <= KEPT_BYTES
-        with self.scoring.autocast():
-            method.observe_target(lambda: self.images(read() if kept else part))
+        kept = sum(math.prod((len(part), *part.image_shape)) for part in parts) <= KEPT_BYTES
+        return lambda: (
+            images for place, part in enumerate(parts) for images in self.images(read(place) if kept else part)
+        )
 
 
 def split_metrics(
@@ -275,12 +289,12 @@ def split_metrics(
     return row
 
 
-def my_part(split: Split) -> Split:
+def my_part(split: S) -> S:
     """The images that this process computes; all of them in one process."""
     return split if world_size() == 1 else split.subset(my_share(len(split)))
 
 
-def spread(split: Split, count: int) -> Split:
+def spread(split: S, count: int) -> S:
     """`count` images at most, evenly spread: a list sorted by class would otherwise show its first classes only."""
     if len(split) <= count:
         return split

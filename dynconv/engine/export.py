@@ -17,7 +17,7 @@ from dynconv.data.normalise import black_and_span
 from dynconv.data.protocols import MARGINS
 from dynconv.data.scenes.label_maps import IGNORE, palette_of
 from dynconv.engine.evaluation import evaluating
-from dynconv.engine.inspect import LoadedRun, calibrator_method
+from dynconv.engine.inspect import LoadedRun, calibrator_method, seen_size
 from dynconv.engine.programs import SUFFIXES, Agreement, Format, agreement, new_folder, provenance, write_program
 from dynconv.methods import Method
 
@@ -123,12 +123,7 @@ def input_size(loaded: LoadedRun, asked: Size | None = None) -> Size:
                 f"{network.image_size} alone; leave it out"
             )
         return network.image_size, network.image_size
-    found = asked or loaded.config.run.image_size
-    if found is None:
-        raise ValueError(
-            "--image-size: the run took its scenes at the size that is customary for them, and did not write it down; "
-            "give H W, 512 1024 for GTA5, SYNTHIA and Cityscapes"
-        )
+    found = seen_size(loaded, asked)
     if any(side < 1 or side % network.multiple for side in found):
         raise ValueError(
             f"--image-size {found[0]} {found[1]}: {backbone} takes multiples of {network.multiple}; give such a size, "
@@ -178,7 +173,6 @@ def _cases(model: AdaptedModel, loaded: LoadedRun, size: Size) -> Iterator[tuple
 def describe(loaded: LoadedRun, form: Format, model: AdaptedModel, size: Size) -> dict[str, Any]:
     """What is in model.json: how to feed the model, what its scores mean, and where it comes from."""
     of_pixels = loaded.scoring.network_input.labels == "pixel"
-    crops = " The run itself was judged by ten crops, the model takes one." if loaded.config.run.ten_crop else ""
     return {
         "file": f"model{SUFFIXES[form]}",
         "part": model.part,
@@ -196,7 +190,8 @@ def describe(loaded: LoadedRun, form: Format, model: AdaptedModel, size: Size) -
         },
         "preprocessing": {
             "words": (
-                f"{decoding(loaded, size)} The model itself subtracts the mean and divides by the deviation.{crops}"
+                f"{decoding(loaded, size)} The model itself subtracts the mean and divides by the deviation."
+                f"{_judged(loaded)}"
             ),
             "resize": list(_stored(loaded, size)),
             "interpolation": "bilinear, antialiased",
@@ -207,6 +202,24 @@ def describe(loaded: LoadedRun, form: Format, model: AdaptedModel, size: Size) -
         },
         **provenance(loaded, form),
     }
+
+
+def _judged(loaded: LoadedRun) -> str:
+    """What the run's figures were measured by and the model does not do, in words with a space before them."""
+    run, words = loaded.config.run, ""
+    if run.ten_crop:
+        words += " The run itself was judged by ten crops, the model takes one."
+    if run.eval_window is not None:
+        words += (
+            f" The run itself was judged by overlapping windows of {_words(run.eval_window)}, whose scores were "
+            "averaged; the model takes whole images."
+        )
+    if run.full_resolution:
+        words += (
+            " The run itself was judged at the size of the label files, to which its scores were brought (bilinear); "
+            "the model's have the size of its images."
+        )
+    return words
 
 
 def _of_label_maps(loaded: LoadedRun) -> dict[str, Any]:

@@ -57,7 +57,6 @@ def export_calibrator(
         copy.deepcopy(calibrating(loaded).calibrator).cpu().float().to(memory_format=torch.contiguous_format).eval()
     )
     size = input_size(loaded, size)
-    trained = loaded.config.run.image_size or size
     program = None if form is None else f"calibrator{SUFFIXES[form]}"
     shape = ["batch", 3, "height", "width"]
     described = {"dtype": "float32", "shape": shape, "range": [0, 1]}
@@ -76,8 +75,7 @@ def export_calibrator(
             "output": {"name": "calibrated", **described},
             "use": (
                 f"{decoding(loaded, size)} Give the images to the calibrator, and what comes out to the classifier in "
-                "their place; the classifier's own mean and deviation come after the calibrator. It was trained on "
-                f"images of {trained[0]} x {trained[1]}."
+                f"their place; the classifier's own mean and deviation come after the calibrator.{trained_on(loaded)}"
             ),
             **provenance(loaded, form),
             "overhead": overhead.to_dict(),
@@ -86,6 +84,19 @@ def export_calibrator(
         checks.append(agreement(load_calibrator(folder), _cases(calibrator, size), WEIGHTS_FILE, "images"))
     files = (WEIGHTS_FILE,) if program is None else (WEIGHTS_FILE, program)
     return ExportedCalibrator(tuple(out / name for name in files), max(checks), overhead)
+
+
+def trained_on(loaded: LoadedRun) -> str:
+    """The size of what the calibrator was trained on, in words with a space before them; nothing where it is not
+    known."""
+    network, crop = loaded.scoring.network_input, loaded.config.run.crop_size
+    if network.labels == "image":
+        size: Size | None = (network.image_size, network.image_size)
+    else:
+        size = crop or loaded.image_size
+    if size is None:
+        return ""
+    return f" It was trained on {'images' if crop is None else 'random parts'} of {size[0]} x {size[1]}."
 
 
 def _axes() -> Axes:

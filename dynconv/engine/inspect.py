@@ -43,6 +43,8 @@ class LoadedRun:
     """Folder of the real data sets."""
     checkpoint: CheckpointName
     """Which of the run's checkpoints."""
+    image_size: tuple[int, int] | None
+    """Height and width that the run's images had; None for a checkpoint of an earlier version."""
 
     def protocol(self) -> Protocol:
         """The run's own domains, each with all its images.
@@ -102,7 +104,24 @@ def load_run(
     fabric.to_device(method)
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     root = data_root if data_root is not None else config.run.data_root
-    return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint)
+    # Earlier versions did not write it down, nor label pixels.
+    height, width = state.get("image_size", (None, None))
+    size = None if height is None else (height, width)
+    return LoadedRun(config, folder, method.eval(), classes, scoring, state["step"], root, checkpoint, size)
+
+
+def seen_size(run: LoadedRun, asked: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width that a network for segmentation is to see images at: `asked`, or those of its run.
+
+    Raises:
+        ValueError: Neither tells one.
+    """
+    size = asked or run.image_size
+    if size is None:
+        raise ValueError(
+            f"--image-size: the checkpoint of {run.folder.path} does not tell the size of its images; give H W"
+        )
+    return size
 
 
 def check_whole_images(run: LoadedRun, figure: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ def measure_run(
 def _scene_domain(loaded: LoadedRun, domain: str) -> dict[str, float]:
     """The figures of another domain of scenes, judged as the run's own are."""
     run = loaded.config.run
-    options = scene_options(loaded.config)
+    options = dataclasses.replace(scene_options(loaded.config), size=loaded.image_size)
     other = load_scene_domain(domain, options, classes=loaded.classes, data_root=loaded.root)
     if other.test is None:
         raise ValueError(f"--domain {domain}: there is no scene to measure on")

@@ -19,6 +19,9 @@ Runs = Annotated[
 Device = Literal["auto", "cpu", "cuda"]
 DataRoot = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
+# Rows of a figure of CamVid's scenes: 15,600 pixels.
+MOST_SCENES = 50
+
 
 @dataclass(frozen=True, kw_only=True)
 class FigureOptions:
@@ -160,6 +163,11 @@ class ScenesOptions(OneRunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_counts(images=self.images)
+        if self.images > MOST_SCENES:
+            raise ValueError(
+                f"--images must be at most {MOST_SCENES}, a row of the figure each, got {self.images}; "
+                "`dynconv predict` writes the label maps of any number of images"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

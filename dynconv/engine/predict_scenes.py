@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,12 @@ from torch import Tensor
 from dynconv.data import DataError
 from dynconv.data.decode import read_picture
 from dynconv.data.scenes.label_maps import palette_of
-from dynconv.data.scenes.listing import SCENE_SETS
-from dynconv.data.scenes.protocol import PUBLISHED_SIZE
 from dynconv.data.scenes.reading import resized
-from dynconv.data.specs import parse_spec
 from dynconv.data.threads import read_ahead
 from dynconv.engine.durable import put_in_place, temporary_of
 from dynconv.engine.evaluation import evaluating
 from dynconv.engine.find_images import find_images
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.inspect import LoadedRun, seen_size
 from dynconv.engine.options import PredictOptions
 from dynconv.engine.predict import STANDARD_OUTPUT, counting
 from dynconv.engine.run_folder import write_atomically
@@ -39,9 +36,10 @@ def predict_scenes(loaded: LoadedRun, options: PredictOptions, console: Console 
     """Write the label map of every image of `options.images`, in the image's own size, and `FACTS`.
 
     A label map is a PNG with a palette: each pixel holds the place of its class in `FACTS`' `classes`, and is shown in
-    the class's colour. It has the image's name with the suffix .png. The network sees the image at the size that it was
-    trained at (window by window where the run is judged so), and its scores are enlarged to the image's size before the
-    class is chosen; of the enlarged scores a band is held at a time.
+    the class's colour. It has the image's name with the suffix .png, and takes the place of a file of that name that is
+    none of what is read here. The network sees the image at the size that it was trained at
+    (window by window where the run is judged so), and its scores are enlarged to the image's size before the class is
+    chosen; of the enlarged scores a band is held at a time.
 
     Args:
         loaded: A run of segmentation.
@@ -52,13 +50,13 @@ def predict_scenes(loaded: LoadedRun, options: PredictOptions, console: Console 
         Images that could not be read (named on `console` and in `FACTS`, without a label map), and images in all.
 
     Raises:
-        ValueError: Options that do not fit, no image there, two images of one name, a score that is not finite, or a
-            file that cannot be written.
+        ValueError: Options that do not fit, no image there, two images of one name, a file that would be written over
+            one that is read, a score that is not finite, or a file that cannot be written.
     """
     out, size = options.out, _check(loaded, options)
     root, names = find_images(options.images)
     files = _label_files(names)
-    _check_apart(out, options.images)
+    _check_apart(out, options.images, root, files)
     console = console or Console(stderr=True)
     facts: list[dict[str, str]] = []
     try:
@@ -86,16 +84,7 @@ def _check(loaded: LoadedRun, options: PredictOptions) -> Size:
     for flag, value, default in (("top", options.top, 1), ("batch-size", options.batch_size, None)):
         if value != default:
             raise ValueError(f"--{flag} {value}: {what}, one at a time; leave it out")
-    run = loaded.config.run
-    known = SCENE_SETS.get(parse_spec(run.protocol)[1] if run.protocol is not None else str(run.target))
-    published = PUBLISHED_SIZE if known is not None and known.layout != "camvid" else None
-    size = options.image_size or run.image_size or published
-    if size is None:
-        raise ValueError(
-            "--image-size: the run took its scenes in the size of the target's files, which is not in its folder; give "
-            "that, H W"
-        )
-    return size
+    return seen_size(loaded, options.image_size)
 
 
 def _label_files(names: Sequence[str]) -> dict[str, str]:
@@ -114,11 +103,26 @@ def _label_files(names: Sequence[str]) -> dict[str, str]:
     return files
 
 
-def _check_apart(out: Path, place: Path) -> None:
+def _check_apart(out: Path, place: Path, root: Path, files: Mapping[str, str]) -> None:
+    """Raise a ValueError where `files`, image below `root` to label map below `out`, would take the place of what is
+    read, or be read by the next call."""
     if place.is_dir() and out.resolve().is_relative_to(place.resolve()):
         raise ValueError(
             f"--out {out} lies in {place}: the label maps would be images of the next call; give a folder elsewhere"
         )
+    read = [root / name for name in files]
+    if place.is_file():
+        read.append(place)
+    # A rename puts a file in the place of a link, not of what the link leads to: both are to stay.
+    taken = {where: path for path in read for where in (path.resolve(), _resting(path))}
+    for path in (*(out / file for file in files.values()), out / FACTS):
+        if (image := taken.get(_resting(path))) is not None:
+            raise ValueError(f"--out {out}: {path} would be written over {image}, which is read; give a folder elsewhere")
+
+
+def _resting(path: Path) -> Path:
+    """Where a file lies that may be a link: of its folder links are followed."""
+    return path.parent.resolve() / path.name
 
 
 def _label_maps(loaded: LoadedRun, root: Path, names: Sequence[str], size: Size) -> Iterator[Tensor | str]:
@@ -159,6 +163,7 @@ def _write_map(label_map: Tensor, classes: Sequence[str], path: Path) -> None:
 
 
 def _facts(loaded: LoadedRun, size: Size, images: list[dict[str, str]]) -> dict[str, Any]:
+    window = loaded.config.run.eval_window
     return {
         "run": str(loaded.folder.path),
         "checkpoint": loaded.checkpoint,
@@ -167,5 +172,6 @@ def _facts(loaded: LoadedRun, size: Size, images: list[dict[str, str]]) -> dict[
         "classes": list(loaded.classes),
         "palette": [list(colour) for colour in palette_of(loaded.classes)],
         "image_size": list(size),
+        "eval_window": None if window is None else list(window),
         "images": images,
     }

@@ -86,6 +86,7 @@ class Run:
             "config_hash": self.config.hash,
             "config": self.config.identity(),
             "classes": list(self.evaluation.protocol.classes),
+            "image_size": list(self.evaluation.protocol.target.train.image_shape[1:]),
             "step": self.step,
             "method": self.method.state_dict(),
         }
@@ -139,6 +140,8 @@ class Run:
         while self.step < self.max_steps:
             if self.refresh_every and self.step % self.refresh_every == 0 and self.method.refresh_due():
                 self.refresh(journal)
+            if self.step == self.method.matching_step(self.max_steps):
+                self.match(journal)
             try:
                 self.stepper.advance(next(self.batches), self.step, self.max_steps, self.meter)
             except ValueError as error:
@@ -194,6 +197,15 @@ class Run:
             found = self.method.refresh(scores)
         if found.changed:
             self.batches.select_target(found.selection)
+        self.meter.add(found.logs)
+        if found.message is not None:
+            journal.line(found.message)
+
+    def match(self, journal: Journal) -> None:
+        """Show the method images of both domains for its matching. A run resumed at this step, whose checkpoint is from
+        before it, asks again, with the same result."""
+        with evaluating(self.method), torch.no_grad():
+            found = self.evaluation.match(self.method)
         self.meter.add(found.logs)
         if found.message is not None:
             journal.line(found.message)

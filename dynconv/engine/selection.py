@@ -7,19 +7,19 @@ from statistics import fmean
 from typing import Any
 
 from dynconv.metrics import LOWER_IS_BETTER, VALIDATORS, ValidatorName
+from dynconv.metrics.names import ACCURACY_OF, MEAN_IOU, judged_by
 
 Row = dict[str, Any]
 
 VALIDATOR: ValidatorName = "information-maximisation"
 CLASS_MEAN = "class-mean-accuracy"
-OF_CLASS = "/accuracy-of-"
 # The rules, but "last", whose choice is known during the run and whose weights are kept: none sees a target label.
 KEPT = ("source-val", "label-free")
 
 
 def main_metric(row: Row) -> str:
     """What counts in the evaluations of a run: "accuracy", or "mean-iou" where every pixel has a class."""
-    return "mean-iou" if any(name.endswith("/mean-iou") for name in row) else "accuracy"
+    return judged_by("pixel" if any(name.endswith(f"/{MEAN_IOU}") for name in row) else "image")
 
 
 def mean_of(row: Row, split: str, metric: str | None = None) -> float | None:
@@ -31,7 +31,7 @@ def mean_of(row: Row, split: str, metric: str | None = None) -> float | None:
 
 def of_class(where: str, label: str) -> str:
     """Name of the accuracy on the images of the class `label` of `where`, SPLIT/DOMAIN."""
-    return f"{where}{OF_CLASS}{label}"
+    return f"{where}{ACCURACY_OF}{label}"
 
 
 def merit(row: Row, rule: str, validator: ValidatorName = VALIDATOR) -> float | None:

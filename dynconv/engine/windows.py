@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-UNDEFINED = 255
-"""The prediction where a score is not finite: no class, so that it cannot be counted as one."""
+from dynconv.metrics.segmentation import IGNORE
+
 # Enlarged scores that are held at a time: 64 MiB of float32, 400 rows of 2048 pixels and 19 classes. Smaller bands cost
 # nothing to speak of, larger ones gain nothing.
 BAND = 2**24
@@ -92,6 +92,10 @@ def _strips(predict: Callable[[Tensor], Tensor], images: Tensor, window: tuple[i
     """The images' mean scores float32 (B, C, rows, W) from the top downwards, each row as soon as no window below has
     it."""
     height, width = images.shape[-2:]
+    if window == (height, width):
+        # As it is: the mean of one is itself, and a second copy of a scene's scores would be 159 MB.
+        yield _checked_scores(predict, images).float()
+        return
     tops = _starts(height, window[0])
     unfinished: Tensor | None = None
     for top, following in zip(tops, [*tops[1:], height], strict=True):
@@ -127,8 +131,8 @@ def _checked_scores(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tens
             f"predict: expected scores ({len(images)}, C, {images.shape[-2]}, {images.shape[-1]}) of images "
             f"{tuple(images.shape)}, got {tuple(scores.shape)}"
         )
-    if scores.shape[1] > UNDEFINED:
-        raise ValueError(f"predict: expected at most {UNDEFINED} classes, got {scores.shape[1]}")
+    if scores.shape[1] > IGNORE:
+        raise ValueError(f"predict: expected at most {IGNORE} classes, got {scores.shape[1]}")
     return scores
 
 
@@ -154,7 +158,7 @@ def _bands(strips: Iterator[Tensor], height: int, size: tuple[int, int]) -> Iter
             # On a CPU five times as fast as argmax, and these two as isfinite, of scores whose classes lie apart.
             best, classes = scores.max(dim=1)
             finite = best.isfinite() & scores.amin(dim=1).isfinite()
-            yield classes.to(torch.uint8).masked_fill_(~finite, UNDEFINED)
+            yield classes.to(torch.uint8).masked_fill_(~finite, IGNORE)
         done = ready
         if done < size[0]:
             # Of a smaller map the next row may lie in a strip that is still to come.

@@ -9,7 +9,7 @@ from dynconv.losses.gradient_synchronisation import Hierarchy, parse_tree, synch
 from dynconv.losses.mapping import MappingForm, discrimination_loss, mapping_loss
 from dynconv.losses.mmd import GaussianKernels, jmmd, mk_mmd, optimal_weights, quadruple_terms, term_covariance
 from dynconv.losses.moments import RELEASED_SOURCES, MomentDistances, moment_distances, released_moment_distance
-from dynconv.losses.rows import as_rows
+from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.losses.spectral import spectral_penalty
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "MappingForm",
     "MomentDistances",
     "as_rows",
+    "by_pieces",
     "class_balance",
     "classifier_discrepancy",
     "conditional_entropy",

@@ -3,7 +3,7 @@
 from dynconv.methods.adabn import AdaBN, AdaBNConfig
 from dynconv.methods.adda import ADDA, ADDAConfig
 from dynconv.methods.afn import AFN, AFNConfig
-from dynconv.methods.base import About, Method, Refresh, Update
+from dynconv.methods.base import About, Matched, Method, Refresh, Update
 from dynconv.methods.bsp import BSP, BSPConfig
 from dynconv.methods.calibrator import CalibratorConfig, CalibratorMethod
 from dynconv.methods.cdan import CDAN, CDANConfig
@@ -12,6 +12,7 @@ from dynconv.methods.cyclegan import CycleGAN, CycleGANConfig
 from dynconv.methods.dan import DAN, DANConfig
 from dynconv.methods.dann import DANN, DANNConfig
 from dynconv.methods.drt import DRT, DRTConfig
+from dynconv.methods.gaussian import Gaussian, GaussianConfig
 from dynconv.methods.gsda import GSDA, GSDAConfig
 from dynconv.methods.jan import JAN, JANConfig
 from dynconv.methods.m3sda import M3SDA, M3SDAConfig
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
     "source-only": SourceOnly,
     "target-only": TargetOnly,
     "adabn": AdaBN,
+    "gaussian": Gaussian,
     "self-training": SelfTraining,
     "dan": DAN,
     "jan": JAN,
@@ -74,10 +76,13 @@ __all__ = [
     "DANNConfig",
     "DRTConfig",
     "GSDAConfig",
+    "Gaussian",
+    "GaussianConfig",
     "JANConfig",
     "M3SDAConfig",
     "MADAConfig",
     "MCDConfig",
+    "Matched",
     "Method",
     "MethodConfig",
     "PADAConfig",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.distributed import all_mean
-from dynconv.losses import MappingForm, as_rows, discrimination_loss, domain_accuracies, mapping_loss
+from dynconv.losses import MappingForm, as_rows, by_pieces, discrimination_loss, domain_accuracies, mapping_loss
 from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.encoders import Encoders, encoding, evaluated
@@ -235,7 +235,7 @@ class ADDA(SourceFirst):
 
     def judged(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The discriminator's logits (N, 1) of the rows it sees of source and target; positive for the source."""
-        logits = self.discriminators(torch.cat([source, target]))
+        logits = by_pieces(self.discriminators, torch.cat([source, target]))
         return logits[: len(source)], logits[len(source) :]
 
     def gate_is_shut(self) -> bool:

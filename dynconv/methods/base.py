@@ -61,6 +61,16 @@ class Refresh:
     """A line for whoever watches the run."""
 
 
+@dataclass
+class Matched:
+    """What a method found when it looked at images of both domains."""
+
+    logs: Mapping[str, float] = field(default_factory=dict)
+    """Scalars by name."""
+    message: str | None = None
+    """A line for whoever watches the run."""
+
+
 @dataclass(frozen=True)
 class About:
     """Where a method comes from and what it is made for; docs/methods.md is made of these."""
@@ -174,6 +184,19 @@ class Method(nn.Module, abc.ABC):
         mode. What is kept for later steps must be in a buffer, so that a checkpoint holds it."""
         return Refresh()
 
+    def matching_step(self, max_steps: int) -> int | None:
+        """The step, counted from 0, of a run of `max_steps`, before which `match` is called; None for none."""
+        return None
+
+    def match(self, source: Callable[[], Iterable[Tensor]], target: Callable[[], Iterable[Tensor]]) -> Matched:
+        """Change the networks in closed form, by what images of both domains show. Called in evaluation mode.
+
+        Args:
+            source, target: Give training images (B, 3, S, S) of a domain without their labels, this process's share of
+                as many as `observed_images` says, anew at each call.
+        """
+        return Matched()
+
     def predict(self, images: Tensor) -> Tensor:
         """Class scores (B, num_classes) of images (B, 3, S, S) with S = image_size; of the target, unless the call is
         within `evaluating_domain`."""
@@ -232,8 +255,8 @@ class Method(nn.Module, abc.ABC):
 
     @property
     def observed_images(self) -> int | None:
-        """How many target images, evenly spread, `observe_target` is to see: 0 for all, None for as many as the engine
-        takes to be enough."""
+        """How many target images, evenly spread, `observe_target` is to see, and `match` of each side: 0 for all, None
+        for as many as the engine takes to be enough."""
         return None
 
     def observe_target(self, batches: Callable[[], Iterable[Tensor]]) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data.normalise import Normalisation, black_and_span
-from dynconv.losses import as_rows
+from dynconv.losses import as_rows, by_pieces
 from dynconv.losses.groups import group_accuracy, group_loss
 from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused, labels_pixels
+from dynconv.methods.config import Backbone
 from dynconv.methods.source_first import SourceFirst, SourceFirstConfig
 from dynconv.models import NormalisationPolicy
 from dynconv.models.calibrator import Calibrator, PerturbationForm
@@ -31,8 +32,6 @@ DIAGNOSED = 300
 # Of scenes, whose features have hundreds of places each, and of which so many patches are drawn: with one of each a
 # difference of two shares would have a standard error of up to 0.09.
 DIAGNOSED_SCENES, PATCHES = 32, 16
-# Whose maps are in memory together.
-SCENES_AT_ONCE = 8
 OVERFITTED = 0.1
 
 
@@ -70,7 +69,8 @@ class CalibratorConfig(SourceFirstConfig):
     """Widths of the feature discriminator's hidden layers: one makes the paper's two layers (its width is a choice of
     ours); released code has 1000 and 500, for segmentation 512 and 256."""
     feature_dropout: float = 0.0
-    """Dropout before the feature discriminator's last layer (0.5 in released code)."""
+    """Dropout before the feature discriminator's last layer (0.5 in released code). Of maps each place drops features
+    of its own, where released code drops a feature at all places of an image."""
     pixel_hidden: tuple[int, ...] = (128,)
     """Widths of the pixel discriminator's hidden layers (released code: 128)."""
     patch: bool = True
@@ -93,18 +93,7 @@ class CalibratorConfig(SourceFirstConfig):
     """Adam's beta 1 of calibrator and discriminators (0.9 in released code; 0.5, as in many GANs, forgets the other
     side's last moves sooner)."""
 
-    backbone: Literal[
-        "lenet-small",
-        "lenet-m3sda",
-        "dtn",
-        "resnet-small",
-        "resnet50",
-        "resnet101",
-        "erfnet-encoder",
-        "erfnet",
-        "drn26",
-        "fcn8s",
-    ] = "dtn"
+    backbone: Backbone = "dtn"
     """The frozen classifier: `dtn` is the paper's "LeNet" (section 5.3); otherwise as in `MethodConfig`."""
     lr: float = 1e-4
     """Learning rate (section 4: 1e-4 for all networks)."""
@@ -260,6 +249,10 @@ class CalibratorMethod(SourceFirst):
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         if not self.adapting:
+            for discriminator in self.discriminators.values():
+                if isinstance(discriminator, PixelDiscriminator):
+                    # Now, and not after all the steps that learn the source.
+                    discriminator.check_size(batch.source.images)
             yield self.source_update(batch)
             return
         kinds = self.kinds(batch.source.images, batch.target.images)
@@ -325,7 +318,7 @@ class CalibratorMethod(SourceFirst):
             # Called by name, so that what it draws can be drawn from another generator.
             return discriminator(torch.cat(list(parts)), generator).split([len(part) for part in parts])
         rows = [as_rows(part) for part in parts]
-        return discriminator(torch.cat(rows)).split([len(part) for part in rows])
+        return by_pieces(discriminator, torch.cat(rows)).split([len(part) for part in rows])
 
     @property
     def diagnosed_images(self) -> int:
@@ -333,6 +326,7 @@ class CalibratorMethod(SourceFirst):
             return 0
         return DIAGNOSED_SCENES if labels_pixels(self.config) else DIAGNOSED
 
+    @torch.no_grad()
     def diagnose(self, trained: Tensor, held_out: Tensor) -> dict[str, float]:
         """Of each discriminator the share of source images, plain and calibrated, whose group it tells (of maps the
         share of their places):
@@ -344,15 +338,16 @@ class CalibratorMethod(SourceFirst):
         for what, images in (("trained", trained), ("held-out", held_out)):
             generator = torch.Generator(images.device).manual_seed(0)
             told = {name: list[Tensor]() for name in self.discriminators}
-            for part in images.split(SCENES_AT_ONCE) if scenes else [images]:
+            # Of a scene of 1024 x 2048 the score maps, plain and calibrated, have 4 million places.
+            for part in images.split(1) if scenes else [images]:
                 calibrated = self.calibrate(part)
                 for name, shares in told.items():
                     seen = [self.seen(name, part), self.seen(name, calibrated)]
                     draws = range(PATCHES if scenes and name == "pixel" else 1)
                     drawn = [group_accuracy(self.judged(name, seen, generator), labels) for _ in draws]
-                    shares.append(torch.stack(drawn).mean() * len(part))
+                    shares.append(torch.stack(drawn).mean())
             for name, shares in told.items():
-                found[f"discriminator/{name}/{what}-accuracy"] = float(torch.stack(shares).sum()) / len(images)
+                found[f"discriminator/{name}/{what}-accuracy"] = float(torch.stack(shares).mean())
         return found
 
     def remark(self, row: Mapping[str, Any]) -> str | None:

@@ -9,23 +9,25 @@ from typing import Literal
 from dynconv.methods.checks import check_range, check_types, check_unused
 from dynconv.models import DynamicSpec, NormalisationPolicy, weights_of
 
+Backbone = Literal[
+    "lenet-small",
+    "lenet-m3sda",
+    "dtn",
+    "resnet-small",
+    "resnet50",
+    "resnet101",
+    "erfnet-encoder",
+    "erfnet",
+    "drn26",
+    "fcn8s",
+]
+
 
 @dataclass(frozen=True)
 class MethodConfig:
     """The fields that every method has."""
 
-    backbone: Literal[
-        "lenet-small",
-        "lenet-m3sda",
-        "dtn",
-        "resnet-small",
-        "resnet50",
-        "resnet101",
-        "erfnet-encoder",
-        "erfnet",
-        "drn26",
-        "fcn8s",
-    ] = "lenet-small"
+    backbone: Backbone = "lenet-small"
     """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `dtn` for
     digits as in CyCADA and the Calibrator, `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101`
     for 224 x 224. For labels of pixels `erfnet-encoder` (ERFNet's encoder and bilinear upsampling, as in GAM),

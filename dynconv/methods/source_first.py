@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,23 @@ from dynconv.methods.checks import check_unused, labels_pixels
 from dynconv.methods.config import MethodConfig
 from dynconv.models import input_of
 from dynconv.models.segmentation import SegmentationHead
-from dynconv.models.weights import are_left_out
+from dynconv.models.weights import are_left_out, weights_left_out
 
 # What a branch computes by, beside what the shapes of its weights tell.
 OF_BRANCHES = ("temperature", "scale_activation")
 
 
 @dataclass(frozen=True)
-class SourceFirstConfig(MethodConfig):
+class StartedConfig(MethodConfig):
+    """The fields of methods that may begin with the network of another run."""
+
+    source_checkpoint: str = ""
+    """FILE: a checkpoint of a run on the source with the same classes and network (RUN/checkpoints/last.pt) whose
+    network and classifier are taken; empty for none."""
+
+
+@dataclass(frozen=True)
+class SourceFirstConfig(StartedConfig):
     """The fields of methods that learn the source first and adapt afterwards."""
 
     pretrain: float = 0.5
@@ -48,7 +58,8 @@ class SourceFirstConfig(MethodConfig):
         if self.source_checkpoint:
             choice = "source_checkpoint, which has been trained"
             check_unused(self, ("pretrain",), choice, "leave source_checkpoint out")
-            if self.weights not in ("auto", "none"):
+            # A network for segmentation is normalised as its file of weights wants it, whoever brings the weights.
+            if self.weights not in ("auto", "none") and not labels_pixels(self):
                 raise ValueError(
                     f"weights: {self.weights} contradicts {choice}; leave weights at auto, give none where that run "
                     "had none, or leave source_checkpoint out"
@@ -62,7 +73,31 @@ class SourceFirstConfig(MethodConfig):
         return 0 if self.source_checkpoint else math.ceil(self.pretrain * max_steps)
 
 
-class SourceFirst(Method):
+class Started(Method):
+    """A method that begins with the network of another run, where a checkpoint is given."""
+
+    config_class: ClassVar[type[StartedConfig]]
+    config: StartedConfig
+
+    def __init__(self, config: StartedConfig, num_classes: int) -> None:
+        # The checkpoint's take the place of the weights that its run began with.
+        with weights_left_out() if config.source_checkpoint else contextlib.nullcontext():
+            super().__init__(config, num_classes)
+        # Of the network that the run begins with; None where it learns the source itself.
+        self.source_classes: tuple[str, ...] | None = None
+        if config.source_checkpoint and not are_left_out():
+            networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
+            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        if self.source_classes is not None and self.source_classes != tuple(classes):
+            raise ValueError(
+                f"source_checkpoint {self.config.source_checkpoint}: its classes are {listed(self.source_classes)}, "
+                f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
+            )
+
+
+class SourceFirst(Started):
     """A method whose run is two: steps that learn the source, unless a checkpoint of such a run is given, then steps
     that adapt. `adapting` tells which of both a step is."""
 
@@ -71,19 +106,7 @@ class SourceFirst(Method):
 
     def __init__(self, config: SourceFirstConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        # Of the network that the run begins with; None where it learns the source itself.
-        self.source_classes: tuple[str, ...] | None = None
-        if config.source_checkpoint and not are_left_out():
-            networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
-            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
         self.adapting = bool(config.source_checkpoint)
-
-    def check_classes(self, classes: Sequence[str]) -> None:
-        if self.source_classes is not None and self.source_classes != tuple(classes):
-            raise ValueError(
-                f"source_checkpoint {self.config.source_checkpoint}: its classes are {listed(self.source_classes)}, "
-                f"and this run's are {listed(classes)}; give a checkpoint of a run with the same classes"
-            )
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
         if self.config.adaptation_begins(max_steps) >= max_steps:
@@ -96,8 +119,9 @@ class SourceFirst(Method):
         """Class scores as a discriminator sees them: (B, num_classes) of features (B, F), and of maps score maps of the
         size that `score_maps` chooses."""
         (head,) = self.heads
-        low = isinstance(head, SegmentationHead) and self.config.score_maps == "low"
-        return head.low(features) if low else self.scores(features)
+        if isinstance(head, SegmentationHead) and self.config.score_maps == "low":
+            return head.low(features)
+        return self.scores(features)
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
@@ -152,9 +176,10 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
             f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"
         )
     if input_of(config.backbone, weights) != input_of(config.backbone, config.weights):
+        kept = weights == "none" or labels_pixels(config)
         raise ValueError(
             f"{where} is of a run of {method} with weights {weights!r}, and with {config.weights!r} the images are "
-            f"normalised otherwise than there; give weights {'none' if weights == 'none' else 'auto'!r}"
+            f"normalised otherwise than there; give weights {weights if kept else 'auto'!r}"
         )
     networks.load_state_dict(state)
     return classes

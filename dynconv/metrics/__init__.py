@@ -2,7 +2,7 @@
 
 from dynconv.metrics.classification import Classification, classification
 from dynconv.metrics.deep_embedded_validation import controlled_risk, deep_embedded_validation, density_ratio
-from dynconv.metrics.errors import NonFiniteError
+from dynconv.metrics.errors import NonFiniteError, UnlabelledError
 from dynconv.metrics.segmentation import Segmentation, segmentation
 from dynconv.metrics.validators import (
     LOWER_IS_BETTER,
@@ -21,6 +21,7 @@ __all__ = [
     "Classification",
     "NonFiniteError",
     "Segmentation",
+    "UnlabelledError",
     "ValidatorName",
     "classification",
     "controlled_risk",

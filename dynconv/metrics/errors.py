@@ -14,3 +14,7 @@ def check_finite_values(**tensors: Tensor) -> None:
     for name, tensor in tensors.items():
         if count := int((~tensor.isfinite()).sum()):
             raise NonFiniteError(f"{name}: {count} of {tensor.numel()} are not finite")
+
+
+class UnlabelledError(ValueError):
+    """There is no labelled pixel to judge by."""

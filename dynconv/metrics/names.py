@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # Of every pixel's class, the one first that a network is judged by.
-SEGMENTATION_METRICS = ("mean-iou", "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
+MEAN_IOU = "mean-iou"
+SEGMENTATION_METRICS = (MEAN_IOU, "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
 # What stands between SPLIT/DOMAIN and a class.
 ACCURACY_OF, IOU_OF = "/accuracy-of-", "/iou-of-"
 
@@ -11,7 +12,7 @@ ACCURACY_OF, IOU_OF = "/accuracy-of-", "/iou-of-"
 def judged_by(labels: str) -> str:
     """The metric that networks are judged by: "mean-iou" where each "pixel" has a label, "accuracy" where the "image"
     has one (`NetworkInput.labels`)."""
-    return SEGMENTATION_METRICS[0] if labels == "pixel" else "accuracy"
+    return MEAN_IOU if labels == "pixel" else "accuracy"
 
 
 def in_words(metric: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynconv.distributed import all_sum
-from dynconv.metrics.errors import NonFiniteError
+from dynconv.metrics.errors import NonFiniteError, UnlabelledError
 
 # Of a label: the pixel has no class. Of a prediction: its scores are not finite (`dynconv.engine.windows`).
 IGNORE = 255
@@ -77,7 +77,8 @@ class Segmentation(NamedTuple):
         lower.
 
         Raises:
-            ValueError: A name that is no class, one that comes twice, or no labelled pixel of any of them.
+            ValueError: A name that is no class, or one that comes twice.
+            UnlabelledError: No labelled pixel is of any of them.
         """
         if unknown := [name for name in names if name not in self.names]:
             raise ValueError(f"names: expected classes of {', '.join(self.names)}; got {', '.join(unknown)}")
@@ -85,7 +86,7 @@ class Segmentation(NamedTuple):
             raise ValueError(f"names: expected each class once, got {', '.join(names)}")
         found = self._replace(members=tuple(self.names.index(name) for name in names))
         if int(found._counts()[1].sum()) == 0:
-            raise ValueError(f"names: no labelled pixel is of {', '.join(names) or 'an empty subset'}")
+            raise UnlabelledError(f"names: no labelled pixel is of {', '.join(names) or 'an empty subset'}")
         return found
 
     def _counts(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,8 +110,8 @@ def segmentation(
         device: That of the batches.
 
     Raises:
-        ValueError: There is no labelled pixel; a label or a prediction that is no class; predictions and labels of two
-            shapes.
+        UnlabelledError: There is no labelled pixel.
+        ValueError: A label or a prediction that is no class; predictions and labels of two shapes.
         NonFiniteError: A score is not finite (the highest of such scores means nothing).
     """
     number = len(classes)
@@ -142,7 +143,7 @@ def segmentation(
         raise ValueError(f"batches: expected {allowed}; {counts[2]} pixels have others")
     total = all_sum(confusion).view(number, number).cpu()
     if int(total.sum()) == 0:
-        raise ValueError("batches: there is no labelled pixel, expected at least one")
+        raise UnlabelledError("batches: there is no labelled pixel, expected at least one")
     return Segmentation(total, tuple(classes), tuple(range(number)))
 
 

@@ -4,6 +4,7 @@ from dynconv.models.calibrator import Calibrator
 from dynconv.models.calibrator_file import load_calibrator, save_calibrator
 from dynconv.models.dynamic import DynamicSpec, dynamic_parameters
 from dynconv.models.features import Features, use_memory_format
+from dynconv.models.gaussian_matching import MatchedLayer, match_gaussian, matched_layers
 from dynconv.models.lenet import LeNet
 from dynconv.models.network import (
     NAMES,
@@ -37,6 +38,7 @@ __all__ = [
     "DynamicSpec",
     "Features",
     "LeNet",
+    "MatchedLayer",
     "Network",
     "NetworkInput",
     "Normalisation",
@@ -48,6 +50,8 @@ __all__ = [
     "dynamic_parameters",
     "input_of",
     "load_calibrator",
+    "match_gaussian",
+    "matched_layers",
     "normalised_as",
     "save_calibrator",
     "set_target_statistics",

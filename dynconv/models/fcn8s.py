@@ -56,7 +56,8 @@ class FCN8s(SegmentationFeatures):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.out_features = 16 * _CHANNELS[0] + 4 * _CHANNELS[1] + _CHANNELS[2]
         self.to(memory_format=torch.channels_last)
 

@@ -46,7 +46,7 @@ class Network(NamedTuple):
     pretrained: list[nn.Parameter]
     """The parameters of the features that came with the weights; none from scratch."""
     notice: str | None = None
-    """What was taken of released DRT's weights; None for any others."""
+    """What was taken of a file that holds more or less than the features; None where that is nothing to tell."""
 
 
 class NetworkInput(NamedTuple):
@@ -137,8 +137,7 @@ def build(
         weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
             with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
             released DRT's dynamic ResNet its bases and branches are taken too; for segmentation with our names or those
-            of `released_segmentation`), or "auto": ImageNet where there is
-            such a set of weights, none elsewhere.
+            of `released_segmentation`), or "auto": ImageNet where there is such a set of weights, none elsewhere.
 
     Raises:
         ValueError: For an unknown name or norm, fewer than two classes, a negative bottleneck, weights that are not

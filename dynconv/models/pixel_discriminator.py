@@ -62,15 +62,20 @@ class PixelDiscriminator(nn.Module):
         """
         return self.layers(self.patches(images, generator).flatten(1))
 
-    def patches(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Images (B, 3, H, W) to patches (B, 3, patch_size ** 2)."""
-        count, device = len(images), images.device
+    def check_size(self, images: Tensor) -> None:
+        """Raise a ValueError where images (B, 3, H, W) are smaller than a patch."""
         height, width = images.shape[2:]
         if self.patch_size > min(height, width):
             raise ValueError(
                 f"patch_size: expected 1 to {min(height, width)} for images of {height} x {width}, got "
                 f"{self.patch_size}"
             )
+
+    def patches(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images (B, 3, H, W) to patches (B, 3, patch_size ** 2)."""
+        self.check_size(images)
+        count, device = len(images), images.device
+        height, width = images.shape[2:]
         top, left = (
             torch.randint(side - self.patch_size + 1, (count, 1, 1), generator=generator, device=device)
             for side in (height, width)

@@ -12,7 +12,8 @@ FCN-8s
     first two become convolutions. CyCADA's FCN-8s calls them `vgg.*` and `vgg_head.0`, `.3`, `.6`, beside `score_*` and
     `upscore*`.
 
-What makes scores is left out: a network's head starts anew.
+What makes scores is left out, and a line says so: a network's heads start anew, for how many classes a file scores does
+not tell which they are, and heads that started alike (MCD's) would stay alike.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dynconv.models.drn import DRN26
 from dynconv.models.erfnet import ERFNet
 from dynconv.models.fcn8s import FCN8s
 from dynconv.models.segmentation import SegmentationFeatures
-from dynconv.models.weights import load_state
+from dynconv.models.weights import load_state, words
 
 _DRN26 = {"base.0.": "conv1.", "base.1.": "bn1."} | {f"base.{level + 2}.": f"layer{level}." for level in range(1, 9)}
 _FCN8S = {
@@ -45,31 +46,35 @@ def load_published(
         where: Where it is from, for the message.
 
     Returns:
-        The parameters that were in it, and a line for whoever watches the run where it was not the whole network.
+        The parameters that were in it, and a line for whoever watches the run where some of it was left out, or it was
+        not the whole network.
 
     Raises:
         ValueError: Names are missing or unexpected, or shapes differ (each is listed by our name).
     """
     part: nn.Module = features
-    notice = None
+    told = []
     if isinstance(features, FCN8s):
-        found = _fcn8s(state, features)
+        kept = _without(state, r"(vgg_head|classifier)\.6\.|(up)?score")
+        found = _fcn8s(kept, features)
     elif isinstance(features, DRN26):
-        found = _renamed(_without(state, r"(seg|up|fc)\."), _DRN26)
+        kept = _without(state, r"(seg|up|fc)\.")
+        found = _renamed(kept, _DRN26)
     else:
-        found = _without(state, r"(encoder|decoder)\.output_conv\.|classifier\.")
-        of_decoder = [name for name in found if name.startswith("decoder.")]
+        kept = found = _without(state, r"(encoder|decoder)\.output_conv\.|classifier\.")
         if not isinstance(features, ERFNet):
-            found = _without(found, r"decoder\.")
-        elif not of_decoder:
+            kept = found = _without(found, r"decoder\.")
+        elif not any(name.startswith("decoder.") for name in found):
             part, found = features.encoder, _renamed(found, {"encoder.": ""})
-            notice = f"{where}: the file holds the encoder alone; the decoder starts at random"
+            told.append("the file holds the encoder alone; the decoder starts at random")
     load_state(part, found, where)
-    return list(part.parameters()), notice
+    if left_out := [name for name in state if name not in kept]:
+        told.append(f"left out: {words(left_out)}; the network's own scores are learnt anew")
+    return list(part.parameters()), f"{where}: {'; '.join(told)}" if told else None
 
 
 def _fcn8s(state: Mapping[str, Tensor], features: FCN8s) -> dict[str, Tensor]:
-    found = _renamed(_without(state, r"(vgg_head|classifier)\.6\.|(up)?score"), _FCN8S)
+    found = _renamed(state, _FCN8S)
     # `read_state` has cut "features.".
     found = {f"vgg.{name}" if name[0].isdigit() else name: value for name, value in found.items()}
     for name, layer in (("fc6.weight", features.fc6), ("fc7.weight", features.fc7)):

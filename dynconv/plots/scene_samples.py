@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 
-from dynconv.data.scenes.label_maps import coloured, palette_of
+from dynconv.data.scenes.label_maps import palette_of
 from dynconv.data.scenes.listing import SceneListing, read_scene
 from dynconv.plots.samples import write_figure
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from dynconv.plots.scenes import BLACK, LEGEND_COLUMNS, NO_CLASS, add_legend, coloured
 
 # Inches: the width of one image; a title; a line of the legend.
 _TILE, _TITLE, _LINE = 2.2, 0.25, 0.2
-_LEGEND_COLUMNS = 6
 # Pixels of a drawn image's width: what its tile shows at 120 dots per inch.
 _SHOWN = 264
 
@@ -50,10 +47,10 @@ def save_scene_samples(
     drawn = [_drawn(listing, count, seed) for _, listing in domains]
     columns = max(len(scenes) for scenes in drawn)
     tall = max(scene.shape[0] / scene.shape[1] for scenes in drawn for scene in scenes) * _TILE
-    lines = -(-(len(classes) + 1) // _LEGEND_COLUMNS)
+    lines = -(-(len(classes) + 1) // LEGEND_COLUMNS)
     height = len(domains) * (2 * tall + _TITLE) + lines * _LINE + _TITLE
     # Of few columns the legend is wider than the images.
-    figure = Figure(figsize=(max(columns * _TILE, _LEGEND_COLUMNS * 1.2), height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(max(columns * _TILE, LEGEND_COLUMNS * 1.2), height), dpi=120, layout="constrained")
     axes = figure.subplots(2 * len(domains), columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
@@ -63,20 +60,11 @@ def save_scene_samples(
             axes[2 * place + 1][column].imshow(coloured(scene[..., 3], classes), interpolation="nearest")
         splits = " / ".join(f"{number:,}" for number in listing.counts().values())
         axes[2 * place][0].set_title(f"{title}: {splits} {' / '.join(listing.counts())}", fontsize=8, loc="left")
-    add_legend(figure, classes)
+    add_legend(figure, [*zip(classes, palette_of(classes), strict=True), (NO_CLASS, BLACK)])
     write_figure(figure, Path(path))
 
 
-def add_legend(figure: Figure, classes: Sequence[str]) -> None:
-    """Say at the foot of `figure` which colour is which class."""
-    from matplotlib.patches import Patch
-
-    colours = {**dict(zip(classes, palette_of(classes), strict=True)), "no class": (0, 0, 0)}
-    patches = [Patch(color=[level / 255 for level in colour], label=name) for name, colour in colours.items()]
-    figure.legend(handles=patches, loc="outside lower center", ncols=_LEGEND_COLUMNS, fontsize=7, frameon=False)
-
-
-def _drawn(listing: SceneListing, count: int, seed: int) -> list[np.ndarray]:
+def _drawn(listing: SceneListing, count: int, seed: int) -> list[np.ndarray[Any, Any]]:
     """Scenes uint8 (H, W, 4), no wider than they are shown."""
     order = torch.randperm(len(listing.train), generator=torch.Generator().manual_seed(seed))
     scenes = []

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dynconv.data.scenes.label_maps import IGNORE, palette_of
+from dynconv.data.scenes.label_maps import IGNORE, Colour, palette_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +21,8 @@ BLACK = (0, 0, 0)
 PICTURE, HEAD, NAME, LEGEND_LINE = 2.9, 0.55, 0.22, 0.22
 LEGEND_COLUMNS = 6
 DPI = 130
+# Pixels of a picture's width.
+DRAWN = round(PICTURE * DPI)
 
 
 def coloured(label_maps: Array, classes: Sequence[str]) -> Array:
@@ -48,7 +50,6 @@ def scenes_figure(
         ValueError: No scene, or label maps of another number or size than the images.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     if len(images) == 0:
         raise ValueError("images: expected at least one scene, got none")
@@ -66,7 +67,8 @@ def scenes_figure(
     pictures = {"image": images} | {head: coloured(maps, classes) for head, maps in label_maps.items()}
     for place, (row, name) in enumerate(zip(axes, names, strict=True)):
         for axis, (head, of_scenes) in zip(row, pictures.items(), strict=True):
-            axis.imshow(of_scenes[place], interpolation="nearest")
+            # Between the colours of two classes there is no third; an image has to be smoothed where it is reduced.
+            axis.imshow(of_scenes[place], interpolation="nearest" if head in label_maps else None)
             axis.set_xticks([])
             axis.set_yticks([])
             if place == 0:
@@ -74,6 +76,13 @@ def scenes_figure(
         row[0].set_xlabel(name, fontsize=7, labelpad=2)
     keys = [(classes[place], palette_of(classes)[place]) for place in shown]
     keys += [(NO_CLASS, BLACK)] * any((maps == IGNORE).any() for maps in label_maps.values())
-    handles = [Patch(color=tuple(part / 255 for part in colour), label=label) for label, colour in keys]
-    figure.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize=8, frameon=False)
+    add_legend(figure, keys)
     return figure
+
+
+def add_legend(figure: Figure, keys: Sequence[tuple[str, Colour]]) -> None:
+    """Say at the foot of `figure` which colour is which class."""
+    from matplotlib.patches import Patch
+
+    handles = [Patch(color="#{:02x}{:02x}{:02x}".format(*colour), label=label) for label, colour in keys]
+    figure.legend(handles=handles, loc="outside lower center", ncols=LEGEND_COLUMNS, fontsize=7.5, frameon=False)

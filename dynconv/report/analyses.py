@@ -24,9 +24,8 @@ def analyses(runs: Sequence[FoundRun], options: ReportOptions, *, line: Callable
     found: dict[str, Seen | str] = {}
     for place, run in enumerate(runs, start=1):
         try:
-            found[run.name] = _analysis(
-                run, options, partial(line, f"run {place} of {len(runs)}: features of {run.name}")
-            )
+            what = "features" if run.metric == "accuracy" else "scenes"
+            found[run.name] = _analysis(run, options, partial(line, f"run {place} of {len(runs)}: {what} of {run.name}"))
         except (ValueError, OSError) as error:
             # Other runs of the report are in no need of this one's data.
             found[run.name] = str(error)
@@ -44,8 +43,9 @@ def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None
     state = weights.stat()
     stamp = f"{state.st_size}-{state.st_mtime_ns}"
     path = options.out / "cache" / f"{run.config.hash}-{options.checkpoint}-{row['step']}.npz"
-    kind = Analysis if run.metric == "accuracy" else SceneViews
-    if (held := kept.load(kind, path, stamp)) is not None:
+    whole_images = run.metric == "accuracy"
+    held: Seen | None = kept.load(Analysis, path, stamp) if whole_images else kept.load(SceneViews, path, stamp)
+    if held is not None:
         return held
     announce()
     # Here: training code takes 5 s to import, and a report of runs whose analyses are kept needs none of it.
@@ -54,6 +54,6 @@ def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None
     loaded = load_run(
         run.folder.path, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root
     )
-    made = analyse(loaded) if kind is Analysis else view(loaded)
+    made: Seen = analyse(loaded) if whole_images else view(loaded)
     kept.save(made, path, stamp)
     return made

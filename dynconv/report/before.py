@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dynconv.engine.config import OF_SCENES
 from dynconv.engine.selection import Row
 from dynconv.methods.source_first import SourceFirstConfig
 from dynconv.report.collect import FoundRun
@@ -12,8 +13,9 @@ from dynconv.report.collect import FoundRun
 SOURCE_ONLY = "source-only"
 STEP_0 = "step 0"
 OWN_CLASSIFIER = "own classifier"
-# A source-only run stands for "before" where it has the same network, and saw the same images of the sources.
-SAME_RUN = ("protocol", "source", "target", "seed", "source_limit", "ten_crop")
+# A source-only run stands for "before" where it has the same network, saw the same images of the sources, and is judged
+# in the same way.
+SAME_RUN = ("protocol", "source", "target", "seed", "source_limit", "ten_crop", *OF_SCENES)
 SAME_NETWORK = ("backbone", "weights", "norm", "bottleneck")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynconv.engine.config import NOT_IDENTITY
+from dynconv.engine.config import NOT_IDENTITY, SIZES
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun, readable_runs
@@ -149,6 +149,7 @@ def _options(run: FoundRun) -> dict[str, Any]:
     plain = run.config.to_dict()
     own = plain.pop(run.config.method)
     shared = {name: value for name, value in plain.items() if name not in NOT_OPTIONS}
+    shared["stylised"] = run.config.run.style
     # Without the task and the seed of the other run, which go with this one's.
     shared["pseudo_labels_of"] = run.config.run.pseudo_labels_kind
     if (start := configuration_started_from(run.folder.path, run.config)) is not None:
@@ -170,7 +171,8 @@ def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods
             elif short in ALWAYS_COMPARED:
                 others.append(values.get(f"{methods[other]}.{short}", value))
         if any(other != value for other in others) and name != "method":
-            differing.append(f"{short}={_word(value)}")
+            size = name in SIZES and value is not None
+            differing.append(f"{short}={' x '.join(map(str, value)) if size else _word(value)}")
     return f"{named(method)} ({', '.join(differing)})" if differing else named(method)
 
 

@@ -57,7 +57,7 @@ def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "a
     }
 
 
-def _per_cent(row: Mapping[str, Any], split: str, metric: str | None) -> float | str:
+def _per_cent(row: dict[str, Any], split: str, metric: str | None) -> float | str:
     value = mean_of(row, split, metric)
     return "" if value is None else round(100 * value, 2)
 

@@ -55,7 +55,10 @@ def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: 
 def measures_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: str) -> Table | None:
     """All measures of segmentation on both sides, before and after adaptation; None where no run is of segmentation.
     Arguments as of `source_table`."""
-    sides = {"source": source_per_cent, "target": partial(per_cent, split="target-test")}
+    sides: dict[str, Callable[..., float | None]] = {
+        "source": source_per_cent,
+        "target": partial(per_cent, split="target-test"),
+    }
 
     def earlier(run: FoundRun) -> Row | None:
         return None if (start := starts[run.name]) is None else start.row

@@ -103,6 +103,9 @@ class Tiny(nn.Module):
     def refresh_due(self) -> bool:
         return True
 
+    def matching_step(self, max_steps: int) -> None:
+        """Nothing is matched in closed form."""
+
     def refresh_interval(self, steps_per_pass: int) -> int:
         return self.config.refresh_every
 

@@ -269,8 +269,28 @@ SCENES = RunOptions(protocol="camvid_day-camvid_dusk")
 
 
 def of_pixels(method: str = "source-only", backbone: str = "erfnet-encoder", **fields: Any) -> TrainConfig:
-    own = METHODS[method].config_class(backbone=backbone)
+    patch = {"patch_size": fields.pop("patch_size")} if "patch_size" in fields else {}
+    own = METHODS[method].config_class(backbone=backbone, **patch)
     return TrainConfig(method, dataclasses.replace(SCENES, **fields), own)
+
+
+def test_a_patch_that_windows_and_crops_hold_is_no_matter() -> None:
+    assert of_pixels("calibrator", eval_window=(48, 64), crop_size=(48, 48), patch_size=48).options.patch_size == 48
+
+
+def test_of_images_in_another_style_their_folders_name_counts_and_not_its_place() -> None:
+    one, other = (of_pixels(stylised=Path(place) / "gta5_stylised") for place in ("/here", "/there"))
+    assert one.hash == other.hash and one.mismatches(other.identity()) == []
+    again = of_pixels(stylised=Path("/here/more"))
+    assert len({one.hash, again.hash, of_pixels().hash}) == 3
+    assert again.mismatches(one.identity()) == ["stylised: 'gta5_stylised' -> 'more'"]
+    assert one.to_dict()["stylised"] == str(Path("/here/gta5_stylised"))
+
+
+def test_a_batch_of_scenes_is_small_whatever_the_method() -> None:
+    assert of_pixels("adda").batch_size == of_pixels().batch_size == 6
+    assert of_pixels("adda", batch_size=3).batch_size == 3
+    assert of_pixels("adda", "lenet-small").batch_size == METHODS["adda"].default_batch_size
 
 
 def test_scenes_are_mirrored_and_cropped_where_a_size_of_crops_is_given() -> None:
@@ -301,6 +321,14 @@ def test_the_sizes_of_scenes_come_back_from_a_file(tmp_path: Path) -> None:
         ({"augmentation": "crop-flip"}, "give the size of the crops with --crop-size H W"),
         ({"crop_size": (100, 128)}, "--crop-size 100 128: erfnet-encoder takes multiples of 8"),
         ({"backbone": "fcn8s", "eval_window": (40, 64)}, "--eval-window 40 64: fcn8s takes multiples of 32"),
+        (
+            {"method": "calibrator", "crop_size": (96, 128), "eval_window": (40, 64), "patch_size": 48},
+            "patch_size: expected at most 40 with --eval-window 40 64, got 48",
+        ),
+        (
+            {"method": "calibrator", "crop_size": (40, 64), "patch_size": 48},
+            "patch_size: expected at most 40 with --crop-size 40 64, got 48",
+        ),
         ({"image_size": (0, 64)}, "--image-size: expected a height and a width above 0, got 0 64"),
     ],
 )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from dynconv import cli
 from dynconv.data import normalise
 from dynconv.data.scenes.label_maps import CAMVID_11, palette_of
 from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.export import ModelPart, adapted_model, export_run, input_size
+from dynconv.engine.export import ModelPart, adapted_model, describe, export_run, input_size
+from dynconv.engine.export_calibrator import trained_on
 from dynconv.engine.inspect import LoadedRun, load_run
 from dynconv.engine.programs import Format
 from dynconv.engine.train import train
@@ -42,24 +44,26 @@ def _tiny_network() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of two steps, of the second of which the calibrator's adapts."""
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A method's run of two steps, of the second of which the calibrator adapts."""
     root, out = write_day_and_dusk(tmp_path_factory.mktemp("scenes"), size=SIZE), tmp_path_factory.mktemp("runs")
-    found = {}
-    for name, own in OWN.items():
+
+    @functools.cache
+    def make(name: str) -> Path:
         run = RunOptions(
             protocol="camvid_day-camvid_dusk", data_root=root, out=out / name, max_steps=2, batch_size=2, device="cpu",
             image_size=SIZE,
         )  # fmt: skip
-        options = METHODS[name].config_class(backbone="erfnet-encoder", **own)
-        found[name] = train(TrainConfig(name, run, options), console=Console(quiet=True)).path
-    return found
+        options = METHODS[name].config_class(backbone="erfnet-encoder", **OWN[name])
+        return train(TrainConfig(name, run, options), console=Console(quiet=True)).path
+
+    return make
 
 
 CASES: tuple[tuple[str, ModelPart, Format], ...] = (
-    ("mcd", "model", "torch"),
-    ("calibrator", "model", "onnx"),
     ("calibrator", "model", "torch"),
+    ("calibrator", "model", "onnx"),
+    ("mcd", "model", "torch"),
     ("calibrator", "classifier", "torch"),
 )
 
@@ -70,12 +74,12 @@ CASES: tuple[tuple[str, ModelPart, Format], ...] = (
     [case if case == CASES[0] else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
 )
 def test_a_program_gives_the_networks_scores_of_every_pixel(
-    method: str, part: ModelPart, form: Format, runs: dict[str, Path], tmp_path: Path
+    method: str, part: ModelPart, form: Format, run_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     if form == "onnx":
         pytest.importorskip("onnxruntime", reason="pip install dynconv[export]")
         pytest.importorskip("onnxscript", reason="pip install dynconv[export]")
-    loaded = load_run(runs[method], device="cpu")
+    loaded = load_run(run_of(method), device="cpu")
     exported = export_run(loaded, tmp_path / "out", form, part)
     facts = json.loads((tmp_path / "out" / "model.json").read_text())
     assert facts["classes"] == list(CAMVID_11)
@@ -102,35 +106,36 @@ def test_a_program_gives_the_networks_scores_of_every_pixel(
     assert float(own.std()) > 1e-2
 
 
-def test_with_and_without_its_calibrator_a_network_gives_other_scores(runs: dict[str, Path]) -> None:
-    method = load_run(runs["calibrator"], device="cpu").method
+def test_with_and_without_its_calibrator_a_network_gives_other_scores(run_of: Callable[[str], Path]) -> None:
+    method = load_run(run_of("calibrator"), device="cpu").method
     images = torch.rand(2, 3, *SIZE)
     with torch.no_grad():
         difference = (method.predict(images) - method.scores(method.features(images))).abs().max()
     assert float(difference) > 1e-3
 
 
-def test_a_calibrator_is_measured_beside_its_classifier_on_scenes(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_calibrator_is_measured_beside_its_classifier_on_scenes(
+    run_of: Callable[[str], Path], tmp_path: Path
+) -> None:
     words = ["--part", "calibrator", "--out", str(tmp_path / "out"), "--image-size", "48", "64"]
-    assert cli.main(["export", str(runs["calibrator"]), *words]) == 0
+    assert cli.main(["export", str(run_of("calibrator")), *words]) == 0
     facts = json.loads((tmp_path / "out" / "calibrator.json").read_text())
     assert "squeeze to 48 x 64 (height x width) whatever" in facts["use"]
     assert "trained on images of 24 x 32." in facts["use"]
     assert [row["batch"] for row in facts["overhead"]["milliseconds_per_batch"]] == [1]
-    with adapted_model(load_run(runs["calibrator"], device="cpu"), SIZE, "classifier") as classifier:
+    with adapted_model(load_run(run_of("calibrator"), device="cpu"), SIZE, "classifier") as classifier:
         of_half_the_sides = count_cost(classifier, torch.zeros(1, 3, *SIZE)).static_macs
     assert facts["overhead"]["macs_per_image"]["classifier"] == 4 * of_half_the_sides
 
 
-def test_the_size_is_that_of_the_run_or_has_to_be_given(runs: dict[str, Path]) -> None:
+def test_the_size_is_that_of_the_run_or_has_to_be_given(run_of: Callable[[str], Path]) -> None:
     def of(size: tuple[int, int] | None) -> LoadedRun:
-        run = dataclasses.replace(loaded.config.run, image_size=size)
-        return dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, run=run))
+        return dataclasses.replace(loaded, image_size=size)
 
-    loaded = load_run(runs["mcd"], device="cpu")
+    loaded = load_run(run_of("calibrator"), device="cpu")
     assert input_size(loaded) == SIZE
     assert input_size(loaded, (16, 40)) == (16, 40)
-    with pytest.raises(ValueError, match="--image-size: the run took its scenes at the size that is customary"):
+    with pytest.raises(ValueError, match="--image-size: the checkpoint of .* does not tell the size of its images"):
         input_size(of(None))
     with pytest.raises(ValueError, match="--image-size 30 32: erfnet-encoder takes multiples of 8; give such a size"):
         input_size(of((30, 32)))
@@ -139,3 +144,22 @@ def test_the_size_is_that_of_the_run_or_has_to_be_given(runs: dict[str, Path]) -
         ValueError, match="--image-size 16 40: erfnet-encoder takes images of 64 x 64 alone; leave it out"
     ):
         input_size(dataclasses.replace(loaded, scoring=whole), (16, 40))
+
+
+def test_what_a_run_was_judged_by_and_trained_on_is_told(run_of: Callable[[str], Path]) -> None:
+    def of(**fields: Any) -> LoadedRun:
+        config = dataclasses.replace(loaded.config, run=dataclasses.replace(loaded.config.run, **fields))
+        return dataclasses.replace(loaded, config=config)
+
+    def words(run: LoadedRun) -> str:
+        text: str = describe(run, "torch", model, SIZE)["preprocessing"]["words"]
+        return text
+
+    loaded = load_run(run_of("calibrator"), device="cpu")
+    with adapted_model(loaded, SIZE) as model:
+        assert "judged" not in words(loaded)
+        assert "judged by overlapping windows of 16 x 24 (height x width)" in words(of(eval_window=(16, 24)))
+        assert "judged at the size of the label files" in words(of(full_resolution=True))
+    assert trained_on(loaded) == " It was trained on images of 24 x 32."
+    assert trained_on(of(crop_size=(16, 24))) == " It was trained on random parts of 16 x 24."
+    assert trained_on(dataclasses.replace(loaded, image_size=None)) == ""

@@ -111,12 +111,9 @@ def test_two_images_never_share_a_label_map_and_none_is_written_elsewhere(
 def test_the_size_that_the_network_sees_is_the_runs_or_has_to_be_given(
     loaded: LoadedRun, images: Path, tmp_path: Path
 ) -> None:
-    config = loaded.config
-    unsized = dataclasses.replace(
-        loaded, config=dataclasses.replace(config, run=dataclasses.replace(config.run, image_size=None))
-    )
+    unsized = dataclasses.replace(loaded, image_size=None)
     options = PredictOptions(loaded.folder.path, images / "one.png", tmp_path / "maps")
-    with pytest.raises(ValueError, match=r"--image-size: .* give that, H W"):
+    with pytest.raises(ValueError, match=r"--image-size: .* does not tell the size .* give H W"):
         predict_scenes(unsized, options)
     quiet = Console(quiet=True)
     assert predict_scenes(unsized, dataclasses.replace(options, image_size=(16, 24)), quiet) == (0, 1)

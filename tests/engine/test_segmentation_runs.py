@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,29 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from publishers_scenes import write_camvid
 from rich.console import Console
 from same_run import whole_and_stopped
-from scenes import write_camvid, write_day_and_dusk
+from scenes import write_day_and_dusk
 from tiny_scenes import use_tiny
 from torch import Tensor
 
-from dynconv.data import DataError
+from dynconv.data import DataError, source_validation_split
+from dynconv.data.files import Decoding
 from dynconv.data.scenes.label_maps import CAMVID_11
-from dynconv.data.scenes.split import SceneSplit
+from dynconv.data.scenes.listing import list_own
+from dynconv.data.scenes.split import SceneFiles, SceneSplit
 from dynconv.engine.config import RunOptions, TrainConfig
 from dynconv.engine.evaluation import Scoring, evaluating
 from dynconv.engine.inspect import load_run
+from dynconv.engine.loading import load_domains
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.segmentation import SceneScoring, SegmentationEvaluation, scene_metrics
+from dynconv.engine.segmentation import SceneScoring, SegmentationEvaluation, _places, scene_metrics
 from dynconv.engine.train import train
-from dynconv.methods import SourceOnlyConfig
+from dynconv.methods import SourceOnlyConfig, TargetOnlyConfig
 from dynconv.metrics import NonFiniteError, segmentation
+from dynconv.models import input_of
 
 # What a run on scenes is judged by, of every split.
 FIGURES = ("mean-iou", "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
@@ -164,17 +170,22 @@ def test_adabn_takes_its_statistics_from_scenes_with_odd_sides(root: Path, tmp_p
 def test_scenes_that_a_network_cannot_take_whole_say_what_to_give(root: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="erfnet-encoder takes multiples of 8: give --crop-size 24 32"):
         train(config(root, tmp_path / "r", image_size=(30, 37)))
-    with pytest.raises(ValueError, match="crop_size: 48 x 64 is larger than the scenes of camvid_day, 24 x 32"):
+    with pytest.raises(ValueError, match="--crop-size 48 64 is larger than the scenes of camvid_day, 24 x 32"):
         train(config(root, tmp_path / "r", crop_size=(48, 64)))
 
 
 def test_bad_scenes_stop_a_run_by_name_or_are_left_out(tmp_path: Path) -> None:
     root = write_day_and_dusk(tmp_path / "data", images=6, size=(24, 32))
     day = root / "camvid_day"
+    label_map = (day / "trainannot" / "1.png").read_bytes()
     (day / "trainannot" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"trainannot/1\.png of the image .*1\.png is missing"):
+        train(config(root, tmp_path / "missing", cache="none"))
+    (day / "trainannot" / "1.png").write_bytes(label_map)
     Image.fromarray(np.full((24, 32, 3), 7, np.uint8)).save(day / "train" / "2.png")
-    with pytest.raises(DataError, match=r"(1\.png.*no such|2\.png is of one colour)"):
-        train(config(root, tmp_path / "r", cache="none", workers=1))
+    with pytest.raises(DataError, match=r"2\.png is of one colour"):
+        train(config(root, tmp_path / "plain", cache="none"))
+    (day / "trainannot" / "1.png").unlink()
     folder = train(config(root, tmp_path / "sound", skip_bad=True, cache="none", max_steps=1, eval_every=1))
     assert folder.skipped.exists()
     skipped = folder.skipped.read_text()
@@ -193,13 +204,63 @@ def test_cached_scenes_are_the_same_scenes(root: Path, tmp_path: Path, monkeypat
 
 
 def test_the_bound_trains_on_the_targets_labels_alone(root: Path, tmp_path: Path) -> None:
-    from dynconv.methods import TargetOnlyConfig
-
     made = config(root, tmp_path / "r", max_steps=1, eval_every=1)
     own = TargetOnlyConfig(backbone="erfnet-encoder")
     folder = train(TrainConfig("target-only", made.run, own))
     names = {name.split("/")[1] for name in folder.rows()[-1] if name.startswith(("source-", "target-"))}
     assert names == {"camvid_dusk"}
+
+
+def test_a_target_without_labels_is_adapted_to_and_not_judged(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = write_camvid(tmp_path / "own", images=4, size=(24, 32))
+    for folder in ("trainannot", "test", "testannot"):
+        shutil.rmtree(own / folder)
+    made = config(root, tmp_path / "r", max_steps=1, eval_every=1)
+    run = dataclasses.replace(made.run, protocol=None, source=(f"day={root / 'camvid_day'}",), target=f"own={own}")
+    last = train(dataclasses.replace(made, run=run)).rows()[-1]
+    assert not any(name.startswith("target-test/") for name in last)
+    assert "source-test/day/mean-iou" in last and "target-train/own/entropy" in last
+    # Label maps without a class: nothing is measured, and it is said.
+    void = write_camvid(tmp_path / "void", images=4, size=(24, 32))
+    for file in (void / "testannot").iterdir():
+        Image.fromarray(np.full((24, 32), 11, np.uint8)).save(file)
+    run = dataclasses.replace(run, target=f"void={void}", out=tmp_path / "v")
+    last = train(dataclasses.replace(made, run=run)).rows()[-1]
+    assert not any(name.startswith("target-test/") for name in last)
+    assert "target-test/void: none of its pixels has a class" in caplog.text
+
+
+def test_a_targets_training_labels_are_not_looked_at(tmp_path: Path) -> None:
+    root = write_day_and_dusk(tmp_path / "data", images=4, size=(24, 32))
+    shutil.rmtree(root / "camvid_dusk" / "trainannot")
+    (root / "camvid_dusk" / "trainannot").mkdir()
+    folder = train(config(root, tmp_path / "r", max_steps=1, eval_every=1))
+    assert "target-test/camvid_dusk/mean-iou" in folder.rows()[-1]
+    with pytest.raises(ValueError, match="is missing"):
+        own = TargetOnlyConfig(backbone="erfnet-encoder")
+        train(TrainConfig("target-only", config(root, tmp_path / "bound", max_steps=1).run, own))
+
+
+def test_another_domain_is_judged_at_the_size_of_the_run(run: RunFolder, tmp_path: Path) -> None:
+    config_of_run = load_run(run.path, device="cpu").config
+    assert load_run(run.path, device="cpu").image_size == (24, 32)
+    large = write_camvid(tmp_path / "large", images=2, size=(96, 128))
+    found = measure_run(run.path, domain=f"large={large}", device="cpu")
+    files = SceneFiles("x", list_own("x", large).test or (), list_own("x", large).labels, (24, 32), Decoding(0))
+    labelled = int((SceneSplit.of(files).label_maps_at(torch.arange(2)) != 255).sum())
+    right = found["test/large/pixel-accuracy"] * labelled
+    assert right == pytest.approx(round(right), abs=1e-6)
+    assert config_of_run.run.image_size == (24, 32)
+
+
+def test_at_most_so_many_scenes_are_held_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = load_domains(config(root, Path("r")))
+    monkeypatch.setattr(SceneSplit, "most_held_out", 0.3 * len(protocol.sources[0].train))
+    assert len(source_validation_split(protocol, 0, fraction=0.5)[1][0]) == 2
+    monkeypatch.setattr(SceneSplit, "most_held_out", None)
+    assert len(source_validation_split(protocol, 0, fraction=0.5)[1][0]) == 3
 
 
 def test_validators_look_at_pixels_of_all_scenes(root: Path) -> None:
@@ -221,13 +282,13 @@ def test_validators_look_at_pixels_of_all_scenes(root: Path) -> None:
         def evaluating_domain(self, domain: str) -> torch.no_grad:
             return torch.no_grad()
 
-    from dynconv.engine.loading import load_domains
-    from dynconv.models import input_of
-
     protocol = load_domains(config(root, Path("r")))
     scoring = Scoring(torch.device("cpu"), network_input=input_of("erfnet-encoder"))
     evaluation = SegmentationEvaluation(protocol, (protocol.sources[0].train,), scoring)
     found = evaluation._pixel_validators(Method())  # type: ignore[arg-type]  # what it needs of a method
     assert sum(shape[0] for shape in seen) == len(protocol.target.train)
+    places = _places(0, 6, 50, 24 * 32)
+    assert len(set(places.flatten().tolist())) > 250
+    assert torch.equal(places[2:], _places(2, 4, 50, 24 * 32))
     assert found["target-train/camvid_dusk/entropy"] < 1e-6
     assert found["target-train/camvid_dusk/information-maximisation"] == pytest.approx(np.log(11), abs=0.05)

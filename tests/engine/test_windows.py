@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynconv.engine import windows
-from dynconv.engine.windows import UNDEFINED, windowed_scores
+from dynconv.engine.windows import windowed_scores
+from dynconv.metrics.segmentation import IGNORE
 
 
 def pointwise(classes: int = 7) -> nn.Module:
@@ -155,7 +156,7 @@ def test_scores_that_are_not_finite_are_no_class() -> None:
     for (row, column), value in broken.items():
         images[0, 1, row, column] = float(value)
     (found,) = windowed_scores(lambda part: part, images, window=None, multiple=8)
-    assert [tuple(place) for place in (found == UNDEFINED).nonzero().tolist()] == sorted(broken)
+    assert [tuple(place) for place in (found == IGNORE).nonzero().tolist()] == sorted(broken)
 
 
 @pytest.mark.parametrize(

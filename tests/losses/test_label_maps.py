@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data.scenes import label_maps
-from dynconv.losses import as_rows, class_balance, classifier_discrepancy, conditional_entropy, cross_entropy
+from dynconv.losses import as_rows, by_pieces, class_balance, classifier_discrepancy, conditional_entropy, cross_entropy
 from dynconv.losses.cross_entropy import IGNORE
 from dynconv.metrics.segmentation import IGNORE as IGNORED_BY_METRICS
 
@@ -116,6 +116,36 @@ def test_a_linear_layer_on_rows_is_a_1x1_convolution_on_maps() -> None:
     assert as_rows(matrix) is matrix
     with pytest.raises(ValueError, match=r"expected a matrix \(B, C\) or maps \(B, C, h, w\), got \(2, 3, 4\)"):
         as_rows(maps(0)[..., 0])
+
+
+def test_rows_in_pieces_are_all_rows_in_the_memory_of_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(CLASSES, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2)).double()
+    rows = torch.randn(23, CLASSES, dtype=torch.float64, requires_grad=True)
+    kept: list[int] = []
+
+    def gradients() -> list[Tensor]:
+        kept.clear()
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.numel()) or saved, lambda x: x):
+            loss = by_pieces(network, rows).pow(2).sum()
+        return list(torch.autograd.grad(loss, (rows, *network.parameters())))
+
+    network.eval()
+    whole = gradients()
+    assert sum(kept) > 23 * 8
+    monkeypatch.setattr("dynconv.losses.rows.ROWS_AT_ONCE", 5)
+    for found, wanted in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(found, wanted)
+    assert sum(kept) <= 23 * (CLASSES + 2)
+    with torch.no_grad():
+        found = by_pieces(network, rows)
+        torch.testing.assert_close(found, network(rows))
+    # What dropout drew the first time it draws again: the outputs are linear in the last layer's parameters.
+    network.train()
+    found = by_pieces(network, rows)
+    last = network[-1]
+    weight, bias = torch.autograd.grad(found.sum(), (last.weight, last.bias))
+    torch.testing.assert_close((weight * last.weight).sum() + (bias * last.bias).sum(), found.sum())
 
 
 def test_what_is_ignored_has_one_number_everywhere() -> None:

@@ -89,7 +89,7 @@ def test_every_parameter_learns_that_is_to_learn_and_no_other(case: str) -> None
     assert bool(frozen) == (adapts and "shared" not in case)
 
 
-@pytest.mark.parametrize("case", ["source-only", "target-only", "mcd", "mcd, reversal"])
+@pytest.mark.parametrize("case", ["source-only", "target-only", "mcd, reversal"])
 def test_the_source_is_learnt(case: str) -> None:
     made = make(case, lr=0.02, norm="none")
     optimisers = made.optimisers()
@@ -99,8 +99,8 @@ def test_the_source_is_learnt(case: str) -> None:
         losses.append(float(made.source_update(batch).loss.detach()))
         made.begin_step(step, 15)
         take(made, batch, optimisers)
-    print(case, losses[-1]/losses[0])
-    assert losses[-1] < 0.9 * losses[0]
+    # Seen: 0.47 to 0.67.
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @pytest.mark.parametrize("form", ["three-step", "reversal"])
@@ -184,9 +184,9 @@ def test_addas_losses_are_means_over_all_places() -> None:
     torch.testing.assert_close(mapping.loss, -sum(both))
 
 
-@pytest.mark.parametrize("groups", [4, 2])
 @pytest.mark.parametrize(
-    ("feature_input", "score_maps"), [("features", "low"), ("logits", "low"), ("probabilities", "full")]
+    ("groups", "feature_input", "score_maps"),
+    [(4, "features", "low"), (2, "logits", "low"), (4, "probabilities", "full")],
 )
 def test_the_calibrators_losses_are_those_of_the_paper(groups: int, feature_input: str, score_maps: str) -> None:
     # Patches as high as the images and as wide, in order: what is seen of them is then no matter of chance.
@@ -279,6 +279,50 @@ def test_the_diagnosis_counts_places_and_patches() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_the_diagnosis_holds_one_scene_and_few_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make("calibrator", score_maps="full", epsilon=0.3)
+    assert isinstance(made, CalibratorMethod)
+    made.begin_step(5, 10)
+    made.eval()
+    trained, held_out = draw(3, 0).source.images, draw(2, 1).source.images
+    whole = made.diagnose(trained, held_out)
+    monkeypatch.setattr("dynconv.losses.rows.ROWS_AT_ONCE", 100)
+    seen: dict[str, list[int]] = {"features": [], "rows": []}
+    made.features.register_forward_hook(lambda _, given, maps: seen["features"].append(len(given[0])))
+    made.discriminators["feature"].register_forward_hook(lambda _, given, out: seen["rows"].append(len(given[0])))
+    assert made.diagnose(trained, held_out) == pytest.approx(whole)
+    assert set(seen["features"]) == {1}
+    # Of 16 x 24 places of an image and as many of it calibrated.
+    assert max(seen["rows"]) == 100 and sum(seen["rows"]) == 5 * 2 * 16 * 24
+
+
+@pytest.mark.parametrize(
+    ("case", "fields"),
+    [("adda", {"score_maps": "full"}), ("calibrator", {"score_maps": "full", "discriminators": "feature",
+     "pixel_hidden": (128,)})],
+)  # fmt: skip
+def test_score_maps_of_many_places_are_judged_in_pieces(
+    case: str, fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, rows = [], list[int]()
+    for most in (2**16, 100):
+        monkeypatch.setattr("dynconv.losses.rows.ROWS_AT_ONCE", most)
+        made = make(case, **fields)
+        made.begin_step(5, 10)
+        made.eval()
+        bank = made.discriminators["feature"] if isinstance(made, CalibratorMethod) else made.discriminators
+        rows.clear()
+        bank.register_forward_hook(lambda _, given, out: rows.append(len(given[0])))
+        for update in made.updates(draw(2, 0)):
+            moved = [p for name in update.of for g in made.optimisers()[name].param_groups for p in g["params"]]
+            update.loss.backward(inputs=moved)
+        found.append([p.grad for p in made.parameters() if p.grad is not None])
+        assert max(rows) <= most
+    assert len(found[0]) == len(found[1]) > 4
+    for whole, in_pieces in zip(*found, strict=True):
+        torch.testing.assert_close(in_pieces, whole)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_losses_are_finite(case: str) -> None:
     made = make(case).float()
@@ -335,6 +379,13 @@ def test_patches_are_drawn_from_all_of_a_wide_image() -> None:
         made(images[:, :, :2])
     with pytest.raises(ValueError, match="patch_size: expected at least 1, got 0"):
         PixelDiscriminator(0, shuffle=False, hidden_features=(4,), groups=4)
+
+
+def test_patches_that_do_not_fit_are_found_in_the_first_step_and_not_when_the_adaptation_begins() -> None:
+    made = make("calibrator", patch_size=17)
+    made.begin_step(0, 10)
+    with pytest.raises(ValueError, match="patch_size: expected 1 to 16 for images of 16 x 24, got 17"):
+        next(made.updates(draw(2, 0)))
 
 
 def test_poly_falls_to_zero_with_its_power() -> None:

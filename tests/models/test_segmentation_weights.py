@@ -60,7 +60,14 @@ def test_erfnets_encoder_from_every_file(kind: str, tmp_path: Path) -> None:
         },
     }
     loaded = build("erfnet-encoder", num_classes=5, weights=saved(made[kind], tmp_path))
-    assert loaded.normalisation == "imagenet" and loaded.notice is None
+    assert loaded.normalisation == "imagenet"
+    # The decoder of the whole network has 104 tensors.
+    left_out = {
+        "ours": None,
+        "released": "decoder.layers.0.conv.weight, ",
+        "encoder of ImageNet": "classifier.linear.weight; the network's own scores are learnt anew",
+    }
+    assert loaded.notice is None if left_out[kind] is None else f"left out: {left_out[kind]}" in str(loaded.notice)
     assert len(loaded.pretrained) == len(list(loaded.features.parameters()))
     own = loaded.features.state_dict()
     assert own.keys() == encoder.keys() and all(torch.equal(own[name], encoder[name]) for name in own)
@@ -72,7 +79,9 @@ def test_the_whole_erfnet_from_its_own_file_and_from_an_encoders(tmp_path: Path)
     scores = {"decoder.output_conv.weight": torch.zeros(16, 19, 2, 2), "decoder.output_conv.bias": torch.zeros(19)}
     loaded = build("erfnet", num_classes=5, weights=saved(prefixed(state | scores, "module."), tmp_path))
     torch.testing.assert_close(maps_of(loaded), maps_of(whole))
-    assert loaded.notice is None and len(loaded.pretrained) == len(list(loaded.features.parameters()))
+    named = "left out: decoder.output_conv.weight, decoder.output_conv.bias; the network's own scores are learnt anew"
+    assert loaded.notice == f"--weights {tmp_path / 'weights.pth'}: {named}"
+    assert len(loaded.pretrained) == len(list(loaded.features.parameters()))
     encoder = {name: value for name, value in state.items() if name.startswith("encoder.")}
     path = saved(encoder, tmp_path)
     half = build("erfnet", num_classes=5, weights=path)
@@ -99,7 +108,10 @@ def test_drn_26_from_published_names(kind: str, tmp_path: Path) -> None:
         path = saved(
             {"state_dict": prefixed(numbered | scores | {"up.weight": torch.zeros(19, 1, 16, 16)}, "module.")}, tmp_path
         )
-    torch.testing.assert_close(maps_of(build("drn26", num_classes=5, weights=path)), maps_of(own))
+    loaded = build("drn26", num_classes=5, weights=path)
+    torch.testing.assert_close(maps_of(loaded), maps_of(own))
+    left_out = {"ImageNet": "fc.weight, fc.bias", "segmentation": "seg.weight, seg.bias, up.weight"}[kind]
+    assert loaded.notice == f"--weights {path}: left out: {left_out}; the network's own scores are learnt anew"
 
 
 def test_fcn_8s_from_vgg16(tmp_path: Path) -> None:
@@ -127,9 +139,11 @@ def test_fcn_8s_from_vgg16(tmp_path: Path) -> None:
         "upscore2.weight": torch.zeros(19, 19, 4, 4),
     }
     expected = loaded.state_dict()
-    for state in (cycada, expected):
-        again = build("fcn8s", num_classes=5, weights=saved(state, tmp_path)).features.state_dict()
+    for state, left_out in ((cycada, "vgg_head.6.weight, score_pool4.weight, upscore2.weight"), (expected, "")):
+        network = build("fcn8s", num_classes=5, weights=saved(state, tmp_path))
+        again = network.features.state_dict()
         assert all(torch.equal(again[name], expected[name]) for name in expected)
+        assert f"left out: {left_out};" in str(network.notice) if left_out else network.notice is None
 
 
 @pytest.mark.parametrize("name", ["erfnet-encoder", "drn26"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -147,3 +148,22 @@ def test_runs_stand_beside_each_other_on_one_scale(tmp_path: Path, drawn: list[F
     for axis in maps:
         assert [label.get_text() for label in axis.get_yticklabels()] == ["ape", "bee", "cow"]
     assert maps[1].images[0].get_array().mask.tolist() == [[True, True], [False, False], [False, False]]
+
+
+def test_of_label_maps_the_mean_iou_and_the_ious_of_the_classes_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
+    rows: list[dict[str, Any]] = []
+    for step, value in ((500, 0.25), (1000, 0.5)):
+        row = {"step": step, "source-val/a/mean-iou": value, "source-val/a/pixel-accuracy": 0.9}
+        rows.append(row | {"target-test/c/iou-of-traffic light": value / 2})
+    # A class that the truth does not have: it was predicted in one evaluation.
+    rows[1]["target-test/c/iou-of-train"] = 0.0
+    save_training([], rows, tmp_path / "x.png")
+    (figure,) = drawn
+    title = "Mean IoU, mean over the domains of a split"
+    assert titles(figure) == [title, "IoU per target class (labels used only to look)"]
+    assert curves(figure, title) == {"source-val (held out)": ([500, 1000], [25.0, 50.0])}
+    classes = next(axis for axis in figure.axes if axis.images)
+    assert [label.get_text() for label in classes.get_yticklabels()] == ["traffic light", "train"]
+    values = classes.images[0].get_array()
+    assert values[0].tolist() == [12.5, 25.0] and values[1, 1] == 0 and not np.isfinite(values[1].filled(np.nan)[0])
+    assert "IoU, %" in [axis.get_ylabel() for axis in figure.axes]

@@ -294,3 +294,49 @@ def test_a_row_follows_one_above_it() -> None:
     recipe = RECIPES["drt-domainnet-table4"]
     with pytest.raises(ValueError, match=r"DRT\+ST: after: expected one of ADDA, MCD, DANN, M3SDA-beta, got 'DRT'"):
         dataclasses.replace(recipe, rows=(*recipe.rows[:-2], recipe.rows[-1]))
+
+
+def test_the_calibrators_table_of_scenes_has_the_papers_settings() -> None:
+    recipe = RECIPES["calibrator-table2"]
+    assert recipe.run["batch_size"] == 6 and recipe.run["full_resolution"]
+    assert {row.options.backbone for row in recipe.rows} == {"drn26"}
+    ours, released = calibrators("calibrator-table2")
+    assert (ours.epsilon, ours.lr, ours.width, ours.form, ours.feature_input) == (0.01, 1e-4, 4, "tanh", "features")
+    assert (released.feature_hidden, released.feature_dropout, released.patch_size) == ((512, 256), 0.5, 64)
+    assert published("calibrator-table2", "source-only") == {"gta5-cityscapes": 21.7}
+    stylised = RECIPES["calibrator-table2-stylised"]
+    assert published("calibrator-table2-stylised", "Calibrator") == {"gta5-cityscapes": 40.5}
+    assert (stylised.tasks, stylised.run) == (recipe.tasks, recipe.run)
+    own = {row.label: row.options for row in recipe.rows}
+    assert [own[label] for label in ("source-only", "Calibrator")] == [
+        row.options for row in stylised.rows if row.label in ("source-only", "Calibrator")
+    ]
+
+
+def test_gams_tables_of_scenes_run_their_rows_on_each_network() -> None:
+    for name, task in (("gam-table3", "gta5-cityscapes"), ("gam-table4", "synthia-cityscapes")):
+        recipe = RECIPES[name]
+        assert list(recipe.tasks) == [task] and recipe.run["batch_size"] == 12
+        assert recipe.run["crop_size"] == (512, 1024)
+        for backbone in ("erfnet-encoder", "fcn8s", "drn26"):
+            rows = [row for row in recipe.rows if row.options.backbone == backbone]
+            assert {row.method for row in rows} >= {"source-only", "target-only", "adda", "mcd"}
+            for row in rows:
+                other = recipe.compared_with(row)
+                # The one without transfer on the same network.
+                assert other in (None, rows[0].label) and row.starts_from in (None, rows[0].label)
+    assert published("gam-table3", "ERFNet, ADDA") == {"gta5-cityscapes": 28.6}
+    # GAM's ADDA on DRN-26 saw translated images, which no row here does.
+    assert "DRN-26, ADDA" in {row.label for row in RECIPES["gam-table3"].rows}
+    assert published("gam-table3", "DRN-26, ADDA") == {}
+    assert "C: ADDA" in {row.label for row in RECIPES["gam-table3"].cited()}
+    assert published("gam-table4", "ERFNet, no transfer") == {"synthia-cityscapes": 45.19}
+
+
+def test_stylised_images_lie_in_the_data_root(tmp_path: Path) -> None:
+    recipe = RECIPES["calibrator-table2-stylised"]
+    row, task = recipe.rows[0], next(iter(recipe.tasks))
+    run = recipe.config(task, row, 0, out=tmp_path / "run", data_root=tmp_path, device="cpu").run
+    assert run.stylised == tmp_path / "gta5_stylised"
+    plain = RECIPES["calibrator-table2"].config(task, row, 0, out=tmp_path / "run", data_root=tmp_path, device="cpu")
+    assert plain.run.stylised is None

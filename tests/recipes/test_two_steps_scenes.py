@@ -1,8 +1,8 @@
 """Every row of every recipe of segmentation trains two steps on small scenes in the publishers' layouts.
 
-Sizes, steps, batch and device are changed, and DRN-26 and FCN-8s are narrow here; ERFNet's encoder is the whole one.
-One run of each task is evaluated. The whole networks of every row are built, without memory for their
-weights; the slow tier trains them.
+Sizes, steps, batch and device are changed, and the networks are small here but for ERFNet's encoder where a run is
+evaluated: one of each task. The whole networks of every row are built, without memory for their weights; the slow tier
+trains them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 import torch
 from publishers_scenes import BANDS, write_camvid, write_cityscapes, write_gta5, write_stylised, write_synthia
 from rich.console import Console
+from torch import nn
 
 from dynconv.data.scenes.label_maps import CITYSCAPES_19
 from dynconv.engine import loading
@@ -27,7 +28,7 @@ from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS, ADDAConfig, CalibratorConfig, MethodConfig
 from dynconv.metrics.names import SEGMENTATION_METRICS
-from dynconv.models import drn, fcn8s
+from dynconv.models import drn, erfnet, fcn8s
 from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES, Recipe, Row
 from dynconv.report.recipe_table import record, report
@@ -54,8 +55,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     levels = tuple((8, 1, *others) for _, _, *others in drn._LEVELS)
     monkeypatch.setattr(drn, "_LEVELS", levels)
-    monkeypatch.setattr(fcn8s, "_GROUPS", tuple((8,) * len(group) for group in fcn8s._GROUPS))
-    monkeypatch.setattr(fcn8s, "_CHANNELS", (8, 8, 8))
+    # With FCN-8s' margin images of 32 x 32 are 230 x 230.
+    monkeypatch.setattr(fcn8s, "_GROUPS", tuple((width,) for width in (2, 2, 4, 4, 4)))
+    monkeypatch.setattr(fcn8s, "_POOLS", (8, 11, 14))
+    monkeypatch.setattr(fcn8s, "_CHANNELS", (4, 4, 8))
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(erfnet, "_Residual", lambda *_: nn.Identity())
 
 
 @pytest.fixture
@@ -135,10 +143,11 @@ def check_line(recipe: Recipe, task: str, row: Row, folder: RunFolder) -> None:
 # The first row of each task and network, and of each task alone.
 FIRST = {(task, row.options.backbone): name for name, (_, task, row) in reversed(RUNS.items())}
 EVALUATED = {task: name for name, (_, task, _) in reversed(RUNS.items())}
+FULL_MAPS = "calibrator-table2 Calibrator as released"
 
 
-@pytest.mark.usefixtures("narrow", "without_evaluation")
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in EVALUATED.values()])
+@pytest.mark.usefixtures("narrow", "shallow", "without_evaluation")
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in (*EVALUATED.values(), FULL_MAPS)])
 def test_every_row_of_every_recipe_trains(name: str, root: Path, tmp_path: Path, source_runs: Started) -> None:
     recipe, task, row = RUNS[name]
     folder = two_steps(recipe, task, row, root, tmp_path / "run", source_runs(recipe, task, row))
@@ -154,6 +163,20 @@ def test_a_run_gives_a_line_of_its_recipes_table(name: str, root: Path, tmp_path
     recipe, task, row = RUNS[name]
     assert row.starts_from is None
     check_line(recipe, task, row, two_steps(recipe, task, row, root, tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_discriminator_of_full_score_maps_is_trained_and_diagnosed_in_pieces(
+    root: Path, tmp_path: Path, source_runs: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynconv.losses.rows.ROWS_AT_ONCE", 1000)
+    recipe, task, row = RUNS[FULL_MAPS]
+    assert row.options.score_maps == "full"
+    folder = two_steps(recipe, task, row, root, tmp_path / "run", source_runs(recipe, task, row))
+    check_line(recipe, task, row, folder)
+    figures = folder.rows()[-1]
+    for name in ("feature", "pixel"):
+        assert all(0 <= figures[f"discriminator/{name}/{what}-accuracy"] <= 1 for what in ("trained", "held-out"))
 
 
 def test_every_network_has_a_recipe_of_both_published_sources() -> None:

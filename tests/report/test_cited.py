@@ -154,3 +154,15 @@ def test_latex_prints_every_letter_of_the_papers_tables_and_of_the_recipes() -> 
     for table in asked_tables((ALL,)):
         texts += [table.title, *table.header, *table.notes, *(cell for line in table.lines for cell in line.cells)]
     assert [text for text in texts if "[U+" in escape(text)] == []
+
+
+def test_a_run_on_stylised_images_is_its_recipes_under_any_data_root(tmp_path: Path) -> None:
+    recipe = RECIPES["calibrator-table2-stylised"]
+    (task,), row = recipe.tasks, recipe.rows[0]
+    for place in ("here", "there"):
+        config = recipe.config(task, row, 0, out=tmp_path, data_root=tmp_path / place, device="cpu")
+        write_run(tmp_path / "runs" / place, config, [row_of(config, 10, 0.9, 0.8)])
+    runs, _ = find_runs([tmp_path / "runs"])
+    assert len(runs) == 2
+    assert all(Match(recipe, row) in matches(run) for run in runs)
+    assert len(group_runs(runs).groups) == 1

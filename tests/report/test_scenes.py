@@ -6,36 +6,51 @@ import dataclasses
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import fails
-from matplotlib.figure import Figure
 from PIL import Image
-from rich.console import Console
-from scenes import IGNORED
+from publishers_scenes import IGNORED
+from rich.console import Console, Group
+from rich.table import Table
 
 from dynconv import cli
 from dynconv.data.scenes.label_maps import IGNORE
-from dynconv.engine.inspect import load_run
+from dynconv.engine import inspect
+from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.measure import measure_run
+from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.runs import survey
 from dynconv.methods.adda import ADDA, ADDAConfig
-from dynconv.report import scenes
+from dynconv.plots.trade_off import trade_off_figure
+from dynconv.report import calibrated, scenes
+from dynconv.report.calibrated import open_calibrated
+from dynconv.report.collect import readable_runs
+from dynconv.report.epsilon import epsilon_lines, epsilon_table
 from dynconv.report.kept import load, save
+from dynconv.report.runs import runs_table
 from dynconv.report.scenes import SceneViews, view
-from dynconv.report.table import selection_table
+from dynconv.report.spectra import measure_spectra
+from dynconv.report.table import metric_table, selection_table
+from dynconv.report.trade_off import measure_as_target, trade_off_table, trade_offs
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def views(scene_run: Path) -> SceneViews:
-    return view(load_run(scene_run, device="cpu"), count=3)
+def loaded(scene_run: Path) -> LoadedRun:
+    return load_run(scene_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def views(loaded: LoadedRun) -> SceneViews:
+    return view(loaded, count=3)
 
 
 def test_scenes_stand_beside_their_truth_and_what_the_network_makes_of_them(
-    scene_run: Path, views: SceneViews, tmp_path: Path
+    scene_run: Path, loaded: LoadedRun, views: SceneViews, tmp_path: Path
 ) -> None:
     assert views.heads == ("ground truth", "before: classifier alone", "after: with calibrator")
     assert views.names == ("0.png", "2.png", "3.png") and views.domain == "camvid_dusk" and views.step == 2
@@ -45,7 +60,6 @@ def test_scenes_stand_beside_their_truth_and_what_the_network_makes_of_them(
         truth = np.array(Image.open(folder / "testannot" / name))
         truth[truth == IGNORED] = IGNORE
         assert np.array_equal(views.label_maps[0, place], truth)
-    loaded = load_run(scene_run, device="cpu")
     method = loaded.method
     before = []
     with torch.no_grad():
@@ -60,8 +74,7 @@ def test_scenes_stand_beside_their_truth_and_what_the_network_makes_of_them(
     assert (again.domain, again.names) == (views.domain, views.names)
 
 
-def test_before_is_the_sources_encoder_where_the_target_has_its_own(scene_run: Path) -> None:
-    loaded = load_run(scene_run, device="cpu")
+def test_before_is_the_sources_encoder_where_the_target_has_its_own(loaded: LoadedRun) -> None:
     options = ADDAConfig(backbone="erfnet-encoder")
     own = dataclasses.replace(loaded, method=ADDA(options, 11))
     assert [(way.head, way.domain) for way in scenes._ways(own, "target")] == [
@@ -95,63 +108,85 @@ def test_a_report_shows_mean_iou_all_measures_scenes_and_classes(scene_run: Path
     assert {"calibrator-scenes.png", "calibrator-class-iou.png", "class-iou-0.png", "trade-off.png"} <= names
 
 
+def shown(table: Table | Group) -> list[list[str]]:
+    """The cells of each line that is printed in 80 columns."""
+    text = io.StringIO()
+    Console(width=80, file=text).print(table)
+    return [[cell.strip() for cell in line.strip("│\n").split("│")] for line in text.getvalue().splitlines()]
+
+
 def test_the_selection_has_every_measure_of_every_split(scene_run: Path) -> None:
-    from dynconv.engine.run_folder import RunFolder
-
-    shown = io.StringIO()
-    Console(width=100, file=shown).print(selection_table(RunFolder(scene_run)))
-    lines = [[cell.strip() for cell in line.strip("│\n").split("│")] for line in shown.getvalue().splitlines()]
+    lines = shown(selection_table(RunFolder(scene_run)))
     heads = [cells[0] for cells in lines]
-    start = heads.index("target-test/camvid_dusk")
+    start = heads.index("source-test/camvid_day")
     assert heads[start + 1 : start + 5] == ["mean IoU", "frequency-weighted IoU", "pixel accuracy", "class accuracy"]
-    rows = [json.loads(line) for line in (scene_run / "results.jsonl").read_text().splitlines()]
-    assert lines[start + 3][2] == f"{100 * rows[-1]['target-test/camvid_dusk/pixel-accuracy']:.1f}"
-    assert "accuracy in %" not in shown.getvalue()
+    last = json.loads((scene_run / "results.jsonl").read_text().splitlines()[-1])
+    assert lines[start + 3][2] == f"{100 * last['source-test/camvid_day/pixel-accuracy']:.1f}" != "0.0"
+    assert not any("accuracy in %" in head for head in heads)
 
 
-def test_eval_prints_measures_and_classes_and_lists_of_runs_say_what_their_figures_are(
-    scene_run: Path, capsys: Capture
+def test_an_evaluation_is_a_table_of_measures_and_one_of_classes(scene_run: Path) -> None:
+    found = measure_run(scene_run, device="cpu")
+    lines = {cells[0]: cells[1:] for cells in shown(metric_table(found))}
+    names = ("mean-iou", "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
+    expected = [f"{100 * found[f'source-test/camvid_day/{name}']:.1f}" for name in names]
+    assert lines["source-test/camvid_day"] == expected != ["0.0"] * 4
+    ious = {label: value for name, value in found.items() if (label := name.partition("/iou-of-")[2])}
+    assert len(ious) > 3 and all(lines[label] == [f"{100 * value:.1f}"] for label, value in ious.items())
+    assert float(lines["target-train/camvid_dusk/entropy"][0]) > 0
+
+
+def test_a_list_of_runs_says_what_their_figures_are(scene_run: Path) -> None:
+    found = survey(scene_run.parent)
+    assert [run.metric for run in found] == ["mean-iou"]
+    words = " ".join(" ".join(cells) for cells in shown(runs_table(found, scene_run.parent)))
+    assert "mean IoU in %; source-val" in words
+
+
+def test_figures_of_whole_images_refuse_label_maps_with_words(
+    scene_run: Path, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    words = ["eval", str(scene_run), "--device", "cpu"]
-    capsys.readouterr()
-    assert cli.main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert cli.main(words) == 0
-    lines = capsys.readouterr().out.splitlines()
-    (pixel,) = [line for line in lines if line.startswith("│ target-test/camvid_dusk ")]
-    assert f"{100 * found['target-test/camvid_dusk/pixel-accuracy']:.1f}" in pixel
-    assert any(line.startswith("│ road ") for line in lines) and any("information-max" in line for line in lines)
-    assert cli.main(["runs", str(scene_run.parent)]) == 0
-    assert "mean IoU in %" in capsys.readouterr().out
-    assert cli.main(["runs", str(scene_run.parent), "--json"]) == 0
-    (run,) = json.loads(capsys.readouterr().out)
-    assert run["metric"] == "mean-iou"
-
-
-def test_figures_of_whole_images_refuse_label_maps_with_words(scene_run: Path, tmp_path: Path, capsys: Capture) -> None:
+    for module in (inspect, calibrated):
+        monkeypatch.setattr(module, "load_run", lambda *_args, **_options: loaded)
     run, out = str(scene_run), ["--out", str(tmp_path / "x.png")]
-    for words in (["predictions", run], ["stream", run], ["coefficients", run]):
-        message = fails(capsys, "plot", *words, *out, "--device", "cpu")
-        assert f"plot {words[0]} is for networks that give an image one class, and erfnet-encoder labels" in message
+    for words in (["predictions"], ["perturbation"], ["epsilon", "--sweep"], ["stream"], ["coefficients"]):
+        message = fails(capsys, "plot", words[0], run, *words[1:], *out, "--device", "cpu")
+        assert f"plot {' '.join(words)} is for networks that give an image one class, and erfnet-encoder" in message
     message = fails(capsys, "plot", "degradation", run, "--oracles", run, *out)
     assert "compares accuracies, and erfnet-encoder labels every pixel" in message
     assert not list(tmp_path.iterdir())
 
 
-def test_scenes_spectra_and_mean_iou_over_epsilon_are_drawn(
-    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_draws_scenes_of_either_side(
+    scene_run: Path, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[str] = []
-    save = Figure.savefig
+    monkeypatch.setattr(inspect, "load_run", lambda *_args, **_options: loaded)
+    out = tmp_path / "x.png"
+    assert cli.main(["plot", "scenes", str(scene_run), "--out", str(out), "--side", "source", "--images", "2"]) == 0
+    with Image.open(out) as picture:
+        assert picture.width > 3 * picture.height / 2
+    source = view(loaded, side="source", count=2)
+    assert (source.domain, source.names) == ("camvid_day", ("0.png", "3.png"))
 
-    def remember(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        drawn.extend(text for axis in figure.axes for text in (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()))
-        save(figure, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", remember)
-    words = [str(scene_run), "--out", str(tmp_path / "x.png")]
-    assert cli.main(["plot", "scenes", *words, "--device", "cpu", "--side", "source", "--images", "2"]) == 0
-    assert {"ground truth", "before: classifier alone", "0.png", "3.png"} <= set(drawn)
-    assert cli.main(["plot", "spectra", *words, "--device", "cpu", "--images", "2", "--samples", "1"]) == 0
-    assert cli.main(["plot", "epsilon", *words]) == 0
-    assert "test mean IoU, %" in drawn
+def test_other_figures_say_that_they_show_mean_iou(scene_run: Path) -> None:
+    runs = readable_runs([scene_run], "RUN")
+    (line,) = epsilon_lines(runs, "last")
+    assert str(epsilon_table([line]).title).startswith("Test mean IoU over")
+    (traded,) = trade_offs(runs, "last", None)
+    assert str(trade_off_table([traded]).title) == "Source and target test mean IoU before and after adaptation"
+    axis = trade_off_figure([traded.change()], "mean IoU").axes[0]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("source test mean IoU, %", "target test mean IoU, %")
+    last = json.loads((scene_run / "results.jsonl").read_text().splitlines()[-1])
+    expected = pytest.approx(100 * last["source-test/camvid_day/mean-iou"])
+    assert traded.after[0][0] == expected != 0
+    # Of a calibrator it is the same network.
+    assert measure_as_target(runs[0], "last", device="cpu", data_root=None) == expected
+
+
+def test_spectra_are_of_scenes_too(scene_run: Path) -> None:
+    run = open_calibrated(scene_run, device="cpu")
+    before, after = measure_spectra(run, run.parts(2)[1], radius=0.25, samples=1)
+    assert before.samples.shape == after.samples.shape == (1, 3, 24, 32)
+    assert not torch.equal(before.samples, after.samples)
+    assert before.shares.isfinite().all() and before.spectrum.shape == (24, 32)

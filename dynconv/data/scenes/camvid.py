@@ -29,16 +29,16 @@ def label_format(name: str, place: Path, published: tuple[str, ...] = ()) -> tup
             number more to ignore.
 
     Raises:
-        DataError: no file and no published names, a file that cannot be read, names nothing or names a class twice,
-            or other names than the published ones.
+        DataError: no file and no published names, a file that cannot be read, has an empty line before others,
+            names fewer than two classes or one twice, or other names than the published ones.
     """
     file = place / CLASS_FILE
     lines = [*published, VOID] if published and not file.is_file() else _lines(name, file)
     numbered = [(number, line) for number, line in enumerate(lines) if not line.lower().startswith(VOID)]
     classes = tuple(line for _, line in numbered)
-    if not classes or len(set(classes)) < len(classes) or len(lines) >= IGNORE:
+    if len(classes) < 2 or len(set(classes)) < len(classes) or len(lines) >= IGNORE:
         raise DataError(
-            f"{name}: {file}: expected 1 to {IGNORE - 1} different class names, one on a line, got {', '.join(lines)!r}"
+            f"{name}: {file}: expected 2 to {IGNORE - 1} different class names, one on a line, got {', '.join(lines)!r}"
         )
     if published and classes != published:
         raise DataError(f"{name}: {file}: expected the classes {', '.join(published)}; got {', '.join(classes)}")
@@ -47,8 +47,9 @@ def label_format(name: str, place: Path, published: tuple[str, ...] = ()) -> tup
     return classes, LabelFormat(f"a label map of {file.parent}", tuple(sorted(indices.items())))
 
 
-def scenes_of(name: str, place: Path, split: str) -> tuple[Scene, ...] | None:
+def scenes_of(name: str, place: Path, split: str, *, labelled: bool = True) -> tuple[Scene, ...] | None:
     """The scenes of `place/SPLIT`, with label maps of the same name in `place/SPLITannot`, by name; None without both.
+    Those that are not `labelled` may go without label maps.
 
     Raises:
         DataError: one of the two folders is missing, or the first holds no image.
@@ -57,7 +58,7 @@ def scenes_of(name: str, place: Path, split: str) -> tuple[Scene, ...] | None:
     there = [folder for folder in (images, labels) if folder.is_dir()]
     if not there:
         return None
-    if len(there) == 1:
+    if len(there) == 1 and (labelled or there == [labels]):
         (lacking,) = {images, labels} - set(there)
         raise DataError(
             f"{name}: {there[0]} has no {lacking.name} beside it: expected images in {split}, label maps of the same "
@@ -69,13 +70,13 @@ def scenes_of(name: str, place: Path, split: str) -> tuple[Scene, ...] | None:
     return tuple(Scene(file, labels / f"{file.stem}.png") for file in files)
 
 
-def both_splits(name: str, place: Path) -> tuple[tuple[Scene, ...], tuple[Scene, ...] | None]:
-    """The training scenes, and the test scenes or None.
+def both_splits(name: str, place: Path, *, labelled: bool = True) -> tuple[tuple[Scene, ...], tuple[Scene, ...] | None]:
+    """The training scenes, which where not `labelled` may go without label maps, and the test scenes or None.
 
     Raises:
         DataError: as `scenes_of`, or there is no training split.
     """
-    train = scenes_of(name, place, "train")
+    train = scenes_of(name, place, "train", labelled=labelled)
     if train is None:
         raise DataError(f"{name}: {place} holds neither train nor trainannot: expected images and label maps in these")
     return train, scenes_of(name, place, "test")
@@ -96,4 +97,11 @@ def _lines(name: str, file: Path) -> list[str]:
             f"{name}: {file} cannot be read: {error}. Expected the names of the classes, one on a line in the order of "
             f"their numbers; a line that begins with {VOID!r} is a number to ignore"
         ) from error
-    return [line for line in lines if line]
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        raise DataError(
+            f"{name}: {file}: line {lines.index('') + 1} is empty: expected a name on each line, or {VOID!r} for a "
+            "number to ignore, for the line's place is the number in the label maps"
+        )
+    return lines

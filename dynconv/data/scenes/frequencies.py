@@ -77,7 +77,7 @@ def read_frequencies(path: Path) -> ClassFrequencies:
     """
     try:
         found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"the manifest {path} cannot be read: {error}") from error
     keys = ("name", "classes", "pixels", "ignored", "images")
     if not isinstance(found, dict) or set(found) != set(keys):
@@ -135,8 +135,8 @@ def count_frequencies(
 
 def _count_all(pool: ThreadPoolExecutor, listing: SceneListing, scenes: Sequence[Scene]) -> Arrays:
     """int64 (C + 1,): pixels of each class, and the ignored ones."""
-    counts = pool.map(functools.partial(_counted, listing), scenes)
-    return {"pixels": np.sum(list(counts), axis=0, dtype=np.int64)}
+    counts = np.stack(list(pool.map(functools.partial(_counted, listing), scenes)))
+    return {"pixels": counts.sum(axis=0, dtype=np.int64)}
 
 
 def _counted(listing: SceneListing, scene: Scene) -> np.ndarray[Any, Any]:

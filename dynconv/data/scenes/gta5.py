@@ -69,11 +69,18 @@ def _published(split: Path) -> tuple[list[str], list[str]]:
 
     try:
         numbers: dict[str, Any] = loadmat(split)
-        train, test = (numbers[f"{part}Ids"].reshape(-1).tolist() for part in ("train", "test"))
+        train, test = (list(map(_stem, numbers[f"{part}Ids"].reshape(-1).tolist())) for part in ("train", "test"))
     except Exception as error:
         # scipy's reader raises TypeError, ValueError, KeyError, zlib.error and others for what is no MATLAB file.
         raise DataError(
             f"gta5: {split} cannot be read: {error or type(error).__name__}; expected MATLAB's trainIds, valIds and "
             "testIds. Without the file all frames are training frames"
         ) from error
-    return [f"{number:05}" for number in train], [f"{number:05}" for number in test]
+    return train, test
+
+
+def _stem(number: float) -> str:
+    # MATLAB's numbers are doubles where nobody chose otherwise.
+    if int(number) != number:
+        raise ValueError(f"{number} is no frame's number")
+    return f"{int(number):05}"

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
 
 IGNORE = 255
 
@@ -163,13 +160,6 @@ def palette_of(classes: Sequence[str]) -> tuple[Colour, ...]:
     taken = {known[name] for name in classes if name in known}
     fresh = (colour for colour in _hues() if colour not in taken)
     return tuple(known[name] if name in known else next(fresh) for name in classes)
-
-
-def coloured(labels: np.ndarray[Any, Any], classes: Sequence[str]) -> np.ndarray[Any, Any]:
-    """A label map (..., H, W) as a picture uint8 (..., H, W, 3) in the colours of `palette_of`; no class is black."""
-    palette = np.zeros((IGNORE + 1, 3), dtype=np.uint8)
-    palette[: len(classes)] = palette_of(classes)
-    return palette[labels]
 
 
 def _hues() -> Iterator[Colour]:

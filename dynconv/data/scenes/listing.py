@@ -75,7 +75,8 @@ class SceneSet:
 
 @dataclass(frozen=True)
 class SceneListing:
-    """The files of one domain before any is opened. `test` is None where the publisher ships no test split."""
+    """The files of one domain before any is opened. `test` is None where the publisher ships no test split; where not
+    `labelled`, the training scenes have no label files."""
 
     name: str
     place: Path
@@ -83,6 +84,7 @@ class SceneListing:
     train: tuple[Scene, ...]
     test: tuple[Scene, ...] | None
     labels: LabelFormat
+    labelled: bool = True
 
     def counts(self) -> dict[str, int]:
         """Scenes by split, as in `SceneSet.splits`."""
@@ -194,9 +196,9 @@ def list_scenes(
     return listing
 
 
-def list_own(name: str, place: Path) -> SceneListing:
+def list_own(name: str, place: Path, *, labelled: bool = True) -> SceneListing:
     """A user's own scenes in CamVid's layout (see `dynconv.data.scenes.camvid`): `train` and `trainannot`, perhaps
-    `test` and `testannot`, and `classes.txt`.
+    `test` and `testannot`, and `classes.txt`. Where not `labelled`, `trainannot` may be missing.
 
     Raises:
         DataError: a folder or `classes.txt` is missing or cannot be read, or there is no image.
@@ -204,13 +206,13 @@ def list_own(name: str, place: Path) -> SceneListing:
     if not place.is_dir():
         raise DataError(f"{name}: {place} does not exist (looked from {Path.cwd()})")
     classes, labels = camvid.label_format(name, place)
-    train, test = camvid.both_splits(name, place)
-    return SceneListing(name, place, classes, train, test, labels)
+    train, test = camvid.both_splits(name, place, labelled=labelled)
+    return SceneListing(name, place, classes, train, test, labels, (place / "trainannot").is_dir())
 
 
 def is_own(place: Path) -> bool:
     """Whether a folder holds scenes in CamVid's layout, not images in folders of classes."""
-    return (place / "train").is_dir() and (place / "trainannot").is_dir()
+    return (place / "train").is_dir() and ((place / "trainannot").is_dir() or (place / camvid.CLASS_FILE).is_file())
 
 
 def _check_places(known: SceneSet, place: Path, stylised: Path | None) -> None:

@@ -15,15 +15,12 @@ from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, Skipped, remembered_unreadable
 from dynconv.data.folders import SPLIT_SEED, parse_assignment
 from dynconv.data.scenes.listing import SCENE_SETS, SceneListing, list_own, list_scenes
-from dynconv.data.scenes.reading import Scene
-from dynconv.data.scenes.split import SceneFiles, SceneSplit
+from dynconv.data.scenes.reading import LabelFormat, Scene
+from dynconv.data.scenes.split import JUDGED, SceneFiles, SceneSplit
 from dynconv.data.skip import left_out
-from dynconv.data.specs import check_names, data_root_of, known_name, parse_spec
+from dynconv.data.specs import check_names, data_root_of, known_name, parse_spec, scene_setting
 from dynconv.data.variants import DRAW_SEED
 
-# Of a set without a published test split so many scenes, evenly spread, are kept from training to be judged by: as many
-# as Cityscapes' validation set has.
-JUDGED = 500
 # The set whose images may be others in another style.
 STYLISED = "gta5"
 # Height and width of GTA5, SYNTHIA and Cityscapes in GAM (section 5.3), ADDA's segmentation and most that followed.
@@ -86,19 +83,23 @@ def load_scene_protocol(
             )
         listings = [_known(name, data_root, setting, options.stylised) for name in (*sources, goal)]
     elif source and target:
-        listings = [_listed(text, "--source", data_root, stylised=options.stylised) for text in source]
-        listings.append(_listed(target, "--target", data_root, listings[0].classes))
+        classes = _classes_of(source, target)
+        listings = [_listed(text, "--source", data_root, classes, options.stylised) for text in source]
+        listings.append(_listed(target, "--target", data_root, classes, labelled=False))
         check_names([listing.name for listing in listings[:-1]], listings[-1].name, "--source/--target")
     else:
         raise DataError("no data chosen: give a protocol (gta5-cityscapes), or both --source and --target")
     if options.stylised is not None and all(listing.name != STYLISED for listing in listings[:-1]):
-        raise DataError(f"stylised: {options.stylised} takes the place of {STYLISED}'s images, which is no source here")
+        raise DataError(
+            f"--stylised {options.stylised} takes the place of {STYLISED}'s images, which is no source here"
+        )
     goal_listing = listings[-1]
     for listing in listings:
         if listing.classes != goal_listing.classes:
             raise DataError(
                 f"{listing.name} has the classes {', '.join(listing.classes)}, and {goal_listing.name} has "
                 f"{', '.join(goal_listing.classes)}: they must be the same, in the same order"
+                f"{_settings_of(listings)}"
             )
     options = replace(options, size=options.size or _size_of(goal_listing))
     loaded = []
@@ -134,20 +135,52 @@ def _listed(
     text: str,
     argument: str,
     data_root: Path | None,
-    classes: tuple[str, ...] | None = None,
+    classes: tuple[str, ...],
     stylised: Path | None = None,
+    *,
+    labelled: bool = True,
 ) -> SceneListing:
-    """What an entry of the command line names; of a known set in the setting of `classes`, where it has that."""
-    if "=" in text or os.sep in text:
-        return list_own(*parse_assignment(text, argument))
+    """What an entry of the command line names; of a known set in the setting of `classes`, where it has that. Own
+    scenes that are not `labelled` may go without label maps."""
+    if _is_folder(text):
+        return list_own(*parse_assignment(text, argument), labelled=labelled)
+    name = _known_set(text, argument)
+    fitting = [setting for setting, names in SCENE_SETS[name].settings.items() if names == classes]
+    return _known(name, data_root, next(iter(fitting), "default"), stylised)
+
+
+def _classes_of(sources: Sequence[str], target: str) -> tuple[str, ...]:
+    """The classes that the known sets among entries of the command line are to have: those of the first own domain
+    beside them, else of the setting that they share."""
+    entries = [*((text, "--source") for text in sources), (target, "--target")]
+    for text, argument in entries:
+        if _is_folder(text):
+            return list_own(*parse_assignment(text, argument), labelled=False).classes
+    *names, goal = (_known_set(text, argument) for text, argument in entries)
+    check_names(names, goal, "--source/--target")
+    return SCENE_SETS[goal].settings[scene_setting(None, names, goal, "--source/--target")]
+
+
+def _settings_of(listings: Sequence[SceneListing]) -> str:
+    """The class settings of the first known set, for a message; empty where there is no choice."""
+    for name in (listing.name for listing in listings if listing.name in SCENE_SETS):
+        if len(settings := tuple(SCENE_SETS[name].settings)) > 1:
+            return f". The classes of {name} are those of the settings {', '.join(settings)}, as in --protocol ...@16"
+    return ""
+
+
+def _is_folder(text: str) -> bool:
+    return "=" in text or os.sep in text
+
+
+def _known_set(text: str, argument: str) -> str:
     name = known_name(text, argument, f"{argument} NAME=DIR")
     if name not in SCENE_SETS:
         raise DataError(
             f"{argument} {text}: its images have one class each, and this network labels every pixel; give one of "
             f"{', '.join(SCENE_SETS)}, or another --backbone"
         )
-    fitting = [setting for setting, names in SCENE_SETS[name].settings.items() if names == classes]
-    return _known(name, data_root, next(iter(fitting), "default"), stylised)
+    return name
 
 
 def _known(name: str, data_root: Path | None, setting: str, stylised: Path | None) -> SceneListing:
@@ -159,38 +192,46 @@ def _load(
     listing: SceneListing, options: SceneOptions, limit: int | None, *, divided: bool
 ) -> tuple[Domain, tuple[Skipped, ...]]:
     size = options.size or _size_of(listing)
+    if divided and not listing.labelled:
+        raise DataError(f"{listing.name}: {listing.place} has no label maps (trainannot), and is to be trained on them")
     if options.crop is not None and any(part > whole for part, whole in zip(options.crop, size, strict=True)):
         raise DataError(
-            f"crop_size: {_words(options.crop)} is larger than the scenes of {listing.name}, {_words(size)}; give a "
-            "smaller one, or a larger image_size"
+            f"--crop-size {options.crop[0]} {options.crop[1]} is larger than the scenes of {listing.name}, {size[0]} x "
+            f"{size[1]}; give a smaller one, or a larger --image-size"
         )
 
-    def files(scenes: Sequence[Scene]) -> SceneFiles:
-        return SceneFiles(listing.name, scenes, listing.labels, size, options.decoding)
+    # A target's training labels are never looked at, unless its training scenes are those that it is judged by.
+    labelled = listing.labelled and (divided or listing.test is None)
 
+    def files(scenes: Sequence[Scene], labels: LabelFormat | None) -> SceneFiles:
+        return SceneFiles(listing.name, scenes, labels, size, options.decoding)
+
+    of_train = listing.labels if labelled else None
     skipped: tuple[Skipped, ...] = ()
     if options.skip_bad:
-        every = list(dict.fromkeys((*listing.train, *(listing.test or ()))))
-        bad = {every[place].image: why for place, why in remembered_unreadable(files(every))}
-        skipped = left_out(listing.name, listing.place, bad, len(every))
+        bad: dict[Path, str] = {}
+        for scenes, labels in ((listing.train, of_train), (listing.test or (), listing.labels)):
+            bad |= {scenes[place].image: why for place, why in remembered_unreadable(files(scenes, labels))}
+        every = len(listing.train) + len(listing.test or ())
+        skipped = left_out(listing.name, listing.place, bad, every)
         listing = _without(listing, bad)
     train, test = _divide(listing, divided)
     if limit is not None and limit < len(train):
         train = tuple(train[place] for place in uniform_draw(len(train), limit, DRAW_SEED).tolist())
-    whole = SceneSplit.of(files(test), options.crop)
-    if train == test:
+    whole = None if test is None else SceneSplit.of(files(test, listing.labels), options.crop)
+    if whole is not None and train == test:
         return Domain(listing.name, listing.classes, whole, whole), skipped
-    return Domain(listing.name, listing.classes, SceneSplit.of(files(train), options.crop), whole), skipped
+    return Domain(listing.name, listing.classes, SceneSplit.of(files(train, of_train), options.crop), whole), skipped
 
 
-def _divide(listing: SceneListing, divided: bool) -> tuple[tuple[Scene, ...], tuple[Scene, ...]]:
+def _divide(listing: SceneListing, divided: bool) -> tuple[tuple[Scene, ...], tuple[Scene, ...] | None]:
     """Training and test scenes: as published, else all as both, or where `divided` with `JUDGED` or a fifth held out,
-    whichever is less."""
+    whichever is less; without labels no test scenes."""
     scenes = listing.train
     if listing.test is not None:
         return scenes, listing.test
     if not divided:
-        return scenes, scenes
+        return scenes, scenes if listing.labelled else None
     held = min(JUDGED, len(scenes) // 5)
     if held == 0:
         raise DataError(f"{listing.name}: {len(scenes)} scenes below {listing.place}: none is left for a test split")
@@ -221,7 +262,3 @@ def _size_of(listing: SceneListing) -> tuple[int, int]:
         return PUBLISHED_SIZE
     height, width = read_picture(listing.train[0].image, listing.name, 3).shape[1:]
     return height, width
-
-
-def _words(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

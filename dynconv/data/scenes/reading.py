@@ -22,6 +22,9 @@ from dynconv.data.scenes.label_maps import IGNORE
 _PNG_DEPTH, _PNG_COLOUR, _PNG_RGB = 24, 25, 2
 # Of many unknown ids the first are told.
 _TOLD = 12
+# How label maps are resized (torchvision's InterpolationMode): by the centres of pixels, as bilinear resizing goes. Its
+# plain "nearest" takes the upper left one and moves the map by half a pixel of its new size.
+LABELS_RESIZED = "nearest-exact"
 
 
 class SceneError(DataError):
@@ -79,14 +82,14 @@ def ids_to(classes: Sequence[str], names: Mapping[int, str], ignored: Sequence[i
 
 
 def read_scene(
-    scene: Scene, name: str, labels: LabelFormat, size: tuple[int, int] | None = None
+    scene: Scene, name: str, labels: LabelFormat | None, size: tuple[int, int] | None = None
 ) -> np.ndarray[Any, Any]:
     """A scene as uint8 (H, W, 4): red, green, blue, and the class index or `IGNORE`.
 
     Args:
         scene: Its files.
         name: The domain, for messages.
-        labels: What the label file holds.
+        labels: What the label file holds. None: it is not looked at, and no pixel has a class.
         size: Height and width that the scene is resized to: the image bilinearly with antialiasing, the label map to
             the nearest pixel. None: as the files are.
 
@@ -94,10 +97,11 @@ def read_scene(
         DataError: a file is missing or cannot be read, the two have different sizes, the label file holds an unknown
             id, or the image is of one colour (GTA5 has such frames).
     """
-    indices = torch.from_numpy(read_labels(scene, name, labels))
+    indices = None if labels is None else torch.from_numpy(read_labels(scene, name, labels))
     image = read_picture(scene.image, name, 3)
-    found, expected = tuple(image.shape[1:]), tuple(indices.shape)
-    if found != expected and not labels.as_image:
+    found = (image.shape[1], image.shape[2])
+    expected = found if indices is None else (indices.shape[0], indices.shape[1])
+    if labels is not None and found != expected and not labels.as_image:
         raise SceneError(
             "wrong image size",
             f"{name}: the image {scene.image} has {found[1]} x {found[0]} pixels, its label map {scene.labels} "
@@ -109,7 +113,7 @@ def read_scene(
     height, width = found if size is None else size
     pixels = np.empty((height, width, 4), dtype=np.uint8)
     pixels[..., :3] = resized(image, height, width).permute(1, 2, 0).numpy()
-    pixels[..., 3] = resized(indices, height, width, nearest=True).numpy()
+    pixels[..., 3] = IGNORE if indices is None else resized(indices, height, width, nearest=True).numpy()
     return pixels
 
 
@@ -145,15 +149,16 @@ def read_labels(scene: Scene, name: str, labels: LabelFormat) -> np.ndarray[Any,
 
 
 def resized(plane: Tensor, height: int, width: int, *, nearest: bool = False) -> Tensor:
-    """uint8 (..., h, w) to (..., height, width): bilinearly with antialiasing, or to the nearest pixel."""
+    """uint8 (..., h, w) to (..., height, width): bilinearly with antialiasing, or to the nearest pixel; both by the
+    centres of pixels."""
     if tuple(plane.shape[-2:]) == (height, width):
         return plane
-    from torchvision.transforms import v2
-    from torchvision.tv_tensors import Image, Mask
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2.functional import resize
 
-    # The kind of tensor chooses between bilinear with antialiasing and nearest.
-    found = v2.functional.resize(Mask(plane) if nearest else Image(plane), [height, width], antialias=True)
-    return found.as_subclass(Tensor)
+    mode = InterpolationMode(LABELS_RESIZED) if nearest else InterpolationMode.BILINEAR
+    # It takes three dimensions at least.
+    return resize(plane[None], [height, width], interpolation=mode, antialias=True)[0]
 
 
 def _numbers(content: bytes, labels: LabelFormat) -> np.ndarray[Any, Any]:

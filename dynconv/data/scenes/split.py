@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,10 +15,14 @@ from dynconv.data.augment import Augmentation, centre_crop, mirrored, random_cro
 from dynconv.data.base import Split
 from dynconv.data.cache import fingerprint
 from dynconv.data.errors import DataError
-from dynconv.data.files import Decoding, ImageFiles, kept, versions
+from dynconv.data.files import Decoding, ImageFiles, kept, mapped, versions
+from dynconv.data.scenes import reading
 from dynconv.data.scenes.reading import LabelFormat, Scene, read_labels, read_scene
 
 COLOURS = 3
+# So many scenes, evenly spread, tell how good a network is: as many as Cityscapes' validation set has. A fifth of GTA5
+# would be 4,993 images to decode at each evaluation.
+JUDGED = 500
 
 
 class SceneFiles(ImageFiles):
@@ -26,13 +31,13 @@ class SceneFiles(ImageFiles):
     Args:
         name: The domain, for messages.
         scenes: The files.
-        labels: How the label files are read.
+        labels: How the label files are read; None for scenes whose label files are not looked at.
         size: Height and width that images and label maps are resized to.
         decoding: Threads and cache; its own size has no use here.
     """
 
     def __init__(
-        self, name: str, scenes: Sequence[Scene], labels: LabelFormat, size: tuple[int, int], decoding: Decoding
+        self, name: str, scenes: Sequence[Scene], labels: LabelFormat | None, size: tuple[int, int], decoding: Decoding
     ) -> None:
         super().__init__(name, [scene.image for scene in scenes], decoding)
         self.scenes = tuple(scenes)
@@ -44,11 +49,12 @@ class SceneFiles(ImageFiles):
         return (*self.size, COLOURS + 1)
 
     def contents(self) -> dict[str, object]:
-        files = fingerprint([*self.paths, *(scene.labels for scene in self.scenes)])
-        return {"files": files, "labels": repr(self.labels)}
+        labels = () if self.labels is None else (scene.labels for scene in self.scenes)
+        return {"files": fingerprint([*self.paths, *labels]), "labels": repr(self.labels)}
 
     def recipe(self) -> dict[str, object]:
-        return {**self.contents(), "size": list(self.size), "made by": versions()}
+        resizing = {"size": list(self.size), "labels resized": reading.LABELS_RESIZED}
+        return {**self.contents(), **resizing, "made by": versions()}
 
     def subset(self, indices: Tensor) -> Self:
         other = super().subset(indices)
@@ -66,13 +72,24 @@ class SceneFiles(ImageFiles):
     def check(self, index: int) -> None:
         read_scene(self.scenes[index], self.name, self.labels, self.size)
 
-    def native_labels(self, index: int) -> Tensor:
-        """The label map of a scene at the size of its file, uint8 (H, W).
+    def native_labels(self, places: Sequence[int]) -> list[Tensor]:
+        """The label maps of scenes at the size of their files, each uint8 (H, W).
 
         Raises:
-            DataError: The file cannot be read.
+            DataError: A file cannot be read.
+            ValueError: The label files are not looked at.
         """
-        return torch.from_numpy(read_labels(self.scenes[index], self.name, self.labels))
+        if (labels := self.labels) is None:
+            raise ValueError(f"{self.name}: these scenes are taken without their labels")
+        scenes = [self.scenes[place] for place in places]
+        read = mapped(lambda scene: read_labels(scene, self.name, labels), scenes, self.decoding.threads)
+        return [torch.from_numpy(label_map) for label_map in read]
+
+    def without_labels(self) -> Self:
+        """The same scenes, whose label files are not looked at."""
+        other = copy.copy(self)
+        other.labels = None
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +104,7 @@ class SceneSplit(Split):
         crop: Height and width of the random part that is trained on; None for whole scenes.
     """
 
+    most_held_out: ClassVar[int | None] = JUDGED
     files: SceneFiles = field(kw_only=True)
     crop: tuple[int, int] | None = field(default=None, kw_only=True)
 
@@ -122,6 +140,18 @@ class SceneSplit(Split):
     def labelled_at(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         stored = self.stored_at(indices)
         return stored[:, :COLOURS], stored[:, COLOURS]
+
+    def native_at(self, indices: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of each scene at `indices` the image as `images_at` gives it, uint8 (3, H, W), and its label map at the size
+        of its file, uint8 (H', W').
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        # What is not in memory is read without its label file, which is read here.
+        held = isinstance(self.images, Tensor)
+        images = self.images_at(indices) if held else self.files.without_labels().images_at(indices)[:, :COLOURS]
+        return list(zip(images, self.files.native_labels(indices.tolist()), strict=True))
 
     def drawn_at(
         self, indices: Tensor, augmentation: Augmentation, generator: np.random.Generator, places: tuple[int, int]

@@ -104,6 +104,8 @@ GOOD = {"name": "a", "classes": ["x", "y"], "pixels": [1, 2], "ignored": 0, "ima
     ("found", "message"),
     [
         ("no JSON", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ("9" * 5000, "cannot be read"),
         ([], "expected a JSON object of name, classes, pixels, ignored, images"),
         ({**GOOD, "more": 1}, "expected a JSON object of name"),
         ({**GOOD, "name": 3}, "expected a name, classes"),

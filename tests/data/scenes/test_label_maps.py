@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from dynconv.data.scenes.label_maps import (
@@ -15,7 +14,6 @@ from dynconv.data.scenes.label_maps import (
     IGNORE,
     SUBSETS,
     SYNTHIA_22,
-    coloured,
     palette_of,
 )
 from dynconv.data.scenes.listing import SCENE_SETS
@@ -61,9 +59,3 @@ def test_known_classes_have_their_publishers_colours() -> None:
     # A set that is not CamVid's alone has Cityscapes' sky.
     assert palette_of(("sky", "moon"))[0] == (70, 130, 180)
     assert palette_of(("moon", "sky", "lake"))[1] == (70, 130, 180)
-
-
-def test_a_label_map_is_drawn_in_these_colours_and_what_has_no_class_in_black() -> None:
-    labels = np.array([[0, 1], [IGNORE, 10]], dtype=np.uint8)
-    palette = palette_of(CAMVID_11)
-    assert coloured(labels, CAMVID_11).tolist() == [[[*palette[0]], [*palette[1]]], [[0, 0, 0], [*palette[10]]]]

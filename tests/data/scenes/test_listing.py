@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from publishers_scenes import BANDS, write_camvid, write_cityscapes, write_gta5, write_stylised, write_synthia
+from scipy.io import savemat
 
 from dynconv.data.errors import DataError
 from dynconv.data.scenes.label_maps import CAMVID_11, CITYSCAPES_13, CITYSCAPES_16, CITYSCAPES_19, IGNORE, SYNTHIA_22
@@ -77,6 +78,16 @@ def test_gta5_is_divided_by_its_split_file_where_that_is(tmp_path: Path) -> None
         list_scenes("gta5", tmp_path)
     (tmp_path / "gta5" / "split.mat").unlink()
     assert list_scenes("gta5", tmp_path).counts() == {"all": 3}
+
+
+def test_gta5s_split_file_may_hold_doubles(tmp_path: Path) -> None:
+    place = write_gta5(tmp_path / "gta5", 3)
+    numbers = {"trainIds": np.array([[1.0], [2.0]]), "valIds": np.zeros((0, 1)), "testIds": np.array([[3.0]])}
+    savemat(place / "split.mat", numbers)
+    assert list_scenes("gta5", tmp_path).counts() == {"train": 2, "test": 1}
+    savemat(place / "split.mat", {**numbers, "testIds": np.array([[3.5]])})
+    with pytest.raises(DataError, match=r"split\.mat cannot be read: 3\.5 is no frame's number"):
+        list_scenes("gta5", tmp_path)
 
 
 def test_odd_sizes_are_read_and_others_than_the_label_maps_refused(tmp_path: Path) -> None:
@@ -186,11 +197,21 @@ def test_own_scenes_are_read_in_camvids_layout(tmp_path: Path) -> None:
     assert list_own("mine", place).counts() == {"all": 3}
 
 
-@pytest.mark.parametrize("text", ["", "void\n", "sky\nsky\n", "\n".join(map(str, range(255)))])
+@pytest.mark.parametrize("text", ["", "\n\n", "sky\nvoid\n", "sky\nsky\n", "\n".join(map(str, range(255)))])
 def test_a_class_file_that_names_no_classes_is_refused(text: str, tmp_path: Path) -> None:
     place = write_camvid(tmp_path / "own", 1)
     (place / "classes.txt").write_text(text)
-    with pytest.raises(DataError, match=r"own/classes\.txt: expected 1 to 254 different class names"):
+    with pytest.raises(DataError, match=r"own/classes\.txt: expected 2 to 254 different class names"):
+        list_own("mine", place)
+
+
+def test_an_empty_line_among_the_classes_is_refused_and_at_the_end_is_none(tmp_path: Path) -> None:
+    place = write_camvid(tmp_path / "own", 1)
+    (place / "classes.txt").write_text("sky\nroad\n\n \n")
+    assert list_own("mine", place).labels.indices == ((0, 0), (1, 1), (255, IGNORE))
+    # Without it the road would be what the label maps call 1.
+    (place / "classes.txt").write_text("sky\n \nroad\n")
+    with pytest.raises(DataError, match=r"own/classes\.txt: line 2 is empty: expected a name on each line"):
         list_own("mine", place)
 
 

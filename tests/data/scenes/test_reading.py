@@ -43,12 +43,30 @@ def test_a_scene_is_its_colours_and_last_its_class_indices(scene: Scene) -> None
 
 
 def test_an_image_is_resized_smoothly_and_its_label_map_to_the_nearest_pixel(scene: Scene) -> None:
-    whole, small = read_scene(scene, "x", LABELS), read_scene(scene, "x", LABELS, (3, 5))
+    whole, small = read_scene(scene, "x", LABELS), read_scene(scene, "x", LABELS, (2, 4))
     image = torch.from_numpy(whole[..., :3].copy()).permute(2, 0, 1)[None].float()
-    expected = F.interpolate(image, (3, 5), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    expected = F.interpolate(image, (2, 4), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     assert np.abs(small[..., :3] - expected.numpy()).max() <= 1
-    assert np.array_equal(small[..., 3], whole[::2, ::2, 3])
+    # The pixels at whose centres, 1.5 and 4.5 of 6 and 1.25, 3.75, ... of 10, those of the small map are.
+    assert np.array_equal(small[..., 3], whole[[1, 4]][:, [1, 3, 6, 8], 3])
     assert set(np.unique(read_scene(scene, "x", LABELS, (13, 27))[..., 3])) == {0, 1, IGNORE}
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 14), (12, 20)])
+def test_a_resized_label_map_lies_on_its_image(scene: Scene, size: tuple[int, int]) -> None:
+    numbers = np.random.default_rng(1).choice(np.array([5, 9], dtype=np.uint8), SIZE)
+    seen = []
+    for mirrored in (numbers, numbers[::-1, ::-1]):
+        Image.fromarray(mirrored.copy()).save(scene.labels)
+        seen.append(read_scene(scene, "x", LABELS, size)[..., 3])
+    # Neither is nearer to one border than to the other.
+    assert np.array_equal(seen[0], seen[1][::-1, ::-1])
+    # An edge between two colours is where the edge between their classes is.
+    halves = np.where(np.arange(SIZE[1]) < 7, 5, 9).astype(np.uint8)[None].repeat(SIZE[0], axis=0)
+    Image.fromarray(halves).save(scene.labels)
+    Image.fromarray(np.where(halves[..., None] == 9, 255, 0).astype(np.uint8).repeat(3, axis=2)).save(scene.image)
+    found = read_scene(scene, "x", LABELS, size)
+    assert np.array_equal(found[..., 0] > 127, found[..., 3] == 1)
 
 
 def test_a_palette_counts_by_its_places_and_a_jpeg_is_an_image_too(scene: Scene) -> None:

@@ -8,7 +8,7 @@ from dynconv.data.catalogue import known_protocols, protocol_named
 from dynconv.data.errors import DataError
 from dynconv.data.manifest import needed, published
 from dynconv.data.scenes.listing import SCENE_SETS
-from dynconv.data.specs import is_scenes, known_domains, parse_spec
+from dynconv.data.specs import known_domains, parse_spec
 
 
 @pytest.mark.parametrize(
@@ -28,16 +28,8 @@ def test_the_names_mean_domains_and_a_class_setting(
     spec: str, sources: tuple[str, ...], target: str, setting: str
 ) -> None:
     assert parse_spec(spec) == (sources, target, setting)
-    assert is_scenes(spec) and is_scenes(target)
     protocol = protocol_named(spec)
     assert protocol.counts == {name: SCENE_SETS[name].splits for name in (*sources, target)}
-
-
-def test_other_protocols_and_domains_are_no_scenes() -> None:
-    for spec in ("mnist-usps", "usps", "office31:amazon-webcam", "embedded:optical", "digit-five:mnist_m"):
-        assert not is_scenes(spec)
-    with pytest.raises(DataError, match="unknown domain 'moon'"):
-        is_scenes("moon-usps")
 
 
 @pytest.mark.parametrize(
