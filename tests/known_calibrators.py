@@ -98,5 +98,6 @@ def known_run(target: str, pixels: Pixels, added: int, *, source: Pixels = SOURC
         step=7,
         root=None,
         checkpoint="last",
+        image_size=None,
         own=protocol,
     )

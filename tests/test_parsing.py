@@ -65,6 +65,10 @@ def test_help_tells_what_is_optional_and_what_an_option_takes(capsys: Capture, m
 
 REFUSED = {
     "predict run images --out x --top 0": "--top must be at least 1, got 0",
+    "plot scenes run --images 51": (
+        "--images must be at most 50, a row of the figure each, got 51; `dynconv predict` writes the label maps of any "
+        "number of images"
+    ),
     "plot training": "RUN: expected at least one run folder, got none",
     "report": "RUN: expected at least one run folder, or a folder that holds some; got none",
     "reproduce drt-digits --seeds 0": "--seeds must be at least 1, got 0",

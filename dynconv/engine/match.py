@@ -117,9 +117,10 @@ def match_config(options: MatchOptions) -> TrainConfig:
 def _check_network(run: Path, trained: TrainConfig) -> None:
     """Raise a ValueError unless a run's network is its features and its classifier alone."""
     kind, own = METHODS[trained.method], trained.options
-    if kind.predict is not Method.predict or not isinstance(own, MethodConfig):
+    plain = all(getattr(kind, name) is getattr(Method, name) for name in ("predict", "embed", "scores"))
+    if not plain or not isinstance(own, MethodConfig):
         raise ValueError(
-            f"RUN {run} is a run of {trained.method}, whose network is more than features and a classifier; give the "
+            f"RUN {run} is a run of {trained.method}, whose network is more than features and one classifier; give the "
             "run on the source that it started from, or one of source-only"
         )
     if own.normalisation_policy in ("domain-specific", "adabn"):

@@ -117,7 +117,9 @@ def _check_apart(out: Path, place: Path, root: Path, files: Mapping[str, str]) -
     taken = {where: path for path in read for where in (path.resolve(), _resting(path))}
     for path in (*(out / file for file in files.values()), out / FACTS):
         if (image := taken.get(_resting(path))) is not None:
-            raise ValueError(f"--out {out}: {path} would be written over {image}, which is read; give a folder elsewhere")
+            raise ValueError(
+                f"--out {out}: {path} would be written over {image}, which is read; give a folder elsewhere"
+            )
 
 
 def _resting(path: Path) -> Path:

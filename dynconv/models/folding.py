@@ -43,9 +43,11 @@ def channel_axis(layer: nn.Module, output: Tensor) -> int:
     image without a batch."""
     if isinstance(layer, nn.Linear):
         return output.dim() - 1
-    if isinstance(layer, _BatchNorm):
+    if isinstance(layer, NORMS):
         return 1
-    return output.dim() - 1 - len(layer.kernel_size)
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
+        return output.dim() - 1 - len(layer.kernel_size)
+    raise TypeError(f"layer: expected a convolution, a linear layer or a batch normalisation, got {layer}")
 
 
 @torch.no_grad()
@@ -56,29 +58,29 @@ def fold(layer: nn.Module, scale: Tensor, shift: Tensor) -> None:
     as parameters. Computed in float64.
 
     Args:
-        layer: One that `check_foldable` lets pass. A batch normalisation in evaluation mode.
+        layer: One that `check_foldable` lets pass; a batch normalisation in evaluation mode.
         scale, shift: (C,), of its output channels.
     """
-    if isinstance(layer, _BatchNorm) and layer.weight is None:
-        layer.weight = nn.Parameter(torch.ones_like(layer.running_mean))
-        layer.bias = nn.Parameter(torch.zeros_like(layer.running_mean))
+    if isinstance(layer, _BatchNorm) and not layer.affine:
+        layer.register_parameter("weight", nn.Parameter(torch.ones_like(layer.get_buffer("running_mean"))))
         layer.affine = True
-    weight = layer.weight
-    if layer.bias is None:
+    weight = layer.get_parameter("weight")
+    if "bias" not in dict(layer.named_parameters(recurse=False)):
         bias = torch.zeros(len(scale), dtype=weight.dtype, device=weight.device)
-        layer.bias = nn.Parameter(bias, requires_grad=weight.requires_grad)
+        layer.register_parameter("bias", nn.Parameter(bias, requires_grad=weight.requires_grad))
     scale, shift = (each.to(weight.device, torch.float64) for each in (scale, shift))
     if isinstance(layer, TRANSPOSED):
         # (Cin, Cout / groups, ...): the input channels of a group give the output channels of that group.
-        by_group = weight.unflatten(0, (layer.groups, -1))
+        by_group = weight.double().unflatten(0, (layer.groups, -1))
         factor = scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
-        weight.copy_((by_group.double() * factor).flatten(0, 1))
+        weight.copy_((by_group * factor).flatten(0, 1))
     else:
         _scale_rows(weight, scale)
     if isinstance(layer, DynamicConv2d) and layer.basis is not None:
         # y = s * conv(x, W0) + conv(x, sum pi_i Phi_i) + bias: pi and s depend on the input alone.
         _scale_rows(layer.basis, scale.repeat(layer.num_bases))
-    layer.bias.copy_(layer.bias.double() * scale + shift)
+    bias = layer.get_parameter("bias")
+    bias.copy_(bias.double() * scale + shift)
 
 
 def _scale_rows(weight: Tensor, scale: Tensor) -> None:

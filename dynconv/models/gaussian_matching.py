@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dynconv.distributed import all_sum
 from dynconv.models.folding import FOLDABLE, NORMS, channel_axis, check_foldable, fold
 from dynconv.models.moments import Moments, Reached
 
@@ -95,6 +96,8 @@ def match_gaussian(
             scale = torch.where(still, 1.0, source_deviation / deviation)
             shift = source_mean - scale * mean
             fold(layer, scale, shift)
+            # Autocast keeps the weights that it has rounded, those of before.
+            torch.clear_autocast_cache()
             found = (source_mean, source_deviation, mean, deviation, scale, shift)
             matched.append(MatchedLayer(name, *found, int(still.sum())))
     return tuple(matched)
@@ -123,7 +126,10 @@ def matched_layers(network: nn.Module, images: Tensor, layers: Layers = "hidden"
             # In low precision rounding looks like a bend.
             with torch.autocast(images.device.type, enabled=False):
                 output = _flat(network(images))
-                chosen = [layer for layer in chosen if _is_bent(network, layer, images, output)]
+                bent = [_is_bent(network, layer, images, output) for layer in chosen]
+            # Each process looked at an image of its own, and all are to match the same layers.
+            anywhere = all_sum(torch.tensor(bent, dtype=torch.float64, device=images.device)).tolist()
+            chosen = [layer for layer, found in zip(chosen, anywhere, strict=True) if found]
     else:
         known = {names[layer] for layer in order}
         if unknown := sorted(set(layers) - known):
@@ -249,8 +255,8 @@ def _take_moments(
 
 def _weight(layer: nn.Module) -> Tensor:
     """The weight of a layer, or the running mean of a batch normalisation that has none."""
-    found: Tensor = layer.running_mean if layer.weight is None else layer.weight
-    return found
+    own = dict(layer.named_parameters(recurse=False))
+    return own["weight"] if "weight" in own else layer.get_buffer("running_mean")
 
 
 @contextlib.contextmanager

@@ -187,8 +187,8 @@ TABLE_3 = Recipe(
     run=_GAM_RUN,
     seeds=1,
     expected="the paper's for ERFNet, whose mean IoU is 15.8 without transfer, 28.6 with ADDA and 65.0 with the "
-    "target's labels; its ADDA is the best of its steps, before filters collapsed (section 5.3), which the column oracle "
-    "is to be held against; below it for FCN-8s (18.8 without transfer), which began with ImageNet's weights",
+    "target's labels; its ADDA is that of its best step, before filters collapsed (section 5.3): hold the column "
+    "oracle against it; below it for FCN-8s (18.8 without transfer), which began with ImageNet's weights",
     # 0.02, 0.3 and 0.2 TMAC an image: 24 of them 12 times forward or backward in MCD's three steps.
     cost=estimate(12, 500, "from 30 PFLOP of ERFNet without transfer to 3,000 of MCD on FCN-8s"),
     needs="GTA5, Cityscapes",

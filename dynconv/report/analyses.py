@@ -25,7 +25,9 @@ def analyses(runs: Sequence[FoundRun], options: ReportOptions, *, line: Callable
     for place, run in enumerate(runs, start=1):
         try:
             what = "features" if run.metric == "accuracy" else "scenes"
-            found[run.name] = _analysis(run, options, partial(line, f"run {place} of {len(runs)}: {what} of {run.name}"))
+            found[run.name] = _analysis(
+                run, options, partial(line, f"run {place} of {len(runs)}: {what} of {run.name}")
+            )
         except (ValueError, OSError) as error:
             # Other runs of the report are in no need of this one's data.
             found[run.name] = str(error)

@@ -9,7 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from statistics import fmean
 
-from dynconv.plots.class_iou import class_iou_figure
+from dynconv.engine.selection import Row
+from dynconv.plots.class_iou import ClassIoUs, class_iou_figure
 from dynconv.plots.confusion import save_confusion
 from dynconv.plots.embedding import save_embedding
 from dynconv.plots.palette import colours, made_from, save_png, write_small
@@ -21,10 +22,10 @@ from dynconv.report.collect import FoundRun
 from dynconv.report.groups import Grouping
 from dynconv.report.model import Block, Figure, Missing
 from dynconv.report.scenes import SceneViews
-from dynconv.report.spread import class_ious, per_cent
+from dynconv.report.spread import class_ious, class_order, per_cent
 
 # Rises with every change of how a figure is drawn: those of earlier versions are drawn anew.
-VERSION = 1
+VERSION = 2
 # In points. The run's own evaluation may have seen other images, or been computed by another machine.
 SAME_ACCURACY = 0.1
 
@@ -112,11 +113,12 @@ def class_iou_bars(run: FoundRun, start: Before | None, path: Path, *, rule: str
     title = "IoU of each class"
     rows = {} if start is None else {f"before ({start.described})": start.row}
     rows |= {f"after ({rule})": row for row in (run.chosen(rule),) if row is not None}
-    bars = {name: found for name, row in rows.items() if (found := class_ious(row))}
+    bars = {name: found for name, row in rows.items() if (found := _ious(row)) is not None}
     if not bars:
         return Missing(title, "no evaluation that counts has IoUs of the target's classes")
-    numbers = json.dumps([run.name, bars]).encode()
-    _once(path, numbers, lambda: save_png(class_iou_figure(bars, title=f"{run.name}, target test"), path))
+    classes = class_order([*rows.values(), *run.rows])
+    numbers = json.dumps([run.name, bars, classes]).encode()
+    _once(path, numbers, lambda: save_png(class_iou_figure(bars, classes, title=f"{run.name}, target test"), path))
     return Figure(title, f"IoU in % of each target class, {' and '.join(bars)}, of {run.name}", path)
 
 
@@ -124,18 +126,31 @@ def class_iou_figures(grouping: Grouping, rule: str, figures: Path) -> Iterator[
     """IoU of each target class of all groups, the mean over the seeds that have it: a figure for each task that has
     runs of segmentation."""
     for number, task in enumerate(grouping.tasks):
-        bars: dict[str, dict[str, float]] = {}
+        bars: dict[str, ClassIoUs] = {}
+        rows: list[Row] = []
         for group in grouping.groups:
-            rows = (run.chosen(rule) for run in group.runs.get(task, {}).values())
-            found = [ious for row in rows if row is not None and (ious := class_ious(row))]
-            if found:
-                labels = dict.fromkeys(label for ious in found for label in ious)
-                bars[group.label] = {label: fmean(ious[label] for ious in found if label in ious) for label in labels}
+            runs = group.runs.get(task, {}).values()
+            chosen = [row for run in runs if (row := run.chosen(rule)) is not None]
+            rows += [*chosen, *(row for run in runs for row in run.rows)]
+            if found := [ious for row in chosen if (ious := _ious(row)) is not None]:
+                labels = dict.fromkeys(label for ious in found for label in ious.of_class)
+                of_class = {
+                    label: fmean(ious.of_class[label] for ious in found if label in ious.of_class) for label in labels
+                }
+                bars[group.label] = ClassIoUs(fmean(ious.mean for ious in found), of_class)
         if bars:
             path = figures / f"class-iou-{number}.png"
-            save_png(class_iou_figure(bars, title=f"{task}, target test"), path)
+            save_png(class_iou_figure(bars, class_order(rows), title=f"{task}, target test"), path)
             what = f"IoU in % of each target class on {task}, {', '.join(bars)}"
             yield Figure(f"IoU of each class: {task}", what, path, "Mean over the seeds.")
+
+
+def _ious(row: Row | None) -> ClassIoUs | None:
+    """What an evaluation says of the target's test images; None where that is nothing."""
+    mean = per_cent(row, "target-test")
+    if row is None or mean is None or not (of_class := class_ious(row)):
+        return None
+    return ClassIoUs(mean, of_class)
 
 
 def _once(path: Path, numbers: bytes, draw: Callable[[], None]) -> None:

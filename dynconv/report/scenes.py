@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dynconv.plots.samples import write_figure
-from dynconv.plots.scenes import scenes_figure
+from dynconv.plots.scenes import DRAWN, scenes_figure
 from dynconv.report.analysis import evenly
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SceneViews:
     heads: tuple[str, ...]
     """Of the K label maps: the truth first; before adaptation, where the run has that network; after it."""
     images: Array
-    """uint8 (M, H, W, 3)."""
+    """uint8 (M, H, W, 3), where larger than that reduced to what a figure shows, `DRAWN` pixels of width."""
     label_maps: Array
     """uint8 (K, M, H, W)."""
 
@@ -80,8 +80,9 @@ def view(loaded: LoadedRun, *, side: DomainName = "target", count: int = SCENES)
     tested = [] if protocol.target.test is None else [(protocol.target.name, protocol.target.test)]
     named = tested if side == "target" else source_images(protocol, held_out)
     each = max(count // max(len(named), 1), 1)
-    parts = [split.subset(evenly(len(split), each)) for _, split in named if isinstance(split, SceneSplit)]
-    if not any(map(len, parts)):
+    there = [split for _, split in named if isinstance(split, SceneSplit) and len(split)]
+    parts = [split.subset(evenly(len(split), each)) for split in there]
+    if not parts:
         raise ValueError(f"{protocol.target.name if side == 'target' else 'the source'} has no test scenes")
     ways = _ways(loaded, side)
     columns = [_columns(loaded, part, ways) for part in parts]
@@ -135,20 +136,27 @@ def _ways(loaded: LoadedRun, side: DomainName) -> list[_Way]:
 
 
 def _columns(loaded: LoadedRun, split: SceneSplit, ways: list[_Way]) -> tuple[Array, Array]:
-    """Images uint8 (M, H, W, 3) and label maps uint8 (K, M, H, W)."""
+    """Images uint8 (M, H, W, 3) and label maps uint8 (K, M, H, W), as they are drawn."""
+    from dynconv.data.scenes.reading import resized
     from dynconv.engine.evaluation import evaluating
     from dynconv.engine.segmentation import SceneScoring
     from dynconv.metrics import NonFiniteError
     from dynconv.metrics.segmentation import IGNORE
 
-    images, truth = split.labelled_at(torch.arange(len(split)))
     scenes = SceneScoring(loaded.scoring, loaded.config.run.eval_window)
-    maps = [truth]
-    for way in ways:
-        with evaluating(loaded.method), loaded.method.evaluating_domain(way.domain):
-            # One by one: whatever the size of the scenes, one of them is bounded by the run's own evaluation.
-            predicted = torch.cat([scenes.label_maps(way.predict, image[None]).cpu() for image in images])
-        if (predicted == IGNORE).any():
-            raise NonFiniteError(f"the network's scores are not finite ({way.head}): the run diverged")
-        maps.append(predicted)
-    return images.permute(0, 2, 3, 1).contiguous().numpy(), torch.stack(maps).numpy()
+    height, width = split.image_shape[1:]
+    drawn = (height, width) if width <= DRAWN else (max(round(height * DRAWN / width), 1), DRAWN)
+    images, maps = [], []
+    # One by one: whatever the size of the scenes, one of them is bounded by the run's own evaluation.
+    for place in torch.arange(len(split)).split(1):
+        image, truth = split.labelled_at(place)
+        found = [truth]
+        for way in ways:
+            with evaluating(loaded.method), loaded.method.evaluating_domain(way.domain):
+                predicted = scenes.label_maps(way.predict, image).cpu()
+            if (predicted == IGNORE).any():
+                raise NonFiniteError(f"the network's scores are not finite ({way.head}): the run diverged")
+            found.append(predicted)
+        images.append(resized(image, *drawn))
+        maps.append(resized(torch.stack(found), *drawn, nearest=True))
+    return torch.cat(images).permute(0, 2, 3, 1).contiguous().numpy(), torch.cat(maps, dim=1).numpy()

@@ -69,17 +69,15 @@ class _Sums:
 
     shares: list[Tensor] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
-    # One, whatever the number of images: the spectra of 1,000 scenes of 512 x 1024 pixels take 4 GB.
-    spectrum: Tensor | None = None
+    # The sum, whatever the number of images: those of 1,000 scenes of 512 x 1024 pixels would be 4 GB.
+    spectrum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
 
     def add(self, shares: Tensor, spectrum: Tensor, samples: Tensor) -> None:
         self.shares.append(shares)
         self.samples.append(samples)
-        self.spectrum = spectrum if self.spectrum is None else self.spectrum.add_(spectrum)
+        self.spectrum = self.spectrum + spectrum
 
     def seen(self, count: int) -> Seen:
-        if self.spectrum is None:
-            raise ValueError("expected at least one image, got none")
         return Seen(torch.cat(self.shares), self.spectrum / count, torch.cat(self.samples))
 
 

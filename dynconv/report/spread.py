@@ -96,6 +96,20 @@ def class_ious(row: Row) -> dict[str, float]:
     return found
 
 
+def class_order(rows: Iterable[Row]) -> list[str]:
+    """The classes of `class_ious` of all `rows` in the order of the run's classes, of which each row lacks those that
+    occur in neither truth nor prediction."""
+    order: list[str] = []
+    # The fullest row first: a class that it lacks follows the one that it follows elsewhere.
+    for ious in sorted(map(class_ious, rows), key=len, reverse=True):
+        place = 0
+        for label in ious:
+            if label not in order:
+                order.insert(place, label)
+            place = order.index(label) + 1
+    return order
+
+
 def both_sides(row: Row | None) -> Point | None:
     """`per_cent` of both sides; None where the row lacks one of them."""
     source, target = source_per_cent(row), per_cent(row, "target-test")

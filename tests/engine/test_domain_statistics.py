@@ -61,7 +61,7 @@ def test_a_stopped_run_ends_bit_identical_and_is_measured_as_in_training(
 def test_every_evaluation_takes_the_targets_statistics_from_its_training_images(
     tmp_path: Path, make_config: Make, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "UNLABELLED", 7)
+    monkeypatch.setattr(evaluation.Evaluation, "unlabelled", 7)
     folder = train(make_config(tmp_path / "run", "dann", options("adabn"), eval_every=6), console=quiet)
     loaded = load_run(folder.path, device="cpu")
     train_split = loaded.domains()[0].target.train

@@ -156,7 +156,7 @@ def test_what_a_run_was_judged_by_and_trained_on_is_told(run_of: Callable[[str],
         return text
 
     loaded = load_run(run_of("calibrator"), device="cpu")
-    with adapted_model(loaded, SIZE) as model:
+    with adapted_model(loaded, SIZE, "model") as model:
         assert "judged" not in words(loaded)
         assert "judged by overlapping windows of 16 x 24 (height x width)" in words(of(eval_window=(16, 24)))
         assert "judged at the size of the label files" in words(of(full_resolution=True))

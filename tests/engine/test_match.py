@@ -25,12 +25,15 @@ from dynconv.methods import (
     CalibratorConfig,
     DANNConfig,
     GaussianConfig,
+    MCDConfig,
     SourceOnlyConfig,
     TargetOnlyConfig,
 )
 from dynconv.models import match_gaussian
 
 Make = Callable[..., TrainConfig]
+# For its quick stand-in for deep embedded validation.
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 def plain(**fields: object) -> SourceOnlyConfig:
@@ -60,8 +63,8 @@ def test_a_run_is_matched_in_one_command_and_read_as_any_other(
     splits = ([domain.train for domain in protocol.sources], [protocol.target.train])
     passes = [lambda s=s: (images for split in s for images in source.scoring.images(split)) for s in splits]
     match_gaussian(source.method, None, *passes)
-    for key, value in loaded.method.state_dict().items():
-        torch.testing.assert_close(value, source.method.state_dict()[key], rtol=1e-6, atol=1e-7)
+    for key, value in loaded.method.features.state_dict().items():
+        torch.testing.assert_close(value, source.method.features.state_dict()[key], rtol=1e-6, atol=1e-7)
     # A second time there is nothing to do; and what it has seen the labels of is no target.
     assert cli.main(words) == 0
     assert "finished before" in capsys.readouterr().err
@@ -92,8 +95,8 @@ def test_it_is_the_last_step_of_a_run_from_scratch_and_a_stopped_one_ends_the_sa
     def config(name: str) -> TrainConfig:
         return make_config(tmp_path / name, "gaussian", GaussianConfig(norm="none"), max_steps=6, eval_every=3)
 
-    # Stopped right before the matching.
-    whole, _ = whole_and_stopped(config, 5, quiet)
+    # Stopped after step 5, right before the matching.
+    whole, _ = whole_and_stopped(config, 4, quiet)
     *_, last = whole.training_rows()
     assert last["matching/layers"] == 4.0 and last["step"] == 6
     assert [row["step"] for row in whole.rows()] == [0, 3, 6]
@@ -139,7 +142,8 @@ def test_what_is_no_network_of_the_source_is_refused(
 
     assert "is no run folder" in fails(capsys, "match", run)
     message = refused("calibrator", CalibratorConfig())
-    assert "is a run of calibrator, whose network is more than features and a classifier; give the run" in message
+    assert "is a run of calibrator, whose network is more than features and one classifier; give the" in message
+    assert "is a run of mcd, whose network is more than" in refused("mcd", MCDConfig())
     message = refused("dann", DANNConfig(normalisation_policy="adabn"))
     assert "has the normalisation_policy 'adabn', by which every batch normalisation has statistics of the" in message
     assert "last.pt is not there" in refused("target-only", TargetOnlyConfig())
@@ -147,10 +151,8 @@ def test_what_is_no_network_of_the_source_is_refused(
 
 
 def test_the_target_of_a_protocol_is_replaced_unless_it_has_a_variant(make_config: Make, tmp_path: Path) -> None:
-    for protocol, expected in (
-        ("embedded:plain+textured-optical", ("embedded:plain", "embedded:textured")),
-        ("mnist-usps@adda", None),
-    ):
+    two = ("embedded:plain", "embedded:textured")
+    for protocol, expected in (("embedded:plain+textured-optical", two), ("mnist-usps@adda", None)):
         path = tmp_path / ("a" if expected else "b")
         config = make_config(path, "source-only", plain(), protocol=protocol, source=(), target=None, target_limit=7)
         folder = RunFolder(path)

@@ -108,6 +108,54 @@ def test_two_images_never_share_a_label_map_and_none_is_written_elsewhere(
         predict_scenes(loaded, dataclasses.replace(options, images=listed))
 
 
+@pytest.mark.parametrize("place", ["list.txt", "one.png", "."])
+def test_no_label_map_takes_the_place_of_an_image_that_is_read(
+    loaded: LoadedRun, images: Path, tmp_path: Path, place: str
+) -> None:
+    (images / "list.txt").write_text("one.png\n")
+    # By whatever way one comes there.
+    (tmp_path / "link").symlink_to(images)
+    before = (images / "one.png").read_bytes()
+    for out in (images, tmp_path / "link"):
+        with pytest.raises(ValueError, match=r"written over .*one.png, which is read|images of the next call"):
+            predict_scenes(loaded, PredictOptions(loaded.folder.path, images / place, out))
+    assert (images / "one.png").read_bytes() == before and not (images / "predictions.json").exists()
+
+
+def test_what_is_read_through_a_link_stays_as_it_is(loaded: LoadedRun, images: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "one.png").symlink_to(images / "one.png")
+    shutil.copy(images / "one.png", images / "plain.jpg")
+    options = PredictOptions(loaded.folder.path, other / "one.png", images)
+    with pytest.raises(ValueError, match=r"written over .*one.png, which is read"):
+        predict_scenes(loaded, options)
+    # The list of images is read too.
+    listed = images / "predictions.json"
+    listed.write_text("plain.jpg\n")
+    with pytest.raises(ValueError, match=r"written over .*predictions.json, which is read"):
+        predict_scenes(loaded, dataclasses.replace(options, images=listed))
+    listed.unlink()
+    # A label map of an earlier call is no image of this one.
+    options = dataclasses.replace(options, images=images / "plain.jpg")
+    quiet = Console(quiet=True)
+    (images / "plain.png").write_bytes(b"old")
+    assert predict_scenes(loaded, options, quiet) == (0, 1)
+    assert Image.open(images / "plain.png").size == (32, 24)
+
+
+def test_the_window_is_the_runs_and_is_told(loaded: LoadedRun, images: Path, tmp_path: Path) -> None:
+    run = dataclasses.replace(loaded.config.run, eval_window=(16, 24))
+    windowed = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, run=run))
+    maps = {}
+    for name, each, window in (("whole", loaded, None), ("windows", windowed, [16, 24])):
+        options = PredictOptions(loaded.folder.path, images / "one.png", tmp_path / name)
+        assert predict_scenes(each, options, Console(quiet=True)) == (0, 1)
+        assert json.loads((options.out / "predictions.json").read_text())["eval_window"] == window
+        maps[name] = np.array(Image.open(options.out / "one.png"))
+    assert not np.array_equal(maps["whole"], maps["windows"])
+
+
 def test_the_size_that_the_network_sees_is_the_runs_or_has_to_be_given(
     loaded: LoadedRun, images: Path, tmp_path: Path
 ) -> None:

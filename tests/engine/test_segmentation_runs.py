@@ -90,6 +90,16 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(root: Path, tmp_path: P
     assert whole.rows()[-1]["step"] == 4
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"accumulate": 2, "batch_size": 4}, {"precision": "bf16-mixed"}, {"channels_last": False}, {"clip_norm": 0.1}],
+)
+def test_what_every_run_can_do_a_run_on_scenes_can(root: Path, tmp_path: Path, fields: dict[str, Any]) -> None:
+    last = train(config(root, tmp_path / "r", max_steps=2, eval_every=2, **fields)).rows()[-1]
+    assert 0 < last["target-test/camvid_dusk/mean-iou"] < 1
+    assert np.isfinite(last["target-train/camvid_dusk/entropy"])
+
+
 def test_a_checkpoint_is_measured_as_in_training_and_on_other_scenes(
     run: RunFolder, root: Path, tmp_path: Path
 ) -> None:

@@ -6,11 +6,13 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from command_line import fails
+from matplotlib.figure import Figure
 from PIL import Image
 from publishers_scenes import IGNORED
 from rich.console import Console, Group
@@ -24,15 +26,21 @@ from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.runs import survey
 from dynconv.methods.adda import ADDA, ADDAConfig
+from dynconv.models import DomainName
+from dynconv.plots.palette import save_png
 from dynconv.plots.trade_off import trade_off_figure
-from dynconv.report import calibrated, scenes
+from dynconv.report import calibrated, run_figures, scenes
+from dynconv.report.before import STEP_0, Before
 from dynconv.report.calibrated import open_calibrated
 from dynconv.report.collect import readable_runs
 from dynconv.report.epsilon import epsilon_lines, epsilon_table
+from dynconv.report.groups import group_runs
 from dynconv.report.kept import load, save
+from dynconv.report.run_figures import class_iou_bars, class_iou_figures
 from dynconv.report.runs import runs_table
 from dynconv.report.scenes import SceneViews, view
 from dynconv.report.spectra import measure_spectra
+from dynconv.report.spread import class_order
 from dynconv.report.table import metric_table, selection_table
 from dynconv.report.trade_off import measure_as_target, trade_off_table, trade_offs
 
@@ -61,9 +69,11 @@ def test_scenes_stand_beside_their_truth_and_what_the_network_makes_of_them(
         truth[truth == IGNORED] = IGNORE
         assert np.array_equal(views.label_maps[0, place], truth)
     method = loaded.method
+    split = loaded.domains()[0].target.test
+    assert split is not None
     before = []
     with torch.no_grad():
-        for images in loaded.scoring.images(loaded.domains()[0].target.test.subset(torch.tensor([0, 2, 3]))):
+        for images in loaded.scoring.images(split.subset(torch.tensor([0, 2, 3]))):
             before.append(method.scores(method.features(images)).argmax(dim=1))
     # Of scores that are equal but for rounding either is right.
     assert (torch.cat(before).numpy() == views.label_maps[1]).mean() > 0.995
@@ -76,17 +86,77 @@ def test_scenes_stand_beside_their_truth_and_what_the_network_makes_of_them(
 
 def test_before_is_the_sources_encoder_where_the_target_has_its_own(loaded: LoadedRun) -> None:
     options = ADDAConfig(backbone="erfnet-encoder")
-    own = dataclasses.replace(loaded, method=ADDA(options, 11))
-    assert [(way.head, way.domain) for way in scenes._ways(own, "target")] == [
-        ("before: the source's encoder", "source"),
-        ("after: the target's encoder", "target"),
-    ]
+    torch.manual_seed(0)
+    method = ADDA(options, 11)
+    own = dataclasses.replace(loaded, method=method)
+    assert method.encoders is not None
+    with torch.no_grad():
+        # As they begin, two equal ones that give every pixel one class.
+        for parameter in method.encoders.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    found = view(own, count=2)
+    assert found.heads == ("ground truth", "before: the source's encoder", "after: the target's encoder")
+    split = own.domains()[0].target.test
+    assert split is not None
+    (images,) = own.scoring.images(split.subset(torch.tensor([0, 3])))
+    columns: dict[DomainName, np.ndarray[Any, Any]] = {"source": found.label_maps[1], "target": found.label_maps[2]}
+    for domain, drawn in columns.items():
+        with torch.no_grad(), method.evaluating_domain(domain):
+            expected = method.eval().predict(images).argmax(dim=1).numpy()
+        # Of scores that are equal but for rounding either is right.
+        assert (drawn == expected).mean() > 0.995
+    assert (columns["source"] == columns["target"]).mean() < 0.9
     shared = dataclasses.replace(own, method=ADDA(dataclasses.replace(options, weight_sharing="shared"), 11))
-    assert [(way.head, way.domain) for way in scenes._ways(shared, "source")] == [("prediction", "source")]
+    assert view(shared, side="source", count=1).heads == ("ground truth", "prediction")
 
 
-def test_a_report_shows_mean_iou_all_measures_scenes_and_classes(scene_run: Path, tmp_path: Path) -> None:
+def test_large_scenes_are_kept_as_they_are_drawn(
+    loaded: LoadedRun, views: SceneViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scenes, "DRAWN", 16)
+    found = view(loaded, count=3)
+    assert found.images.shape == (3, 12, 16, 3) and found.label_maps.shape == (3, 3, 12, 16)
+    whole = torch.from_numpy(views.images).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(whole, (12, 16), mode="bilinear", antialias=True)
+    assert np.array_equal(found.images, expected.permute(0, 2, 3, 1).numpy())
+    # A pixel of those that each stands for, and none in between.
+    blocks = views.label_maps.reshape(3, 3, 12, 2, 16, 2)
+    assert (blocks == found.label_maps[:, :, :, None, :, None]).any(axis=(3, 5)).all()
+
+
+def test_classes_stand_in_the_runs_order_with_its_own_mean(
+    scene_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = readable_runs([scene_run], "RUN")
+    rows = [{"step": 0, **ious(sky=0.5, car=0.25)}, {"step": 1, **ious(road=0.5, sky=0.5, sofa=0.0, car=0.5)}]
+    rows[1]["target-test/b/mean-iou"] = 0.3
+    rows[0]["target-test/b/mean-iou"] = 0.2
+    made = dataclasses.replace(run, rows=tuple(rows), done={"selected": {"last": rows[1]}})
+    drawn: list[Figure] = []
+
+    def keep(figure: Figure, path: Path) -> None:
+        drawn.append(figure)
+        save_png(figure, path)
+
+    monkeypatch.setattr(run_figures, "save_png", keep)
+    class_iou_bars(made, Before(rows[0], STEP_0, run.name), tmp_path / "x.png", rule="last")
+    assert [each.path for each in class_iou_figures(group_runs([made]), "last", tmp_path)]
+    for figure in drawn:
+        assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["road", "sky", "sofa", "car"]
+    texts = [[text.get_text() for text in figure.legends[0].get_texts()] for figure in drawn]
+    assert texts == [["before (step 0): mean 20.0", "after (last): mean 30.0"], ["calibrator: mean 30.0"]]
+    assert class_order([ious(a=1, d=1), ious(b=1, c=1, d=1), ious(a=1, b=1, d=1)]) == ["a", "b", "c", "d"]
+
+
+def ious(**of_classes: float) -> dict[str, float]:
+    return {f"target-test/b/iou-of-{label}": value for label, value in of_classes.items()}
+
+
+def test_a_report_shows_mean_iou_all_measures_scenes_and_classes(
+    scene_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
     assert cli.main(["report", str(scene_run), "--out", str(tmp_path), "--device", "cpu"]) == 0
+    assert "run 1 of 1: scenes of calibrator" in capsys.readouterr().err
     text = (tmp_path / "report.md").read_text()
     for title in (
         "**Target mean IoU**",

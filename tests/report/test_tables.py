@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_runs import config_of, row_of, write_run
@@ -119,6 +120,34 @@ def test_before_is_the_source_only_run_of_the_same_network_and_seed(tmp_path: Pa
     cells = next(line.cells for line in table.lines if line.cells[0].startswith("mcd"))
     # Before: 95 of so0 and 10 of step 0.
     assert cells[1:] == ("source-only, step 0", "52.5 → 88.0 (+35.5)", "+35.5")
+
+
+SCENES: dict[str, Any] = {"protocol": "camvid_day-camvid_dusk", "options": {"backbone": "erfnet-encoder"}}
+
+
+def test_scenes_of_another_size_are_not_before(tmp_path: Path) -> None:
+    make(tmp_path, "a", "source-only", 0.5, image_size=(16, 24), **SCENES)
+    make(tmp_path, "b", "source-only", 0.6, image_size=(24, 32), eval_window=(16, 16), **SCENES)
+    make(tmp_path, "c", "source-only", 0.6, image_size=(24, 32), crop_size=(16, 16), **SCENES)
+    make(tmp_path, "d", "source-only", 0.6, image_size=(24, 32), full_resolution=True, **SCENES)
+    make(tmp_path, "m", "mcd", 0.7, image_size=(24, 32), **SCENES)
+    runs, _ = gathered(tmp_path)
+    (own,) = (run for run in runs if run.name == "m")
+    start = before(own, runs, "last")
+    assert start is not None and (start.what, start.run) == ("step 0", "m")
+    make(tmp_path, "e", "source-only", 0.5, image_size=(24, 32), **SCENES)
+    start = before(own, gathered(tmp_path)[0], "last")
+    assert start is not None and start.run == "e"
+
+
+def test_sizes_are_heights_by_widths(tmp_path: Path) -> None:
+    make(tmp_path, "a", "mcd", 0.5, image_size=(16, 24), crop_size=(8, 16), **SCENES)
+    make(tmp_path, "b", "mcd", 0.6, **SCENES)
+    _, grouping = gathered(tmp_path)
+    assert [group.label for group in grouping.groups] == [
+        "mcd (image_size=16 x 24, crop_size=8 x 16)",
+        "mcd (image_size=none, crop_size=none)",
+    ]
 
 
 def test_of_several_source_only_runs_the_most_alike_is_before(tmp_path: Path) -> None:
