@@ -60,6 +60,8 @@ class Gaussian(Started):
     config_class = GaussianConfig
     about = About("Huang et al., ECCV 2018 (section 4.1)", segmentation=True)
     config: GaussianConfig
+    matched: bool = False
+    """Whether this step is the one after the matching, in which nothing is learnt."""
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
         given = self.config.source_checkpoint

@@ -114,7 +114,7 @@ def _both_sides(
                     earlier, untrained = None, False
                 else:
                     earlier, untrained = both_sides(start.row), start.what == STEP_0
-                if after is not None:
+                if after is not None and not run.is_bound:
                     changes.append(Change(group.label, task, after, earlier, untrained))
     title = "Trade-off"
     plot: Block = Missing(title, "no run has figures of both sides")

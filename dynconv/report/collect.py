@@ -46,6 +46,12 @@ class FoundRun:
         return self.config.run.seed
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it learnt from the target's labels: its only source is the target, so that it has no source's side."""
+        kind = METHODS.get(self.config.method)
+        return kind is not None and kind.supervised_by_target
+
+    @property
     def metric(self) -> str:
         """What it is judged by: "accuracy", or "mean-iou" where every pixel has a class."""
         return judged_by(self.config.network_input.labels)

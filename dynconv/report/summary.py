@@ -30,8 +30,8 @@ def source_table(grouping: Grouping, starts: Mapping[str, Before | None], rule: 
     for group in grouping.groups:
         cells, changes = [], []
         for task in grouping.tasks:
-            after = column_of(group, task, lambda run: source_per_cent(run.chosen(rule)))
-            earlier = column_of(group, task, lambda run: _source_before(starts[run.name]))
+            after = column_of(group, task, lambda run: _of_source(run, run.chosen(rule)))
+            earlier = column_of(group, task, lambda run: _of_source(run, _row(starts[run.name])))
             cells.append(_change(earlier, after))
             changes.append(_difference(earlier, after))
         there = [change for change in changes if change is not None]
@@ -56,12 +56,12 @@ def measures_table(grouping: Grouping, starts: Mapping[str, Before | None], rule
     """All measures of segmentation on both sides, before and after adaptation; None where no run is of segmentation.
     Arguments as of `source_table`."""
     sides: dict[str, Callable[..., float | None]] = {
-        "source": source_per_cent,
-        "target": partial(per_cent, split="target-test"),
+        "source": _of_source,
+        "target": lambda _run, row, metric: per_cent(row, "target-test", metric),
     }
 
     def earlier(run: FoundRun) -> Row | None:
-        return None if (start := starts[run.name]) is None else start.row
+        return _row(starts[run.name])
 
     def later(run: FoundRun) -> Row | None:
         return run.chosen(rule)
@@ -134,7 +134,7 @@ def validator_table(grouping: Grouping) -> Table | None:
 def _measured(
     value: Callable[..., float | None], metric: str, row: Callable[[FoundRun], Row | None], run: FoundRun
 ) -> float | None:
-    return value(row(run), metric=metric)
+    return value(run, row(run), metric=metric)
 
 
 def _chosen(rule: str, run: FoundRun) -> float | None:
@@ -184,8 +184,13 @@ def distance_table(grouping: Grouping, distances: Mapping[str, float]) -> Table 
     )
 
 
-def _source_before(start: Before | None) -> float | None:
-    return None if start is None else source_per_cent(start.row)
+def _row(start: Before | None) -> Row | None:
+    return None if start is None else start.row
+
+
+def _of_source(run: FoundRun, row: Row | None, metric: str | None = None) -> float | None:
+    """`source_per_cent` of a run's row; None of a bound, whose only source is the target."""
+    return None if run.is_bound else source_per_cent(row, metric)
 
 
 def _difference(earlier: Spread | None, after: Spread | None) -> float | None:

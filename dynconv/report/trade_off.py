@@ -99,8 +99,13 @@ def trade_offs(
             keep a network for each domain; None for the source's own network, from the files.
 
     Raises:
-        ValueError: A run that is not finished, was given twice, or has no figure of one of the sides.
+        ValueError: A run that is not finished, was given twice, or has no figure of one of the sides, as a bound.
     """
+    if bounds := [run for run in runs if run.is_bound]:
+        raise ValueError(
+            f"RUN {bounds[0].folder.path} is of {bounds[0].config.method}, a bound whose only source is the target: it "
+            "has no source's side; leave it out"
+        )
     sides = {run.name: chosen_sides(run, rule) for run in runs}
     grouping = group_runs(runs)
     for run, counted in grouping.doubles:

@@ -125,6 +125,17 @@ def test_before_is_the_source_only_run_of_the_same_network_and_seed(tmp_path: Pa
 SCENES: dict[str, Any] = {"protocol": "camvid_day-camvid_dusk", "options": {"backbone": "erfnet-encoder"}}
 
 
+def test_a_bound_has_no_source(tmp_path: Path) -> None:
+    # Its "sources" are the target itself, and a source-only run is measured on others.
+    make(tmp_path, "before", "source-only", target=0.5, source=0.95)
+    make(tmp_path, "bound", "target-only", target=0.9, source=0.8)
+    runs, grouping = gathered(tmp_path)
+    starts = {run.name: before(run, runs, "last") for run in runs}
+    table = source_table(grouping, starts, "last")
+    cells = next(line.cells for line in table.lines if line.cells[0].startswith("target-only"))
+    assert cells[2:] == ("", "")
+
+
 def test_scenes_of_another_size_are_not_before(tmp_path: Path) -> None:
     make(tmp_path, "a", "source-only", 0.5, image_size=(16, 24), **SCENES)
     make(tmp_path, "b", "source-only", 0.6, image_size=(24, 32), eval_window=(16, 16), **SCENES)
