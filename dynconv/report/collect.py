@@ -47,7 +47,7 @@ class FoundRun:
 
     @property
     def is_bound(self) -> bool:
-        """Whether it learnt from the target's labels: its only source is the target, so that it has no source's side."""
+        """Whether it learnt from the target's labels: its only source is the target, and it has no source's side."""
         kind = METHODS.get(self.config.method)
         return kind is not None and kind.supervised_by_target
 

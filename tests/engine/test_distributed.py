@@ -157,8 +157,8 @@ def test_two_processes_take_the_steps_of_one(case: str, halves: list[dict[str, d
 
 
 def test_the_methods_are_all_there() -> None:
-    # AdaBN and Gaussian matching learn as source-only does; what they take from the target is held against one process's
-    # in tests/models/test_normalisation.py and tests/models/test_gaussian_matching.py.
+    # AdaBN and Gaussian matching learn as source-only does; what they take from the target is held against one
+    # process's in tests/models/test_normalisation.py and tests/models/test_gaussian_matching.py.
     assert {name for name, _ in CASES.values()} == set(METHODS) - {"tiny", "adabn", "gaussian"}
 
 
