@@ -16,10 +16,10 @@ import yaml
 
 from dynconv.data.class_choice import ClassChoice
 from dynconv.data.files import CacheMode
+from dynconv.engine.labels import SIZES, check_labels
 from dynconv.engine.plain_values import from_plain, to_plain
 from dynconv.engine.selection import VALIDATOR
 from dynconv.methods import METHODS
-from dynconv.methods.checks import check_segmentation
 from dynconv.metrics import ValidatorName
 from dynconv.models import NetworkInput, input_of
 
@@ -51,11 +51,6 @@ NOT_IDENTITY = (
     "checkpoint_every",
     "log_every",
 )
-# Heights and widths of driving scenes, and of parts of them.
-SIZES = ("image_size", "crop_size", "eval_window")
-# What driving scenes have no use for, and what is for them alone.
-OF_IMAGES = ("ten_crop", "pseudo_labels_from", "classes")
-OF_SCENES = (*SIZES, "full_resolution", "stylised")
 # These belong to one command, not to the run that it starts.
 NOT_STORED = ("out", "config", "resume", "devices")
 
@@ -274,7 +269,7 @@ class TrainConfig:
         if self.run.pseudo_labels_from is not None and self.run.pseudo_labels_of is None:
             described = _pseudo_labels_of(self.run.pseudo_labels_from, self.out)
             object.__setattr__(self, "run", dataclasses.replace(self.run, pseudo_labels_of=described))
-        self._check_labels()
+        check_labels(self)
         size = self.network_input.image_size
         if self.run.ten_crop and size != 224:
             raise ValueError(f"--ten-crop is for images of 224 x 224; {self.options.backbone} takes {size} x {size}")
@@ -284,38 +279,6 @@ class TrainConfig:
         """--batch-size, or the method's default, or `SCENES_PER_STEP`."""
         pixels = self.network_input.labels == "pixel"
         return self.run.batch_size or (SCENES_PER_STEP if pixels else METHODS[self.method].default_batch_size)
-
-    def _check_labels(self) -> None:
-        """Raise a ValueError where options are for the other kind of network, of labels of images or of pixels."""
-        labels, multiple = self.network_input.labels, self.network_input.multiple
-        of_pixels = labels == "pixel"
-        for name in OF_IMAGES if of_pixels else OF_SCENES:
-            if (value := getattr(self.run, name)) != getattr(RunOptions, name):
-                flag = f"--{name.replace('_', '-')}"
-                what = "labels every pixel" if of_pixels else "labels whole images"
-                raise ValueError(f"{flag} {value}: {self.options.backbone} {what} and has no use for it; leave it out")
-        if not of_pixels:
-            return
-        check_segmentation(METHODS[self.method], self.options)
-        if self.run.validator == "deep-embedded-validation":
-            raise ValueError(
-                f"--validator {self.run.validator} weights whole images; {self.options.backbone} labels every pixel: "
-                f"choose another one, such as {VALIDATOR}"
-            )
-        if self.run.augmentation == "crop-flip" and self.run.crop_size is None:
-            raise ValueError("--augmentation crop-flip: give the size of the crops with --crop-size H W")
-        for name in ("crop_size", "eval_window"):
-            size = getattr(self.run, name)
-            if size is not None and any(side % multiple for side in size):
-                raise ValueError(
-                    f"--{name.replace('_', '-')} {size[0]} {size[1]}: {self.options.backbone} takes multiples of "
-                    f"{multiple}"
-                )
-            if size is not None and (patch := getattr(self.options, "patch_size", 0)) > min(size):
-                raise ValueError(
-                    f"patch_size: expected at most {min(size)} with --{name.replace('_', '-')} {size[0]} {size[1]}, "
-                    f"got {patch}"
-                )
 
     @property
     def network_input(self) -> NetworkInput:

@@ -177,7 +177,7 @@ class Evaluation:
     def figures(self, method: Method) -> dict[str, float]:
         """The metrics of the labelled splits, and the validators; `method` is in evaluation mode."""
         row: dict[str, float] = {}
-        held_out = self._outputs(method, self.held_out, "source", UNLABELLED)
+        held_out = self._outputs(method, self.held_out, "source", self.unlabelled)
         for place, (name, split) in enumerate(self.labelled()):
             if place < len(held_out) and len(held_out[place].scores) == len(split) and not self.ten_crop:
                 # At hand: on small sets another pass would make an evaluation a fifth longer.
@@ -215,7 +215,7 @@ class Evaluation:
             return [self.scoring.outputs(method, spread(split, each)) for split in splits]
 
     def _validators(self, method: Method, held_out: Sequence[Outputs]) -> dict[str, float]:
-        (target,) = self._outputs(method, [self.protocol.target.train], "target", UNLABELLED)
+        (target,) = self._outputs(method, [self.protocol.target.train], "target", self.unlabelled)
         trained = self._outputs(method, [domain.train for domain in self.protocol.sources], "source", TRAINED)
         found = prediction_validators(target.scores)
         found["deep-embedded-validation"] = deep_embedded_validation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynconv.engine.config import OF_SCENES
+from dynconv.engine.labels import OF_SCENES
 from dynconv.engine.selection import Row
 from dynconv.methods.source_first import SourceFirstConfig
 from dynconv.report.collect import FoundRun

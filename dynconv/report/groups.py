@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynconv.engine.config import NOT_IDENTITY, SIZES
+from dynconv.engine.config import NOT_IDENTITY
+from dynconv.engine.labels import SIZES
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun, readable_runs

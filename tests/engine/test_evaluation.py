@@ -192,7 +192,7 @@ def test_the_validators_see_the_targets_images_and_the_sources_held_out_labels(p
 def test_the_validators_look_at_a_limited_number_of_evenly_spread_images(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "UNLABELLED", 4)
+    monkeypatch.setattr(evaluation.Evaluation, "unlabelled", 4)
     monkeypatch.setattr(evaluation, "TRAINED", 2)
     many = replace(protocol.target, train=split(list(range(0, 250, 10)), [0] * 25))
     sources = tuple(replace(domain, train=split([0, 60, 120], [0] * 3)) for domain in protocol.sources)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from game_of_groups import written_out
 from steps import same, state_of, take
 from torch import Tensor
 
@@ -21,8 +22,6 @@ from dynconv.models import build
 from dynconv.models.calibrator import Calibrator
 
 LENET: dict[str, Any] = {"backbone": "lenet-small"}
-# Section 3.2: source, target, calibrated source, calibrated target; with two groups the target is not shown.
-GROUPS = {4: (0, 1, 2, 3), 2: (0, None, 1, 1)}
 SMALL = LENET | {"width": 2, "blocks": 1, "feature_hidden": (8,), "pixel_hidden": (8,)}
 UNUSED = {None: ("-",), "both": ("-",), "feature": ("pixel_",), "pixel": ("feature_",)}
 
@@ -114,13 +113,7 @@ def test_the_losses_are_those_of_the_paper(groups: int, feature_input: str, batc
         seen = {"features": features, "logits": scores, "probabilities": scores.softmax(dim=1)}[feature_input]
         logits["feature"].append(made.discriminators["feature"](seen))
         logits["pixel"].append(made.discriminators["pixel"].layers(each.flatten(1)))
-    wanted, fooled = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for of_kind in logits.values():
-        for group, own_logits in zip(GROUPS[groups], of_kind, strict=True):
-            if group is not None:
-                wanted = wanted - own_logits.log_softmax(dim=1)[:, group].mean()
-        fooled = fooled - 0.25 * of_kind[2].log_softmax(dim=1)[:, 0].mean()
-        fooled = fooled - 0.5 * of_kind[3].log_softmax(dim=1)[:, 0].mean()
+    wanted, fooled = written_out(logits.values(), groups, source_weight=0.25, target_weight=0.5)
     torch.testing.assert_close(discrimination.loss, wanted)
     torch.testing.assert_close(calibration.loss, fooled)
 

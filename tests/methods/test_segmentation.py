@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from game_of_groups import written_out
 from steps import same, state_of, take
 from tiny_scenes import CLASSES, draw, use_tiny, without_dropout
 from torch import Tensor, nn
 
 from dynconv.losses import as_rows
 from dynconv.methods import ADDA, MCD, METHODS, ADDAConfig, CalibratorConfig, CalibratorMethod, Method, MethodConfig
-from dynconv.methods.calibrator import GROUPS
 from dynconv.methods.schedules import learning_rate_factor
 from dynconv.models.pixel_discriminator import PixelDiscriminator
 from dynconv.models.segmentation import SegmentationHead
@@ -211,13 +211,7 @@ def test_the_calibrators_losses_are_those_of_the_paper(groups: int, feature_inpu
         ]
         logits["feature"].append(torch.stack(places))
         logits["pixel"].append(made.discriminators["pixel"].layers(images.flatten(1)))
-    wanted, fooled = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for of_kind in logits.values():
-        for group, own_logits in zip(GROUPS[groups], of_kind, strict=True):
-            if group is not None:
-                wanted = wanted - own_logits.log_softmax(dim=1)[:, group].mean()
-        fooled = fooled - 0.25 * of_kind[2].log_softmax(dim=1)[:, 0].mean()
-        fooled = fooled - 0.5 * of_kind[3].log_softmax(dim=1)[:, 0].mean()
+    wanted, fooled = written_out(logits.values(), groups, source_weight=0.25, target_weight=0.5)
     torch.testing.assert_close(discrimination.loss, wanted)
     torch.testing.assert_close(calibration.loss, fooled)
 

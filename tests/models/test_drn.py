@@ -10,7 +10,6 @@ from segmentation_networks import (
     assert_trains_dynamically,
     dynamic_names,
     images,
-    make_narrow,
     parameters,
     tapped,
 )
@@ -18,12 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, interpolate
 
 from dynconv.models import DynamicSpec, build, domain_norms, set_target_statistics, split_by_domain
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    make_narrow(monkeypatch)
 
 
 def test_the_real_network_has_the_calibrators_count_and_eight_levels() -> None:

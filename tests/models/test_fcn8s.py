@@ -13,7 +13,6 @@ from segmentation_networks import (
     assert_trains_dynamically,
     dynamic_names,
     images,
-    make_narrow,
     parameters,
     tapped,
 )
@@ -21,12 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv_transpose2d, pad
 
 from dynconv.models import DynamicSpec, build
-
-
-@pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    make_narrow(monkeypatch)
 
 
 def test_the_parameters_are_those_of_vgg16_and_three_scoring_layers() -> None:
