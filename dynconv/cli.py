@@ -34,11 +34,15 @@ FIGURES = (
     "degradation",
     "trade-off",
     "epsilon",
+    "curves",
+    "sweep",
+    "fine-tuning",
     "stream",
     "scenes",
     "spectra",
     "predictions",
     "perturbation",
+    "source-or-not",
 )
 # What an interruption costs where no checkpoint is written.
 LOST = {

@@ -45,12 +45,19 @@ figures:
   trade-off     target accuracy over source accuracy, before and after adaptation, means over seeds
   epsilon       source and target accuracy of calibrators over epsilon, the bound of their perturbation: of runs that
                 differ in it, or of one RUN whose perturbation is clamped to smaller bounds (--sweep)
+  curves        target accuracy over the steps, of several runs in one picture, with the drift of their weights
+  sweep         target accuracy over a field of the method: GAM's taps, its lambda (--field NAME)
+  fine-tuning   target accuracy over the number of labelled target images, fine-tuned from networks with and without an
+                adaptation: how many labels that is worth
   stream        accuracy over time where source and targets take turns: without a calibrator, with the same one for
                 all of them, and with each target's own
-  scenes        test scenes of segmentation beside their label maps: ground truth, before adaptation and after
+  scenes        test scenes of segmentation beside their label maps: ground truth, before adaptation and after, or of
+                several runs what each one makes of them
   spectra       test images before and after a calibrator, their spectra, the share of energy at high frequencies
   predictions   confusions on source and target, of the classifier alone and behind its calibrator
   perturbation  accuracy against size: a calibrator's perturbation beside FGSM's and random ones
+  source-or-not  activations of one unit on two images: are both of one domain? a classifier's answers for every layer,
+                and with --play yours
 
 `dynconv plot FIGURE --help` tells each one's options.
 """

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynconv.data import Protocol, Split, parse_spec, source_validation_split
+from dynconv.data import Protocol, Split, parse_spec
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, check_weights, load_checkpoint
 from dynconv.engine.config import CheckpointName, Precision, TrainConfig, load_config
 from dynconv.engine.evaluation import CROPS, Scoring, evaluating
-from dynconv.engine.loading import check_skipped, load_domains
+from dynconv.engine.loading import check_skipped, load_domains, training_domains
 from dynconv.engine.processes import make_fabric
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS, Method
@@ -64,7 +64,7 @@ class LoadedRun:
         Raises:
             DataError: As `protocol`.
         """
-        return source_validation_split(self.protocol(), self.config.run.seed)
+        return training_domains(self.config, self.protocol())
 
 
 def load_run(

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from dynconv.data import Protocol, Skipped, load_protocol, supervised_by_target
+from dynconv.data import Protocol, Skipped, Split, load_protocol, source_validation_split, supervised_by_target
+from dynconv.data.few_labels import few_labelled
 from dynconv.data.files import Decoding
 from dynconv.data.scenes.protocol import SceneOptions, load_scene_protocol
 from dynconv.distributed import is_main
@@ -126,6 +127,19 @@ def load_domains(config: TrainConfig) -> Protocol:
         divide_target=bound,
     )
     return supervised_by_target(protocol) if bound else protocol
+
+
+def training_domains(config: TrainConfig, protocol: Protocol) -> tuple[Protocol, tuple[Split, ...]]:
+    """`protocol`, of `load_domains`, with the training images that a run learns from, and for each source those held
+    out for `source-val`.
+
+    Raises:
+        DataError: As `source_validation_split`, or as `few_labelled` of a bound that learns from a few labels.
+    """
+    count = getattr(config.options, "labelled_images", 0)
+    if count:
+        return few_labelled(protocol, count, config.run.seed)
+    return source_validation_split(protocol, config.run.seed)
 
 
 def scene_options(config: TrainConfig) -> SceneOptions:

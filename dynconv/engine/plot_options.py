@@ -94,6 +94,23 @@ class EpsilonOptions(SeveralRunsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuningOptions:
+    """Draw target test accuracy after fine-tuning over the number of labelled target images, a line for each kind of
+    run that was fine-tuned, and how many labels an adaptation is worth (GAM, section 5.4 and Fig. 6)."""
+
+    runs: Runs
+    """The finished runs of target-only with --labelled-images, of each start and number at least one; a folder stands
+    for all runs below it. Runs of other methods among them are passed over."""
+    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
+    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("RUN: expected at least one run folder, got none")
+        check_picture(self.out, "fine-tuning.png")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamOptions(SeveralRunsOptions):
     """Draw accuracy over time for a device that moves between the source and the targets: blocks of test images of a
     domain drawn at random, without a calibrator, with one for all of them, and with that of the domain (Calibrator,
@@ -145,29 +162,38 @@ class OneRunOptions(FigureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesOptions(OneRunOptions):
-    """Draw test scenes of a run of segmentation beside their label maps: ground truth, before adaptation where the run
-    has that network (calibrator, adda), and after."""
+class ScenesOptions(FigureOptions):
+    """Draw test scenes beside their label maps: ground truth, before adaptation where the run has that network
+    (calibrator, adda, gam), and after; of several runs what each one makes of the same scenes (GAM, Fig. 4)."""
 
     figure: ClassVar[str] = "scenes"
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run folder."""
+    runs: Runs
+    """The run folders, all of one task; the columns stand in their order."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
-    """Image file to write; its suffix chooses the format. Default: RUN/scenes.png."""
+    """Image file to write; its suffix chooses the format. Default: RUN/scenes.png, of a single RUN."""
     side: Literal["target", "source"] = "target"
     """Whose scenes."""
     images: Annotated[int, tyro.conf.arg(metavar="N")] = 4
     """How many, evenly spread over the test split."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        if not self.runs:
+            raise ValueError("RUN: expected at least one run folder, got none")
+        if self.out is None and len(self.runs) > 1:
+            raise ValueError(f"--out is missing: {len(self.runs)} runs go into one figure; give --out PNG")
+        check_picture(self.picture, "scenes.png")
         _check_counts(images=self.images)
         if self.images > MOST_SCENES:
             raise ValueError(
                 f"--images must be at most {MOST_SCENES}, a row of the figure each, got {self.images}; "
                 "`dynconv predict` writes the label maps of any number of images"
             )
+
+    @property
+    def picture(self) -> Path:
+        """The image file to write."""
+        return self.runs[0] / "scenes.png" if self.out is None else self.out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +269,11 @@ def parse_trade_off(args: Sequence[str]) -> TradeOffOptions:
 def parse_epsilon(args: Sequence[str]) -> EpsilonOptions:
     """The options that the words after `dynconv plot epsilon` describe. SystemExit as in `parse_options`."""
     return parse_options(EpsilonOptions, "plot epsilon", args)
+
+
+def parse_fine_tuning(args: Sequence[str]) -> FineTuningOptions:
+    """The options that the words after `dynconv plot fine-tuning` describe. SystemExit as in `parse_options`."""
+    return parse_options(FineTuningOptions, "plot fine-tuning", args)
 
 
 def parse_stream(args: Sequence[str]) -> StreamOptions:

@@ -7,12 +7,12 @@ from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
 from torch import nn
 
-from dynconv.data import DomainBatches, source_validation_split, with_pseudo_labels
+from dynconv.data import DomainBatches, with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import Scoring
 from dynconv.engine.interrupt import Interrupted
-from dynconv.engine.loading import check_skipped, load_domains, record_skipped
+from dynconv.engine.loading import check_skipped, load_domains, record_skipped, training_domains
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.progress import Diverged
 from dynconv.engine.pseudo_label_file import record_pseudo_labels
@@ -114,7 +114,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     Raises:
         ValueError: Options, data, or the folder's checkpoint do not fit, or the folder cannot be read and written.
     """
-    training, held_out = source_validation_split(load_domains(config), config.run.seed)
+    training, held_out = training_domains(config, load_domains(config))
     if config.run.skip_bad:
         check_skipped(folder, training.skipped)
     pseudo = pseudo_labels(config, folder, training.target, fabric)
@@ -155,8 +155,10 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     run = Run(config, folder, fabric, method, batches, evaluation)
     method.check_run(max_steps=run.max_steps, micro_batch=config.batch_size // config.run.accumulate)
     if method.supervised_by_target:
+        few = getattr(config.options, "labelled_images", 0)
+        labels = f"{few} of the labels" if few else "the labels"
         run.notes.append(
-            f"{config.method} is a bound: it trains on the labels of {training.target.name} and looks at no source"
+            f"{config.method} is a bound: it trains on {labels} of {training.target.name} and looks at no source"
         )
     if pseudo is not None:
         run.notes.append(f"pseudo labels of {config.run.pseudo_labels_from}: {pseudo.summary()}")

@@ -6,14 +6,22 @@ from dynconv.losses.discrepancy import classifier_discrepancy, probabilities
 from dynconv.losses.entropy import class_balance, conditional_entropy
 from dynconv.losses.feature_norm import hard_norm_loss, mean_norm, stepwise_norm_loss
 from dynconv.losses.gradient_synchronisation import Hierarchy, parse_tree, synchronisation_terms
-from dynconv.losses.mapping import MappingForm, discrimination_loss, mapping_loss
+from dynconv.losses.mapping import (
+    MappingForm,
+    discrimination_loss,
+    least_squares_discrimination_loss,
+    least_squares_mapping_loss,
+    mapping_loss,
+)
 from dynconv.losses.mmd import GaussianKernels, jmmd, mk_mmd, optimal_weights, quadruple_terms, term_covariance
 from dynconv.losses.moments import RELEASED_SOURCES, MomentDistances, moment_distances, released_moment_distance
 from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.losses.spectral import spectral_penalty
+from dynconv.losses.weight_drift import DriftForm, weight_drift
 
 __all__ = [
     "RELEASED_SOURCES",
+    "DriftForm",
     "GaussianKernels",
     "Hierarchy",
     "MappingForm",
@@ -29,6 +37,8 @@ __all__ = [
     "domain_losses",
     "hard_norm_loss",
     "jmmd",
+    "least_squares_discrimination_loss",
+    "least_squares_mapping_loss",
     "mapping_loss",
     "mean_norm",
     "mk_mmd",
@@ -42,4 +52,5 @@ __all__ = [
     "stepwise_norm_loss",
     "synchronisation_terms",
     "term_covariance",
+    "weight_drift",
 ]

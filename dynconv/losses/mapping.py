@@ -1,4 +1,4 @@
-"""The two sides of ADDA's game: the discriminator's loss, and what the encoders make of it."""
+"""The two sides of ADDA's game and GAM's: the discriminator's loss, and what the encoders make of it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,32 @@ def mapping_loss(source: Tensor, target: Tensor, form: MappingForm) -> Tensor:
     if form == "confusion":
         return _confusion(_raised(source)) + _confusion(_raised(target))
     raise ValueError(f"form: expected 'inverted', 'minimax' or 'confusion', got {form!r}")
+
+
+def least_squares_discrimination_loss(source: Tensor, target: Tensor) -> Tensor:
+    """(E_s (D - 1)^2 + E_t D^2) / 2, where D is the discriminator's output as it is (LSGAN, Mao et al., ICCV 2017, eq.
+    2 with a = 0 and b = 1; what GAM takes for segmentation).
+
+    Args:
+        source: Outputs of source samples, any shape.
+        target: Outputs of target samples, any shape.
+
+    Returns:
+        A scalar in float32, or float64 for float64 outputs; 1/4 where D is 1/2 everywhere.
+    """
+    return ((_raised(source) - 1).square().mean() + _raised(target).square().mean()) / 2
+
+
+def least_squares_mapping_loss(target: Tensor) -> Tensor:
+    """E_t (D - 1)^2 / 2: the target's samples with the source's label (LSGAN, eq. 2 with c = 1).
+
+    Args:
+        target: Outputs of target samples, any shape.
+
+    Returns:
+        A scalar in float32, or float64 for float64 outputs.
+    """
+    return (_raised(target) - 1).square().mean() / 2
 
 
 def _confusion(logits: Tensor) -> Tensor:

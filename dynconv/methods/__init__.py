@@ -12,6 +12,7 @@ from dynconv.methods.cyclegan import CycleGAN, CycleGANConfig
 from dynconv.methods.dan import DAN, DANConfig
 from dynconv.methods.dann import DANN, DANNConfig
 from dynconv.methods.drt import DRT, DRTConfig
+from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.methods.gaussian import Gaussian, GaussianConfig
 from dynconv.methods.gsda import GSDA, GSDAConfig
 from dynconv.methods.jan import JAN, JANConfig
@@ -42,6 +43,7 @@ METHODS: dict[str, type[Method]] = {
     "bsp": BSP,
     "drt": DRT,
     "gsda": GSDA,
+    "gam": GAM,
     "calibrator": CalibratorMethod,
     "cyclegan": CycleGAN,
 }
@@ -54,6 +56,7 @@ __all__ = [
     "DAN",
     "DANN",
     "DRT",
+    "GAM",
     "GSDA",
     "JAN",
     "M3SDA",
@@ -75,6 +78,7 @@ __all__ = [
     "DANConfig",
     "DANNConfig",
     "DRTConfig",
+    "GAMConfig",
     "GSDAConfig",
     "Gaussian",
     "GaussianConfig",

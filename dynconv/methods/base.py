@@ -208,7 +208,12 @@ class Method(nn.Module, abc.ABC):
 
     def scores(self, features: Tensor) -> Tensor:
         """Class scores (B, num_classes) of features (B, F): the sum of the heads' scores."""
-        return torch.stack([head(features) for head in self.heads]).sum(dim=0)
+        return torch.stack([head(features) for head in self.scoring_heads]).sum(dim=0)
+
+    @property
+    def scoring_heads(self) -> nn.ModuleList:
+        """The heads that the next features are scored by; the only ones, in most methods."""
+        return self.heads
 
     def forward(self, images: Tensor) -> Tensor:
         """`predict`, under the name that wrappers and exporters call."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def check_types(config: Any) -> None:
-    """Hold every field of a dataclass against its annotation: a Literal (or None beside it), bool, str, int (or None
-    beside it), float, or a tuple of ints or floats. Values come from files as well as from a typed command line. A
-    whole number for a float becomes one, for a file brings a float back and the two are to be the same configuration.
+    """Hold every field of a dataclass against its annotation: a Literal, int or float (or None beside it), bool, str,
+    or a tuple of texts, ints or floats. Values come from files as well as from a typed command line. A whole number for
+    a float becomes one, for a file brings a float back and the two are to be the same configuration.
 
     Raises:
         ValueError: For a value that is none of a Literal's, or a number that is not finite.
@@ -35,7 +35,9 @@ def check_types(config: Any) -> None:
         elif hint is bool:
             if not isinstance(value, bool):
                 raise TypeError(f"{field.name}: expected true or false, got {value!r}")
-        elif hint is float:
+        elif value is None and type(None) in typing.get_args(hint):
+            continue
+        elif float in (hint, *typing.get_args(hint)) and typing.get_origin(hint) is not tuple:
             _require_finite(field.name, value)
             # The dataclasses are frozen.
             object.__setattr__(config, field.name, float(value))
@@ -48,16 +50,20 @@ def check_types(config: Any) -> None:
             _require(field.name, value, tuple, "a tuple of integers")
             for element in value:
                 _require(field.name, element, int, "integers")
-        elif not (value is None and type(None) in typing.get_args(hint)):
+        elif hint == tuple[str, ...]:
+            _require(field.name, value, tuple, "a tuple of texts")
+            for element in value:
+                _require(field.name, element, str, "texts")
+        else:
             kind = str if str in (hint, *typing.get_args(hint)) else int
             _require(field.name, value, kind, "a text" if kind is str else "an integer")
 
 
 def check_range(config: Any, names: tuple[str, ...], *, least: float = -math.inf, above: float = -math.inf) -> None:
-    """Raise a ValueError unless every named field is >= `least` and > `above`."""
+    """Raise a ValueError unless every named field that is not None is >= `least` and > `above`."""
     for name in names:
         value = getattr(config, name)
-        if value < least or value <= above:
+        if value is not None and (value < least or value <= above):
             wanted = f"at least {least:g}" if math.isinf(above) else f"more than {above:g}"
             raise ValueError(f"{name}: expected {wanted}, got {value}")
 

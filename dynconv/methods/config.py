@@ -12,6 +12,7 @@ from dynconv.models import DynamicSpec, NormalisationPolicy, weights_of
 Backbone = Literal[
     "lenet-small",
     "lenet-m3sda",
+    "lenet-gam",
     "dtn",
     "resnet-small",
     "resnet50",
@@ -28,15 +29,15 @@ class MethodConfig:
     """The fields that every method has."""
 
     backbone: Backbone = "lenet-small"
-    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `dtn` for
-    digits as in CyCADA and the Calibrator, `resnet-small` for 64 x 64 images from scratch, `resnet50` and `resnet101`
-    for 224 x 224. For labels of pixels `erfnet-encoder` (ERFNet's encoder and bilinear upsampling, as in GAM),
-    `erfnet`, `drn26` (CyCADA and the Calibrator) and `fcn8s` (VGG16)."""
+    """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `lenet-
+    gam` for digits as in ADDA and GAM, `dtn` for those as in CyCADA and the Calibrator, `resnet-small` for 64 x 64
+    images from scratch, `resnet50` and `resnet101` for 224 x 224. For labels of pixels `erfnet-encoder` (ERFNet's
+    encoder and bilinear upsampling, as in GAM), `erfnet`, `drn26` (CyCADA and the Calibrator) and `fcn8s` (VGG16)."""
     weights: str = "auto"
     """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
     for resnet50 and resnet101, none for the others."""
     norm: Literal["batch", "none"] = "batch"
-    """Whether the network has batch normalisation (the ResNets always have, `fcn8s` never)."""
+    """Whether the network has batch normalisation (the ResNets always have, `fcn8s` and `lenet-gam` never)."""
     normalisation_policy: NormalisationPolicy = "joint"
     """How batch normalisation treats the two domains. "joint": one pass of source and target together. "separate": a
     pass of each, by its own statistics. "source-only": the target is normalised by the source's running statistics and

@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from dynconv.models import DomainName, Features
@@ -29,16 +28,14 @@ class Encoders(Features):
         self.image_size = encoder.image_size
         self.out_features = encoder.out_features
         self.memory_format = encoder.memory_format
+        self.taps = encoder.taps
+
+    def of(self, domain: DomainName) -> Features:
+        """The backbone of a domain."""
+        return self.source if domain == "source" else self.target
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.source(images) if self.domain == "source" else self.target(images)
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """Make `target` what `source` is."""
-        # Each by its own name in the state, running statistics and counters too.
-        for own, model in zip(self.target.state_dict().values(), self.source.state_dict().values(), strict=True):
-            own.copy_(model)
+        return self.of(self.domain)(images)
 
 
 @contextlib.contextmanager

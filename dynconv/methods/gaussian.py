@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +12,7 @@ from dynconv.methods.base import About, Matched, Update
 from dynconv.methods.checks import check_range
 from dynconv.methods.source_first import Started, StartedConfig
 from dynconv.methods.source_only import check_source_policy
-from dynconv.models import NormalisationPolicy, match_gaussian
+from dynconv.models import MatchedLayer, NormalisationPolicy, match_gaussian
 
 if TYPE_CHECKING:
     from dynconv.data import Batch
@@ -84,13 +84,7 @@ class Gaussian(Started):
         return max_steps - 1
 
     def match(self, source: Callable[[], Iterable[Tensor]], target: Callable[[], Iterable[Tensor]]) -> Matched:
-        found = match_gaussian(self, None, source, target, layers=self.config.layers)
-        channels, unscaled = sum(len(layer.scale) for layer in found), sum(layer.unscaled for layer in found)
-        logs = {"matching/layers": len(found), "matching/channels": channels, "matching/unscaled": unscaled}
-        message = f"Gaussian matching: {channels} channels of {len(found)} layers have the source's mean and variance"
-        if unscaled:
-            message += f"; {unscaled} without variance in the target have its mean alone"
-        return Matched({name: float(value) for name, value in logs.items()}, message)
+        return described(match_gaussian(self, None, source, target, layers=self.config.layers))
 
     def begin_step(self, step: int, max_steps: int) -> None:
         super().begin_step(step, max_steps)
@@ -99,3 +93,13 @@ class Gaussian(Started):
     def updates(self, batch: Batch) -> Iterator[Update]:
         if not self.matched:
             yield self.source_update(batch)
+
+
+def described(layers: Sequence[MatchedLayer]) -> Matched:
+    """What was matched, for whoever watches the run."""
+    channels, unscaled = sum(len(layer.scale) for layer in layers), sum(layer.unscaled for layer in layers)
+    logs = {"matching/layers": len(layers), "matching/channels": channels, "matching/unscaled": unscaled}
+    message = f"Gaussian matching: {channels} channels of {len(layers)} layers have the source's mean and variance"
+    if unscaled:
+        message += f"; {unscaled} without variance in the target have its mean alone"
+    return Matched({name: float(value) for name, value in logs.items()}, message)

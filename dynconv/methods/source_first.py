@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynconv.methods.base import Method
 from dynconv.methods.checks import check_unused, labels_pixels
 from dynconv.methods.config import MethodConfig
-from dynconv.models import input_of
+from dynconv.models import DomainName, input_of
 from dynconv.models.segmentation import SegmentationHead
 from dynconv.models.weights import are_left_out, weights_left_out
 
@@ -77,6 +77,8 @@ class Started(Method):
     """A method that begins with the network of another run, where a checkpoint is given."""
 
     config_class: ClassVar[type[StartedConfig]]
+    starts_as: ClassVar[DomainName] = "source"
+    """Whose network is taken of a run that has one for each domain."""
     config: StartedConfig
 
     def __init__(self, config: StartedConfig, num_classes: int) -> None:
@@ -87,7 +89,7 @@ class Started(Method):
         self.source_classes: tuple[str, ...] | None = None
         if config.source_checkpoint and not are_left_out():
             networks = nn.ModuleDict({"features": self.features, "heads": self.heads})
-            self.source_classes = load_source(networks, Path(config.source_checkpoint), config)
+            self.source_classes = load_source(networks, Path(config.source_checkpoint), config, self.starts_as)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         if self.source_classes is not None and self.source_classes != tuple(classes):
@@ -118,7 +120,7 @@ class SourceFirst(Started):
     def shown_scores(self, features: Tensor) -> Tensor:
         """Class scores as a discriminator sees them: (B, num_classes) of features (B, F), and of maps score maps of the
         size that `score_maps` chooses."""
-        (head,) = self.heads
+        (head,) = self.scoring_heads
         if isinstance(head, SegmentationHead) and self.config.score_maps == "low":
             return head.low(features)
         return self.scores(features)
@@ -128,9 +130,17 @@ class SourceFirst(Started):
         self.adapting = step >= self.config.adaptation_begins(max_steps)
 
 
-def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tuple[str, ...]:
+def load_source(
+    networks: nn.ModuleDict, path: Path, config: MethodConfig, domain: DomainName = "source"
+) -> tuple[str, ...]:
     """Copy the encoder and the classifier of a run's checkpoint into `networks`, "features" and "heads", which are as
     `config` describes them.
+
+    Args:
+        networks: Where they go.
+        path: The checkpoint.
+        config: Of the method that they are for.
+        domain: Whose encoder and classifier are taken of a run that has one for each domain (ADDA, GAM).
 
     Returns:
         The names of the classes that the run told apart, in the order of the scores.
@@ -152,7 +162,7 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
             name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
         }
         weights = found["config"].get(f"{method}.weights", MethodConfig.weights)
-        state = {name: value for name, value in found["method"].items() if name.startswith(tuple(networks))}
+        state = network_of(found["method"], domain)
     except Exception as error:
         raise ValueError(
             f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a run on the source"
@@ -183,6 +193,26 @@ def load_source(networks: nn.ModuleDict, path: Path, config: MethodConfig) -> tu
         )
     networks.load_state_dict(state)
     return classes
+
+
+def network_of(state: Mapping[str, Tensor], domain: DomainName) -> dict[str, Tensor]:
+    """The encoder and the classifiers among a method's weights, by the names that they have where one of each serves
+    both domains, features.* and heads.*.
+
+    Args:
+        state: A method's `state_dict`.
+        domain: Whose are taken where each domain has its own: of encoders features.source.* and features.target.*, of
+            classifiers heads.* and target_heads.*.
+    """
+    encoder, heads = f"features.{domain}.", "target_heads."
+    if not any(name.startswith(encoder) for name in state):
+        encoder = "features."
+    if domain == "source" or not any(name.startswith(heads) for name in state):
+        heads = "heads."
+    found: dict[str, Tensor] = {}
+    for own, usual in ((encoder, "features."), (heads, "heads.")):
+        found |= {usual + name.removeprefix(own): value for name, value in state.items() if name.startswith(own)}
+    return found
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dynconv.methods import METHODS, Method, MethodConfig
+from dynconv.methods.adapted import AdaptedConfig
 from dynconv.methods.adversarial import AdversarialConfig
 from dynconv.models import input_of
 
@@ -20,10 +21,10 @@ Made by `python -m dynconv.methods.table > docs/methods.md`; do not edit it by h
 
 `dynconv train METHOD` trains each of them on the same engine, with the same data, networks, selection rules and report.
 **Also**: published names of what the method is by its default or by some choice of its fields. **Images**: the sides of
-the images that its networks take; the LeNets 32 (digits), the ResNets 64 and 224. **Segmentation**: it also trains the
-networks that label every pixel (ERFNet, DRN-26, VGG16-FCN8s), which take scenes of any size. **Several sources**:
-*union* takes them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made for targets
-that lack some of the source's classes; every method runs on them.
+the images that its networks take; the LeNets 32 or 28 (digits), the ResNets 64 and 224. **Segmentation**: it also
+trains the networks that label every pixel (ERFNet, DRN-26, VGG16-FCN8s), which take scenes of any size. **Several
+sources**: *union* takes them as one source whose images come in turns, *by domain* tells them apart. **Partial**: made
+for targets that lack some of the source's classes; every method runs on them.
 """
 EVERY_METHOD = "The fields of every method"
 # Fields that many have are told once, each under a heading; the widest base comes first.
@@ -32,6 +33,10 @@ SHARED: dict[type[MethodConfig], tuple[str, str]] = {
     AdversarialConfig: (
         "The fields of methods with domain discriminators",
         "The game between discriminators and features, and the images it is played on.",
+    ),
+    AdaptedConfig: (
+        "The fields of methods that adapt a network of the target's own",
+        "The steps that learn the source, the discriminators, and how far the target's network may go.",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dynconv.models.features import Features
+from dynconv.models.features import Features, relus
 from dynconv.models.lenet import LeNet
 
 
@@ -39,6 +39,7 @@ class DTN(Features):
         layers = [nn.Flatten(), nn.Linear(4 * 4 * before, self.out_features)]
         layers += [nn.BatchNorm1d(self.out_features)] * norm
         self.linear = nn.Sequential(*layers, nn.ReLU(), nn.Dropout())
+        self.taps = relus(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, 32, 32) to features (B, 512).

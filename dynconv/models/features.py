@@ -17,6 +17,9 @@ class Features(nn.Module):
     """S, the side of the images the network is made for."""
     out_features: int
     """Width of the features."""
+    taps: tuple[str, ...]
+    """Names (of `get_submodule`) of the modules whose outputs, maps (B, C, h, w) of any C and size or features (B, C),
+    can be matched between two networks, from the images to the features."""
     memory_format: torch.memory_format = torch.channels_last
     """The order in which images and weights lie in memory."""
 
@@ -51,9 +54,15 @@ class WithBottleneck(Features):
         nn.init.constant_(self.bottleneck.bias, 0.1)
         self.image_size = trunk.image_size
         self.out_features = width
+        self.taps = (*(f"trunk.{tap}" for tap in trunk.taps), "bottleneck")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.bottleneck(self.trunk(images))
+
+
+def relus(network: nn.Module) -> tuple[str, ...]:
+    """Names of the ReLUs in `network`, in the order in which they were added."""
+    return tuple(name for name, module in network.named_modules() if isinstance(module, nn.ReLU))
 
 
 def use_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:

@@ -31,8 +31,12 @@ def static_convolution(in_channels: int, out_channels: int, kernel_size: int, pa
     return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
 
 
+# Rec. 601's luma, by which released ADDA and GAM make a colour image grey.
+_LUMA = (0.2989, 0.587, 0.114)
+
+
 class LeNet(Features):
-    """Features of 32 x 32 colour images.
+    """Features of square colour images. Its ReLUs, after their poolings where there are any, are its `taps`.
 
     Args:
         stages: The convolutions, in order.
@@ -40,8 +44,11 @@ class LeNet(Features):
         dropout: Probability of dropping a feature before each fully connected layer but the first; 0 for no dropout.
         norm: Whether every layer is batch-normalised.
         convolution: Makes each convolution, so that the same net comes static or dynamic.
+        image_size: Side S of the images.
+        grey: Whether the convolutions see one channel, the images' luma in [0, 1], in the place of the three in
+            [-1, 1] that come in.
 
-    `forward(images)` takes (B, 3, 32, 32) and gives (B, out_features).
+    `forward(images)` takes (B, 3, S, S) and gives (B, out_features).
     """
 
     image_size = 32
@@ -54,10 +61,15 @@ class LeNet(Features):
         dropout: float = 0.0,
         norm: bool = True,
         convolution: ConvFactory = static_convolution,
+        image_size: int = image_size,
+        grey: bool = False,
     ) -> None:
         super().__init__()
+        self.image_size = image_size
+        self.grey = grey
         layers: list[nn.Module] = []
-        channels, size = 3, self.image_size
+        taps: list[str] = []
+        channels, size = 1 if grey else 3, image_size
         for stage in stages:
             layers.append(convolution(channels, stage.channels, stage.kernel_size, stage.padding))
             channels, size = stage.channels, size + 2 * stage.padding - stage.kernel_size + 1
@@ -68,6 +80,7 @@ class LeNet(Features):
                 kernel, stride, padding = stage.pool
                 layers.append(nn.MaxPool2d(kernel, stride, padding))
                 size = (size + 2 * padding - kernel) // stride + 1
+            taps.append(f"convolutions.{len(layers) - 1}")
         self.convolutions = nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
         layers = [nn.Flatten()]
@@ -79,15 +92,20 @@ class LeNet(Features):
             if norm:
                 layers.append(nn.BatchNorm1d(width))
             layers.append(nn.ReLU())
+            taps.append(f"linear.{len(layers) - 1}")
             features = width
         self.linear = nn.Sequential(*layers)
         self.out_features = features
+        self.taps = tuple(taps)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, 3, 32, 32) to features (B, out_features).
+        """Images (B, 3, S, S) to features (B, out_features).
 
         Raises:
             ValueError: For images of another shape.
         """
         self.check_fixed_size(images)
+        if self.grey:
+            luma = torch.tensor(_LUMA, dtype=images.dtype, device=images.device)
+            images = torch.einsum("bchw,c->bhw", images / 2 + 0.5, luma)[:, None]
         return self.linear(self.convolutions(self.laid_out(images)))

@@ -67,6 +67,10 @@ class _Layout:
     stages: tuple[Stage, ...]
     linear: tuple[int, ...]
     dropout: float = 0.0
+    image_size: int = LeNet.image_size
+    grey: bool = False
+    norm: bool = True
+    """Whether it can be batch-normalised."""
 
 
 _LENETS = {
@@ -76,11 +80,14 @@ _LENETS = {
     "lenet-m3sda": _Layout(
         (Stage(64, 5, 2, (3, 2, 1)), Stage(64, 5, 2, (3, 2, 1)), Stage(128, 5, 2)), (3072, 2048), dropout=0.5
     ),
+    # Caffe's LeNet on grey images, the digits network of ADDA and GAM (their released code): 431,080 parameters with a
+    # classifier of 10 classes.
+    "lenet-gam": _Layout(
+        (Stage(20, 5, 0, (2, 2, 0)), Stage(50, 5, 0, (2, 2, 0))), (500,), image_size=28, grey=True, norm=False
+    ),
 }
 # torchvision's networks by their depth.
 _DEPTHS: dict[str, Literal[50, 101]] = {"resnet50": 50, "resnet101": 101}
-# What takes 32 x 32 images, with or without batch normalisation.
-_DIGITS = (*_LENETS, "dtn")
 _SEGMENTATION: dict[str, type[SegmentationFeatures]] = {
     "erfnet-encoder": ERFNetEncoder,
     "erfnet": ERFNet,
@@ -89,7 +96,7 @@ _SEGMENTATION: dict[str, type[SegmentationFeatures]] = {
 }
 # What labels every pixel.
 SEGMENTATION = tuple(_SEGMENTATION)
-NAMES = (*_DIGITS, "resnet-small", *_DEPTHS, *SEGMENTATION)
+NAMES = (*_LENETS, "dtn", "resnet-small", *_DEPTHS, *SEGMENTATION)
 # What is made for batch normalisation.
 _NORMED = ("resnet-small", *_DEPTHS)
 
@@ -102,8 +109,10 @@ def input_of(name: str, weights: str = "auto") -> NetworkInput:
     """
     if name not in NAMES:
         raise ValueError(f"backbone: expected one of {', '.join(NAMES)}, got {name!r}")
-    if name in _DIGITS:
-        return NetworkInput(LeNet.image_size, "half")
+    if name in _LENETS:
+        return NetworkInput(_LENETS[name].image_size, "half")
+    if name == "dtn":
+        return NetworkInput(DTN.image_size, "half")
     if name == "resnet-small":
         return NetworkInput(SmallResNet.image_size, "half")
     # A file is taken for what nearly all such files are: trained on ImageNet, or on images normalised like it.
@@ -126,13 +135,15 @@ def build(
 
     Args:
         name: `lenet-small`, `lenet-m3sda` (64-64-128 convolutions, 3072-2048 linear) or `dtn` (64-128-256, 512) for 32
-            x 32 images, `resnet-small` for 64 x 64, or torchvision's `resnet50` or `resnet101` for 224 x 224; for
-            labels of pixels `erfnet-encoder` (with bilinear upsampling, as GAM's), `erfnet`, `drn26` or `fcn8s`.
+            x 32 images, `lenet-gam` (20-50, 500) for 28 x 28, `resnet-small` for 64 x 64, or torchvision's `resnet50`
+            or `resnet101` for 224 x 224; for labels of pixels `erfnet-encoder` (with bilinear upsampling, as GAM's),
+            `erfnet`, `drn26` or `fcn8s`.
         num_classes: Width of each head.
         dynamic: Makes the convolutions `DynamicConv2d` of this description: all of a LeNet's or the DTN's; of a ResNet
             the 3x3 in its blocks, of a network for segmentation all whose longer side is 3, starting exactly at the
             static weights where there are any. None for the static network.
-        norm: "none" leaves out every batch normalisation of a LeNet, the DTN, ERFNet or DRN-26; FCN-8s has none anyway.
+        norm: "none" leaves out every batch normalisation of a LeNet, the DTN, ERFNet or DRN-26; FCN-8s and `lenet-gam`
+            have none anyway.
         bottleneck: Width of a linear layer after the backbone (CDAN: 256); 0 for none.
         weights: "imagenet" (torchvision's IMAGENET1K_V1, for `resnet50` and `resnet101`), "none", the path of a file
             with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
@@ -235,6 +246,8 @@ def _lenet(name: str, norm: Norm, dynamic: DynamicSpec | None) -> LeNet:
         layout.stages,
         layout.linear,
         dropout=layout.dropout,
-        norm=norm == "batch",
+        norm=norm == "batch" and layout.norm,
         convolution=static_convolution if dynamic is None else dynamic.convolution,
+        image_size=layout.image_size,
+        grey=layout.grey,
     )

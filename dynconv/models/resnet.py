@@ -17,7 +17,7 @@ class SmallResNet(Features):
     """A ResNet of torchvision's BasicBlocks for 64 x 64 colour images, from scratch.
 
     A 3x3 stem of stride 2, a max pooling, stages of 32, 64, 128 and 256 channels (all but the first halve the image),
-    and the average over the places.
+    and the average over the places. Blocks and average are its `taps`.
 
     Args:
         blocks: Blocks per stage.
@@ -48,6 +48,8 @@ class SmallResNet(Features):
                 channels = width
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         self.layers = nn.Sequential(*layers)
+        names = [name for name, layer in self.layers.named_children() if isinstance(layer, BasicBlock)]
+        self.taps = tuple(f"layers.{name}" for name in (*names, str(len(layers) - 2)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -65,7 +67,8 @@ class SmallResNet(Features):
 
 
 class ResNet(Features):
-    """torchvision's ResNet without its classifier, as `trunk`: the names of its parameters are torchvision's.
+    """torchvision's ResNet without its classifier, as `trunk`: the names of its parameters are torchvision's. Its four
+    stages and the average over the places are its `taps`.
 
     Args:
         depth: 50 or 101.
@@ -80,6 +83,7 @@ class ResNet(Features):
         self.trunk = {50: resnet50, 101: resnet101}[depth](weights=None)
         self.out_features = int(self.trunk.fc.in_features)
         self.trunk.fc = nn.Identity()
+        self.taps = (*(f"trunk.layer{stage}" for stage in range(1, 5)), "trunk.avgpool")
         self.trunk.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:

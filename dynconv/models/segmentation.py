@@ -35,9 +35,6 @@ class SegmentationFeatures(Features):
     """Images of no particular size: see `multiple`."""
     multiple: int
     """What the images' height and width must be multiples of."""
-    taps: tuple[str, ...]
-    """Names (of `get_submodule`) of the modules whose outputs, maps (B, C, h, w) of any C and size, can be matched
-    between two networks, from the images to the features."""
 
     def make_head(self, num_classes: int) -> SegmentationHead:
         """A new head with its own random start."""

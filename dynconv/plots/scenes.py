@@ -17,8 +17,9 @@ Array = np.ndarray[Any, Any]
 # Cityscapes draws what is no class in black.
 NO_CLASS = "no class"
 BLACK = (0, 0, 0)
-# Inches: the width of a picture, the words above the figure and above a row, and a line of the legend.
-PICTURE, HEAD, NAME, LEGEND_LINE = 2.9, 0.55, 0.22, 0.22
+# Inches: the width of a picture, the words above the figure and above a row, a line of the legend, and each line of a
+# column's head but its first.
+PICTURE, HEAD, NAME, LEGEND_LINE, HEAD_LINE = 2.9, 0.55, 0.22, 0.22, 0.15
 LEGEND_COLUMNS = 6
 DPI = 130
 # Pixels of a picture's width.
@@ -60,7 +61,8 @@ def scenes_figure(
     shown = [place for place in range(len(classes)) if any((maps == place).any() for maps in label_maps.values())]
     lines = len(shown) // LEGEND_COLUMNS + 1
     columns = 1 + len(label_maps)
-    tall = (PICTURE * height / width + NAME) * len(images) + HEAD + LEGEND_LINE * lines
+    head_lines = max((head.count("\n") for head in label_maps), default=0)
+    tall = (PICTURE * height / width + NAME) * len(images) + HEAD + HEAD_LINE * head_lines + LEGEND_LINE * lines
     figure = Figure(figsize=(PICTURE * columns, tall), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots(len(images), columns, squeeze=False)

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from dynconv.engine.config import RunOptions, TrainConfig
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import MethodConfig
-from dynconv.metrics.names import SEGMENTATION_METRICS
+from dynconv.metrics.names import MEAN_IOU, SEGMENTATION_METRICS
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
 
 # What papers call the metrics of segmentation where a table has one column for each.
 _HEADS = {
-    "mIoU": "mean-iou",
-    "IoU": "mean-iou",
+    "mIoU": MEAN_IOU,
+    "IoU": MEAN_IOU,
     "fwIoU": "frequency-weighted-iou",
     "pixel accuracy": "pixel-accuracy",
     "global accuracy": "pixel-accuracy",
@@ -41,6 +41,9 @@ class Row:
     `source_checkpoint`, so that all rows that start from one row share its encoder and classifier."""
     against: str | None = None
     """The row that this one is compared with, where that is not the recipe's `baseline`."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `RunOptions` in which its runs differ from the recipe's: the one step of a matching, say, or how long
+    an adaptation is beside the training that it starts from."""
     published: Mapping[str, float] = field(default_factory=dict)
     """The paper's target test figures in per cent, by task: the recipe fills them in by `cites`."""
 
@@ -130,6 +133,12 @@ class Recipe:
         return None if self.published is None else TABLES[self.published]
 
     @property
+    def of_scenes(self) -> bool:
+        """Whether its networks label every pixel: `metric` is one of segmentation, or the mean IoU over some of the
+        classes (mean-iou-16)."""
+        return self.metric in SEGMENTATION_METRICS or self.metric.startswith(f"{MEAN_IOU}-")
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """What the tables show of each run: `metric` and, of segmentation, the other three measures."""
         return SEGMENTATION_METRICS if self.metric in SEGMENTATION_METRICS else (self.metric,)
@@ -138,8 +147,10 @@ class Recipe:
         """The place of the published table's column that a task belongs to: the one called like the task's head or, of
         segmentation, like the metric (by default the recipe's); None where there is none."""
         columns = () if self.table is None else self.table.columns
-        if self.metric in SEGMENTATION_METRICS:
-            heads, wanted = [_HEADS.get(column) for column in columns], metric or self.metric
+        if self.of_scenes:
+            # A mean over some of the classes is called like the mean over all.
+            shown = MEAN_IOU if self.metric.startswith(MEAN_IOU) else self.metric
+            heads, wanted = [_HEADS.get(column) for column in columns], metric or shown
         else:
             heads, wanted = list(columns), self.tasks[task]
         return heads.index(wanted) if wanted in heads else None
@@ -198,7 +209,7 @@ class Recipe:
         if (follows is None) != (after is None):
             wanted = "none, for the row follows no other" if follows is None else f"a run's folder of {follows!r}"
             raise ValueError(f"after: expected {wanted}, got {after}")
-        fields = {"protocol": task, "seed": seed, "out": out, "device": device, **self.run}
+        fields = {"protocol": task, "seed": seed, "out": out, "device": device, **self.run, **row.run}
         if data_root is not None:
             fields["data_root"] = data_root
         if self.stylised:

@@ -1,4 +1,4 @@
-"""GTA5 and SYNTHIA to Cityscapes: the Calibrator's Table 2, and of GAM's tables 3 and 4 what matches no activations.
+"""GTA5 to Cityscapes: the Calibrator's Table 2, and what GAM's tables 3 and 4 (`gam_scenes`) share with it.
 
 Of what the papers leave open: all scenes are resized to Cityscapes' 1024 x 2048, of which training takes random parts
 (1024 x 512 pixels in GAM, 768 x 768 in released CyCADA and Calibrator), mirrored by chance, and are judged whole at the
@@ -16,29 +16,29 @@ from dynconv.methods import ADDAConfig, CalibratorConfig, MCDConfig, SourceOnlyC
 from dynconv.recipes.base import Recipe, Row
 from dynconv.recipes.estimate import estimate
 
-_SCENES: dict[str, Any] = {
+SCENES: dict[str, Any] = {
     "image_size": (1024, 2048),
     "full_resolution": True,
     # 8.4 MB a scene in that size: 210 GB of GTA5.
     "cache": "none",
     "eval_every": 5_000,
 }
-_Backbone = Literal["erfnet-encoder", "fcn8s", "drn26"]
-_FROM_SCRATCH = "networks from scratch, where the paper's begin with ImageNet's weights"
+Backbone = Literal["erfnet-encoder", "fcn8s", "drn26"]
+FROM_SCRATCH = "networks from scratch, where the paper's begin with ImageNet's weights"
 
 # Released CyCADA: SGD with a momentum of 0.9, 1e-3 and 5e-4 learns its networks of GTA5.
 _SGD: dict[str, Any] = {"optimiser": "sgd", "lr": 1e-3, "momentum": 0.9, "weight_decay": 5e-4}
 # Released ERFNet: Adam and a learning rate that falls by a power of 0.9.
 ERFNET: dict[str, Any] = {"lr": 5e-4, "weight_decay": 1e-4, "lr_schedule": "poly", "lr_power": 0.9}
 # What each network learns with; the last is GAM's, without ERFNet's decoder.
-_LEARNT: dict[_Backbone, dict[str, Any]] = {
+LEARNT: dict[Backbone, dict[str, Any]] = {
     "drn26": {"backbone": "drn26", **_SGD},
     "fcn8s": {"backbone": "fcn8s", **_SGD},
     "erfnet-encoder": {"backbone": "erfnet-encoder", **ERFNET},
 }
 
 
-def _cycada(backbone: _Backbone) -> ADDAConfig:
+def cycada(backbone: Backbone) -> ADDAConfig:
     """CyCADA's feature part on driving scenes, as released: one encoder for both domains goes on learning the source,
     and steps against a discriminator of scores that is right more often than 0.6. The discriminator's width is ADDA's.
     """
@@ -57,22 +57,9 @@ def _cycada(backbone: _Backbone) -> ADDAConfig:
     )
 
 
-def _adda(backbone: _Backbone) -> ADDAConfig:
-    """ADDA as GAM's paper has it (section 5.2): at 1e-4, with an encoder for each domain and 500 steps of the
-    discriminator alone. What it sees of label maps is the last of GAM's places, the scores."""
-    return ADDAConfig(
-        backbone=backbone,
-        discriminates="logits",
-        lr=1e-3,
-        adaptation_lr_factor=0.1,
-        discriminator_lr_factor=0.1,
-        discriminator_steps=500,
-    )
-
-
-def _mcd(backbone: _Backbone) -> MCDConfig:
+def mcd(backbone: Backbone) -> MCDConfig:
     """The paper's three steps, with the optimiser of the other rows on that network."""
-    return MCDConfig(**_LEARNT[backbone])
+    return MCDConfig(**LEARNT[backbone])
 
 
 # Section 4 and 5.2: Adam at 1e-4, a bound of 0.01, M_s and pixels for the discriminators; released code: patches of 64.
@@ -92,8 +79,8 @@ AS_RELEASED: dict[str, Any] = {
     "weight_decay": 5e-3,
 }
 
-_SOURCE = Row("source-only", "source-only", SourceOnlyConfig(**_LEARNT["drn26"]), "Source only")
-_TARGET = Row("target-only (bound, sees target labels)", "target-only", TargetOnlyConfig(**_LEARNT["drn26"]), "Target")
+_SOURCE = Row("source-only", "source-only", SourceOnlyConfig(**LEARNT["drn26"]), "Source only")
+_TARGET = Row("target-only (bound, sees target labels)", "target-only", TargetOnlyConfig(**LEARNT["drn26"]), "Target")
 _OF_SOURCE: dict[str, Any] = {"starts_from": "source-only"}
 # 6 images of each domain, 0.2 TMAC a forward pass: 7 TFLOP a step with one backward pass, 40 with MCD's three steps.
 _WORK = "140 PFLOP of source-only to 790 of MCD"
@@ -102,18 +89,18 @@ TABLE_2 = Recipe(
     name="calibrator-table2",
     source="the Calibrator, Table 2: GTA5 → Cityscapes on DRN-26, source-only and the bound as there, and what adapts "
     "GTA5's own images (calibrator-table2-stylised has those in Cityscapes' style, as the paper); ADDA is CyCADA's "
-    f"feature part, MCD is not in the table; {_FROM_SCRATCH}",
+    f"feature part, MCD is not in the table; {FROM_SCRATCH}",
     tasks={"gta5-cityscapes": "GTA5 → Cityscapes"},
     rows=(
         _SOURCE,
         _TARGET,
-        Row("ADDA as in CyCADA", "adda", _cycada("drn26"), **_OF_SOURCE),
-        Row("MCD", "mcd", _mcd("drn26")),
+        Row("ADDA as in CyCADA", "adda", cycada("drn26"), **_OF_SOURCE),
+        Row("MCD", "mcd", mcd("drn26")),
         Row("Calibrator", "calibrator", CalibratorConfig(backbone="drn26", **CALIBRATOR), **_OF_SOURCE),
         Row("Calibrator as released", "calibrator", CalibratorConfig(backbone="drn26", **AS_RELEASED), **_OF_SOURCE),
     ),
     # Section 4: batches of 6; released code: 20,000 steps, parts of 768 x 768.
-    run={**_SCENES, "crop_size": (768, 768), "max_steps": 20_000, "batch_size": 6},
+    run={**SCENES, "crop_size": (768, 768), "max_steps": 20_000, "batch_size": 6},
     seeds=1,
     expected="below the paper's mean IoU of 21.7 for source-only and 67.4 for the bound, whose network began with "
     "ImageNet's weights",
@@ -127,10 +114,10 @@ TABLE_2_STYLISED = dataclasses.replace(
     TABLE_2,
     name="calibrator-table2-stylised",
     source="the Calibrator, Table 2, as the paper has it: GTA5's images in Cityscapes' style are the source of DRN-26, "
-    f"and CyCADA's feature part and the Calibrator start from that network; {_FROM_SCRATCH}",
+    f"and CyCADA's feature part and the Calibrator start from that network; {FROM_SCRATCH}",
     rows=(
         dataclasses.replace(_SOURCE, cites=None),
-        Row("CyCADA", "adda", _cycada("drn26"), "CyCADA", **_OF_SOURCE),
+        Row("CyCADA", "adda", cycada("drn26"), "CyCADA", **_OF_SOURCE),
         Row("Calibrator", "calibrator", CalibratorConfig(backbone="drn26", **CALIBRATOR), "Ours", **_OF_SOURCE),
         Row(
             "Calibrator as released",
@@ -145,73 +132,4 @@ TABLE_2_STYLISED = dataclasses.replace(
     cost=estimate(4, 120, "from 140 PFLOP of source-only"),
     needs="GTA5, Cityscapes, GTA5's images in Cityscapes' style under their own names in DATA/gta5_stylised",
     stylised="gta5_stylised",
-)
-
-# Section 5.2: batches of 12, parts of 1024 x 512. 20,000 steps are those of its digits; of scenes it says nothing.
-_GAM_RUN = {**_SCENES, "crop_size": (512, 1024), "max_steps": 20_000, "batch_size": 12}
-_NETWORKS: dict[_Backbone, str] = {"erfnet-encoder": "ERFNet", "fcn8s": "FCN-8s", "drn26": "DRN-26"}
-
-
-def _network_rows(backbone: _Backbone, cites: dict[str, str]) -> tuple[Row, ...]:
-    """No transfer, the bound, ADDA and MCD on one network; `cites` by the first words of their labels."""
-    learnt, name = _LEARNT[backbone], _NETWORKS[backbone]
-    none = f"{name}, no transfer"
-    return (
-        Row(none, "source-only", SourceOnlyConfig(**learnt), cites.get("none")),
-        Row(f"{name}, supervised (bound)", "target-only", TargetOnlyConfig(**learnt), cites.get("supervised")),
-        Row(f"{name}, ADDA", "adda", _adda(backbone), cites.get("ADDA"), starts_from=none, against=none),
-        Row(f"{name}, MCD", "mcd", _mcd(backbone), against=none),
-    )
-
-
-def _calibrated(backbone: _Backbone) -> Row:
-    name = _NETWORKS[backbone]
-    options = CalibratorConfig(backbone=backbone, **CALIBRATOR)
-    none = f"{name}, no transfer"
-    return Row(f"{name}, Calibrator", "calibrator", options, starts_from=none, against=none)
-
-
-TABLE_3 = Recipe(
-    name="gam-table3",
-    source="GAM, Table 3: GTA5 → Cityscapes on ERFNet's encoder (A), VGG16-FCN8s (B) and DRN-26 (C), without transfer, "
-    f"with the target's labels and with ADDA; MCD is not in the table; {_FROM_SCRATCH}",
-    tasks={"gta5-cityscapes": "GTA5 → Cityscapes"},
-    rows=(
-        *_network_rows(
-            "erfnet-encoder", {"none": "A: No transfer", "supervised": "A: Supervised baseline", "ADDA": "A: ADDA"}
-        ),
-        *_network_rows("fcn8s", {"none": "B: No transfer (ours)"}),
-        # GAM's 39.2 of ADDA on DRN-26 is of images in Cityscapes' style.
-        *_network_rows("drn26", {}),
-    ),
-    run=_GAM_RUN,
-    seeds=1,
-    expected="the paper's for ERFNet, whose mean IoU is 15.8 without transfer, 28.6 with ADDA and 65.0 with the "
-    "target's labels; its ADDA is that of its best step, before filters collapsed (section 5.3): hold the column "
-    "oracle against it; below it for FCN-8s (18.8 without transfer), which began with ImageNet's weights",
-    # 0.02, 0.3 and 0.2 TMAC an image: 24 of them 12 times forward or backward in MCD's three steps.
-    cost=estimate(12, 500, "from 30 PFLOP of ERFNet without transfer to 3,000 of MCD on FCN-8s"),
-    needs="GTA5, Cityscapes",
-    metric="mean-iou",
-    published="gam-3",
-)
-TABLE_4 = dataclasses.replace(
-    TABLE_3,
-    name="gam-table4",
-    source="GAM, Table 4: SYNTHIA → Cityscapes with 16 classes (the paper learns SYNTHIA with 22) on ERFNet's encoder, "
-    "without transfer; beside it the target's labels, ADDA, MCD and the Calibrator on the networks of its Table 3; "
-    f"{_FROM_SCRATCH}",
-    tasks={"synthia-cityscapes": "SYNTHIA → Cityscapes"},
-    rows=(
-        *_network_rows("erfnet-encoder", {"none": "Source only"}),
-        _calibrated("erfnet-encoder"),
-        *_network_rows("fcn8s", {}),
-        _calibrated("fcn8s"),
-        *_network_rows("drn26", {}),
-        _calibrated("drn26"),
-    ),
-    expected="below the paper's 45.2 without transfer, whose network had learnt 22 classes",
-    cost=estimate(15, 450, "from 30 PFLOP of ERFNet without transfer to 3,000 of MCD on FCN-8s"),
-    needs="SYNTHIA-RAND-CITYSCAPES, Cityscapes",
-    published="gam-4",
 )

@@ -13,7 +13,7 @@ from dynconv.engine.labels import SIZES
 from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun, readable_runs
-from dynconv.report.started import configuration_started_from
+from dynconv.report.started import configuration_started_from, kind_started_from
 from dynconv.report.table import named
 from dynconv.report.words import metrics_of
 
@@ -153,9 +153,9 @@ def _options(run: FoundRun) -> dict[str, Any]:
     shared["stylised"] = run.config.run.style
     # Without the task and the seed of the other run, which go with this one's.
     shared["pseudo_labels_of"] = run.config.run.pseudo_labels_kind
-    if (start := configuration_started_from(run.folder.path, run.config)) is not None:
-        # As above, what it learnt and not of which task and seed.
-        own["source_checkpoint"] = start.described().rpartition(" ")[0]
+    if (start := kind_started_from(run.folder.path, run.config)) is not None:
+        # As above.
+        own["source_checkpoint"] = start
     return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
 
 

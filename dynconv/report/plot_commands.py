@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynconv.engine.comparison_options import parse_curves, parse_sweep
 from dynconv.engine.options import parse_coefficients, parse_degradation, parse_plot
 from dynconv.engine.plot_options import (
     FigureOptions,
     parse_epsilon,
+    parse_fine_tuning,
     parse_perturbation,
     parse_predictions,
     parse_scenes,
@@ -19,6 +21,7 @@ from dynconv.engine.plot_options import (
     parse_stream,
     parse_trade_off,
 )
+from dynconv.engine.source_or_not_options import parse_source_or_not
 
 if TYPE_CHECKING:
     from dynconv.report.calibrated import CalibratedRun
@@ -102,6 +105,45 @@ def draw_epsilon(args: Sequence[str]) -> None:
         print(path)
 
 
+def draw_curves(args: Sequence[str]) -> None:
+    """`dynconv plot curves`."""
+    options = parse_curves(args)
+    from rich.console import Console
+
+    from dynconv.report.curves import curves_table, save_curves_figure
+
+    found = save_curves_figure(options.runs, options.out, options.metric, line=_warn)
+    Console().print(curves_table(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
+def draw_sweep(args: Sequence[str]) -> None:
+    """`dynconv plot sweep`."""
+    options = parse_sweep(args)
+    from rich.console import Console
+
+    from dynconv.report.sweep import save_sweep_figure, sweep_table
+
+    found = save_sweep_figure(options.runs, options.out, options.field, options.checkpoint, line=_warn)
+    Console().print(sweep_table(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
+def draw_fine_tuning(args: Sequence[str]) -> None:
+    """`dynconv plot fine-tuning`."""
+    options = parse_fine_tuning(args)
+    from rich.console import Console
+
+    from dynconv.report.fine_tuning import fine_tuning_tables, save_fine_tuning_figure
+
+    found = save_fine_tuning_figure(options.runs, options.out, line=_warn)
+    Console().print(fine_tuning_tables(found))
+    for path in (options.out, options.out.with_suffix(".csv")):
+        print(path)
+
+
 def draw_stream(args: Sequence[str]) -> None:
     """`dynconv plot stream`."""
     options = parse_stream(args)
@@ -127,11 +169,17 @@ def draw_stream(args: Sequence[str]) -> None:
 def draw_scenes(args: Sequence[str]) -> None:
     """`dynconv plot scenes`."""
     options = parse_scenes(args)
-    from dynconv.engine.inspect import load_run
+    from dynconv.engine.inspect import LoadedRun, load_run
+    from dynconv.report.compared_scenes import save_comparison
     from dynconv.report.scenes import save_scenes_figure
 
-    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
-    save_scenes_figure(loaded, options.picture, side=options.side, count=options.images)
+    def load(run: Path) -> LoadedRun:
+        return load_run(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+
+    if len(options.runs) == 1:
+        save_scenes_figure(load(options.runs[0]), options.picture, side=options.side, count=options.images)
+    else:
+        save_comparison(options.runs, load, options.picture, side=options.side, count=options.images, line=_warn)
     print(options.picture)
 
 
@@ -178,6 +226,30 @@ def draw_perturbation(args: Sequence[str]) -> None:
         print(path)
 
 
+def draw_source_or_not(args: Sequence[str]) -> None:
+    """`dynconv plot source-or-not`."""
+    options = parse_source_or_not(args)
+    from rich.console import Console
+
+    from dynconv.engine.inspect import load_run
+    from dynconv.report.source_or_not import play_game
+    from dynconv.report.source_or_not_figure import save_source_or_not_figure, source_or_not_table
+    from dynconv.report.source_or_not_play import play_rounds, score_table
+
+    loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
+    game = play_game(
+        loaded, images=options.images, units=options.units, seed=options.seed, whose=options.network, line=_warn
+    )
+    console = Console()
+    if options.play:
+        console.print(score_table(play_rounds(game.rounds(options.rounds, options.seed), console)))
+        return
+    written = save_source_or_not_figure(game, options.picture, rounds=options.rounds, seed=options.seed)
+    console.print(source_or_not_table(game))
+    for path in written:
+        print(path)
+
+
 def _open(run: Path, options: FigureOptions) -> CalibratedRun:
     from dynconv.engine.inspect import check_whole_images
     from dynconv.report.calibrated import open_calibrated
@@ -199,11 +271,15 @@ DRAW: dict[str, Callable[[Sequence[str]], None]] = {
     "degradation": draw_degradation,
     "trade-off": draw_trade_off,
     "epsilon": draw_epsilon,
+    "curves": draw_curves,
+    "sweep": draw_sweep,
+    "fine-tuning": draw_fine_tuning,
     "stream": draw_stream,
     "scenes": draw_scenes,
     "spectra": draw_spectra,
     "predictions": draw_predictions,
     "perturbation": draw_perturbation,
+    "source-or-not": draw_source_or_not,
 }
 """By the figure's name. Each prints the files that it wrote.
 

@@ -12,6 +12,7 @@ from dynconv.report.analyses import Seen
 from dynconv.report.analysis import Analysis
 from dynconv.report.before import SOURCE_ONLY, Before
 from dynconv.report.collect import FoundRun
+from dynconv.report.discriminators import discriminators_block
 from dynconv.report.model import Block, Facts, Line, Missing, Section, Table, Text
 from dynconv.report.run_figures import checkpoint_figures, class_iou_bars, curves, scene_figure
 from dynconv.report.scenes import SceneViews
@@ -44,6 +45,8 @@ def run_section(
     if run.done is not None:
         blocks.append(_choices(run))
     blocks.append(curves(run, figures / f"{slug}-training.png"))
+    if (costs := discriminators_block(run)) is not None:
+        blocks.append(costs)
     if run.metric != "accuracy":
         blocks.append(class_iou_bars(run, start, figures / f"{slug}-class-iou.png", rule=rule))
     if isinstance(found, SceneViews):

@@ -14,7 +14,7 @@ from dynconv.plots.scenes import DRAWN, scenes_figure
 from dynconv.report.analysis import evenly
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from matplotlib.figure import Figure
     from torch import Tensor
@@ -54,7 +54,7 @@ class SceneViews:
         return scenes_figure(self.images, maps, self.classes, names=self.names, title=title)
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """One network of a run."""
 
     head: str
@@ -66,31 +66,20 @@ class _Way(NamedTuple):
 def view(loaded: LoadedRun, *, side: DomainName = "target", count: int = SCENES) -> SceneViews:
     """Look at `count` test scenes of one side at most, evenly spread; of sources without some at held-out ones.
 
-    "Before" is the classifier without its calibrator, and the source's encoder where the target has one of its own
-    (ADDA); other methods change the network that they have, and are shown after training alone.
+    "Before" is the classifier without its calibrator, and the source's network where the target has one of its own
+    (ADDA, GAM); other methods change the network that they have, and are shown after training alone.
 
     Raises:
         ValueError: The run is not of segmentation, data are missing, or the network gives scores that are not finite.
     """
-    from dynconv.data.scenes.split import SceneSplit
-    from dynconv.engine.inspect import source_images
-
-    check_segmentation_run(loaded)
-    protocol, held_out = loaded.domains()
-    tested = [] if protocol.target.test is None else [(protocol.target.name, protocol.target.test)]
-    named = tested if side == "target" else source_images(protocol, held_out)
-    each = max(count // max(len(named), 1), 1)
-    there = [split for _, split in named if isinstance(split, SceneSplit) and len(split)]
-    parts = [split.subset(evenly(len(split), each)) for split in there]
-    if not parts:
-        raise ValueError(f"{protocol.target.name if side == 'target' else 'the source'} has no test scenes")
-    ways = _ways(loaded, side)
-    columns = [_columns(loaded, part, ways) for part in parts]
+    scenes = scenes_of(loaded, side, count)
+    ways = ways_of(loaded, side)
+    columns = [label_maps(loaded, part, ways) for part in scenes.parts]
     return SceneViews(
         step=loaded.step,
         classes=loaded.classes,
-        domain=", ".join(name for name, _ in named),
-        names=tuple(scene.image.name for part in parts for scene in part.files.scenes),
+        domain=scenes.domain,
+        names=scenes.names,
         heads=(TRUTH, *(way.head for way in ways)),
         images=np.concatenate([images for images, _ in columns]),
         label_maps=np.concatenate([maps for _, maps in columns], axis=1),
@@ -115,9 +104,44 @@ def save_scenes_figure(loaded: LoadedRun, out: Path, *, side: DomainName, count:
     write_figure(found.figure(title), out)
 
 
-def _ways(loaded: LoadedRun, side: DomainName) -> list[_Way]:
-    from dynconv.methods.adda import ADDA
+class Scenes(NamedTuple):
+    """Test scenes of one side."""
+
+    domain: str
+    """The names of its domains."""
+    parts: list[SceneSplit]
+    """By domain; not empty."""
+    held_out: bool
+    """Whether they are of a source's training split, from which the run's seed held them out."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the image files."""
+        return tuple(scene.image.name for part in self.parts for scene in part.files.scenes)
+
+
+def scenes_of(loaded: LoadedRun, side: DomainName, count: int) -> Scenes:
+    """The scenes that `view` looks at, and its errors."""
+    from dynconv.data.scenes.split import SceneSplit
+    from dynconv.engine.inspect import source_images
+
+    check_segmentation_run(loaded)
+    protocol, held_out = loaded.domains()
+    tested = [] if protocol.target.test is None else [(protocol.target.name, protocol.target.test)]
+    named = tested if side == "target" else source_images(protocol, held_out)
+    each = max(count // max(len(named), 1), 1)
+    there = [split for _, split in named if isinstance(split, SceneSplit) and len(split)]
+    parts = [split.subset(evenly(len(split), each)) for split in there]
+    if not parts:
+        raise ValueError(f"{protocol.target.name if side == 'target' else 'the source'} has no test scenes")
+    untested = side == "source" and all(domain.test is None for domain in protocol.sources)
+    return Scenes(", ".join(name for name, _ in named), parts, untested)
+
+
+def ways_of(loaded: LoadedRun, side: DomainName) -> list[Way]:
+    """The networks of a run that are shown, that after training the last."""
     from dynconv.methods.calibrator import CalibratorMethod
+    from dynconv.methods.encoders import Encoders
 
     method = loaded.method
     if isinstance(method, CalibratorMethod) and method.calibrating:
@@ -126,17 +150,24 @@ def _ways(loaded: LoadedRun, side: DomainName) -> list[_Way]:
         def alone(images: Tensor) -> Tensor:
             return frozen.scores(frozen.features(images))
 
-        return [_Way("before: classifier alone", alone, side), _Way("after: with calibrator", method.predict, side)]
-    if isinstance(method, ADDA) and method.encoders is not None:
+        return [Way("before: classifier alone", alone, side), Way("after: with calibrator", method.predict, side)]
+    if isinstance(method.features, Encoders):
+        # GAM adapts the classifier too, ADDA the encoder alone.
+        what = "network" if hasattr(method, "target_heads") else "encoder"
         return [
-            _Way("before: the source's encoder", method.predict, "source"),
-            _Way("after: the target's encoder", method.predict, "target"),
+            Way(f"before: the source's {what}", method.predict, "source"),
+            Way(f"after: the target's {what}", method.predict, "target"),
         ]
-    return [_Way("prediction", method.predict, side)]
+    return [Way("prediction", method.predict, side)]
 
 
-def _columns(loaded: LoadedRun, split: SceneSplit, ways: list[_Way]) -> tuple[Array, Array]:
-    """Images uint8 (M, H, W, 3) and label maps uint8 (K, M, H, W), as they are drawn."""
+def label_maps(loaded: LoadedRun, split: SceneSplit, ways: Sequence[Way]) -> tuple[Array, Array]:
+    """Images uint8 (M, H, W, 3) and label maps uint8 (K, M, H, W), the truth and what K - 1 `ways` make of them, as
+    they are drawn.
+
+    Raises:
+        NonFiniteError: A network gives scores that are not finite.
+    """
     from dynconv.data.scenes.reading import resized
     from dynconv.engine.evaluation import evaluating
     from dynconv.engine.segmentation import SceneScoring

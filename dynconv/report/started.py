@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from dynconv.engine.config import TrainConfig, load_config
@@ -38,3 +39,17 @@ def configuration_started_from(folder: Path, config: TrainConfig) -> TrainConfig
     except (ValueError, TypeError):
         # The path alone is known then, and whoever asks says so.
         return None
+
+
+def kind_started_from(folder: Path, config: TrainConfig) -> str | None:
+    """What that run learnt, and not of which task and seed; None as `configuration_started_from`.
+
+    The path of the run that it started from itself tells a seed too, so that what that one learnt stands for it, and
+    so on.
+    """
+    start, own = started_from(folder, config), configuration_started_from(folder, config)
+    if start is None or own is None:
+        return None
+    if (before := kind_started_from(start, own)) is not None:
+        own = dataclasses.replace(own, options=dataclasses.replace(own.options, source_checkpoint=before))
+    return own.described().rpartition(" ")[0]

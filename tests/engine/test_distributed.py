@@ -50,6 +50,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adda": ("adda", NETWORK | {"optimiser": "sgd", "pretrain": 0.3, "gate": 0.2}),
     "adda, shared": ("adda", NETWORK | {"weight_sharing": "shared", "mapping": "confusion", "pretrain": 0.3}),
     "adda, dynamic": ("adda", NETWORK | {"residual": "combined", "num_bases": 2, "pretrain": 0.3}),
+    "adda, with the drift": ("adda", NETWORK | {"pretrain": 0.3, "drift_weight": 0.5, "drift": "mean"}),
+    # Matching in closed form, which the engine calls, is held against one process in test_gaussian_matching.
+    "gam": ("gam", NETWORK | {"pretrain": 0.3, "discriminator_steps": 0, "gaussian_start": False, "optimiser": "sgd"}),
+    "gam, least squares of maps": (
+        "gam",
+        NETWORK
+        | {"pretrain": 0.3, "discriminator_steps": 1, "gaussian_start": False, "optimiser": "sgd"}
+        | {"gan": "least-squares", "order": "jointly", "taps": ("1", "convolutions.7", "scores")},
+    ),
     # Patches and orders are drawn by each process for its own images.
     "calibrator": (
         "calibrator",

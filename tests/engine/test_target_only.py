@@ -13,11 +13,12 @@ from rich.console import Console
 
 from dynconv.data import DataError, Domain, Protocol, Split, load_protocol, supervised_by_target
 from dynconv.engine.config import TrainConfig
+from dynconv.engine.evaluation import split_metrics
 from dynconv.engine.inspect import load_run
 from dynconv.engine.measure import measure_run
 from dynconv.engine.runs import survey
 from dynconv.engine.train import load_domains, train
-from dynconv.methods import METHODS, TargetOnlyConfig
+from dynconv.methods import METHODS, GAMConfig, SourceOnlyConfig, TargetOnlyConfig
 from dynconv.report.collect import find_runs
 from dynconv.report.groups import group_runs
 from dynconv.report.runs import runs_table
@@ -115,6 +116,72 @@ def test_a_run_is_trained_measured_opened_and_named_as_a_bound(config: Make, tmp
     assert any(
         "target-only is a bound: it trains on the labels of three and looks at no source" in each for each in lines
     )
+
+
+def few(make_config: Make, out: Path, count: int, checkpoint: str = "", **run: object) -> TrainConfig:
+    return make_config(
+        out, "target-only", TargetOnlyConfig(lr=3e-3, labelled_images=count, source_checkpoint=checkpoint), **run
+    )
+
+
+def test_a_few_labelled_images_are_the_same_for_every_seed_and_all_that_is_trained_on(
+    make_config: Make, tmp_path: Path, quiet: Console
+) -> None:
+    folders = [train(few(make_config, tmp_path / f"{seed}", 6, seed=seed), console=quiet) for seed in (0, 1)]
+    loaded = [load_run(folder.path, device="cpu").domains() for folder in folders]
+    one, two = ((rows(protocol.sources[0].train), rows(held)) for protocol, (held,) in loaded)
+    assert len(one[0]) == 6 and one[0] == two[0] and one[1] != two[1]
+    # 48 are labelled; of the 42 others a fifth of all is held out.
+    assert len(one[1]) == len(two[1]) == 9 and not one[0] & one[1]
+    protocol = loaded[0][0]
+    assert torch.bincount(protocol.sources[0].train.labels).tolist() == [2, 2, 2]
+    assert len(protocol.target.train) == 48 and not rows(protocol.target.test) & (one[0] | one[1])
+    last = folders[0].read_done()["selected"]["last"]
+    found = measure_run(folders[0].path, device="cpu")
+    assert {name: found[name] for name in last if "/accuracy" in name} == {
+        name: value for name, value in last.items() if "/accuracy" in name
+    }
+    for count in (1, 48):
+        with pytest.raises(ValueError, match=f"labelled_images {count}: three has 48 labelled training images"):
+            train(few(make_config, tmp_path / "none", count), console=quiet)
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("method", ["source-only", "gam"])
+def test_fine_tuning_goes_on_from_what_the_other_run_made_of_the_target(
+    method: str, make_config: Make, tmp_path: Path, quiet: Console
+) -> None:
+    options = {
+        "source-only": SourceOnlyConfig(lr=3e-3),
+        "gam": GAMConfig(discriminator_steps=0, hidden_features=8, pretrain=0.5),
+    }[method]
+    start = train(make_config(tmp_path / "start", method, options), console=quiet)
+    tuned = train(few(make_config, tmp_path / "tuned", 6, str(start.last), max_steps=4), console=quiet)
+    # Before its first step it judges test images as the run that it starts from judges them: theirs are all images.
+    protocol = load_run(tuned.path, device="cpu").domains()[0]
+    opened = load_run(start.path, device="cpu")
+    found = split_metrics(
+        opened.method, "target-test/three", protocol.target.test, opened.classes, opened.scoring, by_class=False
+    )
+    first, *_, last = tuned.rows()
+    assert first["step"] == 0 and first["target-test/three/accuracy"] == found["target-test/three/accuracy"]
+    assert last["step"] == 4 and first["target-train/three/entropy"] != last["target-train/three/entropy"]
+    # Opened again without the checkpoint that it began with.
+    start.last.unlink()
+    assert measure_run(tuned.path, device="cpu")["target-test/three/accuracy"] == last["target-test/three/accuracy"]
+
+
+def test_a_run_that_learnt_the_targets_labels_is_no_start(make_config: Make, tmp_path: Path, quiet: Console) -> None:
+    turned = make_config(tmp_path / "start", "source-only", SourceOnlyConfig())
+    turned = dataclasses.replace(
+        turned, run=dataclasses.replace(turned.run, source=(turned.run.target,), target=turned.run.source[0])
+    )
+    start = train(turned, console=quiet)
+    with pytest.raises(ValueError, match="that run has seen its labels"):
+        train(few(make_config, tmp_path / "tuned", 6, str(start.last)), console=quiet)
+    bound = train(few(make_config, tmp_path / "bound", 6), console=quiet)
+    with pytest.raises(ValueError, match="is of a run of target-only, which has seen the target's labels"):
+        train(few(make_config, tmp_path / "tuned", 6, str(bound.last)), console=quiet)
 
 
 def test_no_other_method_trains_on_the_targets_labels() -> None:

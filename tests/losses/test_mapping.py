@@ -1,4 +1,4 @@
-"""ADDA's losses against the paper's formulas, written out in loops, in float64."""
+"""ADDA's losses and GAM's against the paper's formulas, written out in loops, in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynconv.losses import discrimination_loss, mapping_loss
+from dynconv.losses import (
+    discrimination_loss,
+    least_squares_discrimination_loss,
+    least_squares_mapping_loss,
+    mapping_loss,
+    weight_drift,
+)
 
 FORMS = ("inverted", "minimax", "confusion")
 
@@ -66,3 +72,43 @@ def test_half_precision_is_raised_and_another_form_refused() -> None:
         assert mapping_loss(source, target, form).dtype == torch.float32
     with pytest.raises(ValueError, match="form: expected 'inverted', 'minimax' or 'confusion', got 'gan'"):
         mapping_loss(source, target, "gan")
+
+
+def test_least_squares_are_those_of_the_paper() -> None:
+    source, target = (each.requires_grad_() for each in logits())
+    of_source, of_target = source.flatten().tolist(), target.flatten().tolist()
+    game = mean([(d - 1) ** 2 for d in of_source]) / 2 + mean([d**2 for d in of_target]) / 2
+    assert least_squares_discrimination_loss(source, target).item() == pytest.approx(game, rel=1e-12)
+    wanted = mean([(d - 1) ** 2 for d in of_target]) / 2
+    assert least_squares_mapping_loss(target).item() == pytest.approx(wanted, rel=1e-12)
+    assert torch.autograd.gradcheck(least_squares_discrimination_loss, (source, target))
+    assert torch.autograd.gradcheck(least_squares_mapping_loss, (target,))
+    low = least_squares_discrimination_loss(source.bfloat16(), target.bfloat16())
+    assert low.dtype == torch.float32 and low.item() == pytest.approx(game, rel=1e-2)
+
+
+def test_the_drift_is_of_all_weights_or_of_each_tensors_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def weights() -> list[Tensor]:
+        shapes = ((3, 2), (4,), ())
+        return [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
+
+    first, second = weights(), weights()
+    pairs = [
+        list(zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)) for a, b in zip(first, second, strict=True)
+    ]
+    squares = [[(one - other) ** 2 for one, other in pair] for pair in pairs]
+    assert weight_drift(first, second).item() == pytest.approx(sum(map(sum, squares)), rel=1e-12)
+    assert weight_drift(first, second, "mean").item() == pytest.approx(sum(map(mean, squares)), rel=1e-12)
+    for form in ("sum", "mean"):
+        assert torch.autograd.gradcheck(lambda *w, form=form: weight_drift(w[:3], w[3:], form), (*first, *second))
+    assert weight_drift([w.bfloat16() for w in first], [w.bfloat16() for w in second]).dtype == torch.float32
+
+
+def test_a_drift_of_other_networks_is_refused() -> None:
+    with pytest.raises(ValueError, match="form: expected 'sum' or 'mean', got 'max'"):
+        weight_drift([torch.zeros(2)], [torch.zeros(2)], "max")
+    for source, target in (([], []), ([torch.zeros(2)], []), ([torch.zeros(2)], [torch.zeros(2, 1)])):
+        with pytest.raises(ValueError, match="expected the parameters of two networks of one kind"):
+            weight_drift(source, target)

@@ -175,7 +175,7 @@ def test_the_gate_looks_at_all_micro_batches(batch: Batch, monkeypatch: pytest.M
     made = adapting(gate=0.6)
     # One has told all domains and the other none: 0.5 together.
     accuracies = iter([torch.tensor(1.0), torch.tensor(0.0)])
-    monkeypatch.setattr("dynconv.methods.adda._accuracy", lambda *_: next(accuracies))
+    monkeypatch.setattr("dynconv.methods.adda.accuracy_of_domains", lambda *_: next(accuracies))
     generators = [made.updates(part) for part in batch.split(2)]
     assert [next(each).of for each in generators] == [("discriminators",)] * 2
     assert [next(each, None) for each in generators] == [None, None]

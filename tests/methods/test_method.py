@@ -26,6 +26,7 @@ ADVERSARIAL = sorted(name for name, kind in METHODS.items() if issubclass(kind, 
 
 OWN_GROUPS = {
     "adda": {"discriminators", "source"},
+    "gam": {"discriminators", "source"},
     "calibrator": {"calibrator", "discriminators"},
     "cyclegan": {"generators", "discriminators"},
 }
@@ -59,6 +60,7 @@ def test_every_parameter_is_in_exactly_one_group(name: str) -> None:
     held = [id(p) for optimiser in optimisers.values() for group in optimiser.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(parameter) for parameter in made.parameters())
     inside = {id(p) for group in optimisers["heads"].param_groups for p in group["params"]}
+    # The target's own classifier adapts with its features.
     assert inside == {id(parameter) for parameter in made.heads.parameters()}
 
 
@@ -78,7 +80,7 @@ def test_updates_step_known_groups_and_log_detached_scalars(name: str, batch: Ba
 @pytest.mark.parametrize("name", NAMES)
 def test_a_few_steps_lower_the_cross_entropy(name: str, batch: Batch, train) -> None:
     own = {"mcd": {"discrepancy_weight": 1.0}, "drt": {"discrepancy_weight": 1.0}, "adda": {"pretrain": 0.99}}
-    own |= {"calibrator": {"pretrain": 0.99}}
+    own |= {"calibrator": {"pretrain": 0.99}, "gam": {"pretrain": 0.99}}
     # Four images of noise are brought together sooner than told apart.
     own |= {"dan": {"alignment_weight": 0.1}, "jan": {"alignment_weight": 0.1}}
     made = make(name, optimiser="adam", lr=1e-3, **own.get(name, {}))

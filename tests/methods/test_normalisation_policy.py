@@ -144,6 +144,7 @@ def policies_of(name: str) -> tuple[str, ...]:
         "target-only": ("source-only", "frozen"),
         "adabn": ("adabn",),
         "gaussian": ("source-only", "frozen"),
+        "gam": ("source-only", "frozen"),
         "calibrator": ("source-only", "frozen"),
         "cyclegan": ("source-only", "frozen", "adabn"),
     }
@@ -283,7 +284,9 @@ def test_without_normalisation_there_is_no_policy(name: str) -> None:
     kind = METHODS[name].config_class
     default = kind(norm="none").normalisation_policy
     separate = dict.fromkeys(("mcd", "dann", "cdan", "pada", "adda", "m3sda", "afn"), "separate")
-    by_source = dict.fromkeys(("source-only", "target-only", "gaussian", "calibrator", "cyclegan"), "source-only")
+    by_source = dict.fromkeys(
+        ("source-only", "target-only", "gaussian", "gam", "calibrator", "cyclegan"), "source-only"
+    )
     assert default == (separate | by_source).get(name, "joint")
     for policy in POLICIES:
         if policy != default:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dynconv.losses import as_rows
 from dynconv.methods import ADDA, MCD, METHODS, ADDAConfig, CalibratorConfig, CalibratorMethod, Method, MethodConfig
+from dynconv.methods.adapted import Adapted
 from dynconv.methods.schedules import learning_rate_factor
 from dynconv.models.pixel_discriminator import PixelDiscriminator
 from dynconv.models.segmentation import SegmentationHead
@@ -30,12 +31,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "adda": ("adda", ADDA_SMALL),
     "adda, features": ("adda", {"hidden_features": 8, "pretrain": 0.5}),
     "adda, shared, full": ("adda", ADDA_SMALL | SHARED | {"score_maps": "full"}),
+    "gam": ("gam", {"hidden_features": 8, "pretrain": 0.5, "discriminator_steps": 0, "norm": "none"}),
     "mcd": ("mcd", {"class_balance": 0.1}),
     "mcd, reversal": ("mcd", {"form": "reversal", "prediction": "max"}),
     "calibrator": ("calibrator", CALIBRATOR_SMALL),
     "calibrator, features": ("calibrator", CALIBRATOR_SMALL | {"feature_input": "features"}),
 }
-ADAPTING = ("adda", "calibrator")
+ADAPTING = ("adda", "gam", "calibrator")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +77,7 @@ def test_every_parameter_learns_that_is_to_learn_and_no_other(case: str) -> None
     frozen: list[nn.Module] = []
     if case.startswith("calibrator"):
         frozen = [made.features, made.heads]
-    elif isinstance(made, ADDA) and made.encoders is not None:
+    elif isinstance(made, Adapted) and made.encoders is not None:
         frozen = [made.encoders.source, made.heads]
     steps = range(5, 7) if adapts else range(2)
     made.begin_step(steps[0], 10)

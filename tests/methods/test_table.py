@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 
 from dynconv.methods import METHODS, MethodConfig
+from dynconv.methods.adapted import AdaptedConfig
 from dynconv.methods.adversarial import AdversarialConfig
 from dynconv.methods.table import field_docs, image_sizes, methods_page
 
@@ -28,7 +29,7 @@ def test_every_method_has_a_line_as_it_says_of_itself() -> None:
     assert list(lines) == [f"[{name}](#{name})" for name in METHODS]
     for name, kind in METHODS.items():
         assert lines[f"[{name}](#{name})"][-1] == kind.about.paper and kind.about.paper
-    assert lines["[afn](#afn)"][1:-1] == ["SAFN, HAFN", "32, 64, 224", "-", "union", "yes"]
+    assert lines["[afn](#afn)"][1:-1] == ["SAFN, HAFN", "28, 32, 64, 224", "-", "union", "yes"]
     assert lines["[dann](#dann)"][1] == "-"
     assert lines["[m3sda](#m3sda)"][4] == "by domain"
     assert lines["[target-only](#target-only)"][4] == "none: a bound, trained on target labels"
@@ -50,6 +51,8 @@ def test_every_field_stands_on_the_page_once_for_each_default(name: str) -> None
     inherited = {field.name: field.default for field in dataclasses.fields(MethodConfig)}
     if issubclass(config, AdversarialConfig):
         inherited |= {field.name: field.default for field in dataclasses.fields(AdversarialConfig)}
+    if issubclass(config, AdaptedConfig):
+        inherited |= {field.name: field.default for field in dataclasses.fields(AdaptedConfig)}
     docs = field_docs(config)
     assert all(docs.values())
     for field in dataclasses.fields(config):

@@ -21,13 +21,37 @@ def convolutions(module: nn.Module) -> list[nn.Conv2d]:
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "head"), [("lenet-m3sda", 31_785_408, 2048 * 10 + 10), ("lenet-small", 263_840, 1290)]
+    ("name", "features", "head"),
+    [
+        ("lenet-m3sda", 31_785_408, 2048 * 10 + 10),
+        ("lenet-small", 263_840, 1290),
+        # Caffe's LeNet has 431,080.
+        ("lenet-gam", 431_080 - 5010, 5010),
+    ],
 )
 def test_parameter_counts_are_the_published_ones(name: str, features: int, head: int) -> None:
     # 31.8 M is what M3SDA's digits network is known to have; the sum over its layers, by hand, is the first figure.
     network = build(name, num_classes=10)
     assert parameters(network.features) == features
     assert parameters(network.make_head()) == head
+
+
+def test_gams_layers_see_the_luma_of_28_x_28_images() -> None:
+    features = build("lenet-gam", num_classes=10).features.eval()
+    shapes = [
+        (layer.in_channels, layer.out_channels, layer.kernel_size, layer.padding) for layer in convolutions(features)
+    ]
+    assert shapes == [(1, 20, (5, 5), (0, 0)), (20, 50, (5, 5), (0, 0))]
+    assert not any(isinstance(layer, nn.BatchNorm2d | nn.BatchNorm1d) for layer in features.modules())
+    images = torch.rand(2, 3, 28, 28) * 2 - 1
+    seen: list[torch.Tensor] = []
+    first = features.get_submodule("convolutions.0")
+    first.register_forward_hook(lambda _layer, given, _output: seen.append(given[0]))
+    assert features(images).shape == (2, 500)
+    red, green, blue = ((images + 1) / 2).unbind(dim=1)
+    torch.testing.assert_close(seen[0], (0.2989 * red + 0.5870 * green + 0.1140 * blue)[:, None])
+    with pytest.raises(ValueError, match=r"expected \(B, 3, 28, 28\), got \(2, 3, 32, 32\)"):
+        features(torch.zeros(2, 3, 32, 32))
 
 
 def test_m3sda_layers_are_those_of_the_method_sheet() -> None:

@@ -58,7 +58,8 @@ def test_heads_start_apart() -> None:
 
 
 def test_bad_names_and_numbers_are_refused() -> None:
-    listed = "lenet-small, lenet-m3sda, dtn, resnet-small, resnet50, resnet101, erfnet-encoder, erfnet, drn26, fcn8s"
+    digits = "lenet-small, lenet-m3sda, lenet-gam, dtn"
+    listed = f"{digits}, resnet-small, resnet50, resnet101, erfnet-encoder, erfnet, drn26, fcn8s"
     for call in (lambda: build("lenet", num_classes=10), lambda: input_of("lenet")):
         with pytest.raises(ValueError, match=f"backbone: expected one of {listed}, got 'lenet'"):
             call()
@@ -66,7 +67,7 @@ def test_bad_names_and_numbers_are_refused() -> None:
         build("lenet-small", num_classes=1)
     with pytest.raises(ValueError, match="norm: expected 'batch' or 'none', got 'group'"):
         build("lenet-small", num_classes=10, norm="group")
-    able = "lenet-small, lenet-m3sda, dtn, erfnet-encoder, erfnet, drn26, fcn8s"
+    able = f"{digits}, erfnet-encoder, erfnet, drn26, fcn8s"
     with pytest.raises(ValueError, match=f"norm: 'none' is for {able}; resnet-small is made for"):
         build("resnet-small", num_classes=10, norm="none")
     with pytest.raises(ValueError, match="bottleneck: expected the width of a layer, or 0 for none, got -1"):

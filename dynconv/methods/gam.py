@@ -1,0 +1,307 @@
+"""General activation matching (GAM: Huang, Huang and Kraehenbuehl, ECCV 2018, section 4.2): the target's network is
+trained so that discriminators of several layers' activations cannot tell it from the source's."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynconv.losses import (
+    MappingForm,
+    as_rows,
+    by_pieces,
+    discrimination_loss,
+    least_squares_discrimination_loss,
+    least_squares_mapping_loss,
+    mapping_loss,
+)
+from dynconv.methods.adapted import Adapted, AdaptedConfig, accuracy_of_domains, follow
+from dynconv.methods.base import About, Matched, Update
+from dynconv.methods.checks import check_range, check_unused, labels_pixels
+from dynconv.methods.encoders import evaluated
+from dynconv.methods.gaussian import described
+from dynconv.methods.source_only import check_source_policy
+from dynconv.models import (
+    DomainName,
+    Features,
+    NormalisationPolicy,
+    SegmentationFeatures,
+    input_of,
+    match_gaussian,
+)
+from dynconv.models.taps import SCORES, layer_names, resolve_layer, tapped
+from dynconv.nn import DiscriminatorBank
+
+if TYPE_CHECKING:
+    from dynconv.data import Batch
+
+# Of the paper, for labels of images and for labels of pixels: section 5.2 halves the regulariser, 5.3 doubles it;
+# lambda = 0.1 "with a batch of 12 images yielded the best result" is of segmentation.
+_OF_IMAGES = {"adversarial_weight": 1.0, "drift_weight": 0.5}
+_OF_PIXELS = {"adversarial_weight": 0.1, "drift_weight": 2.0}
+
+
+@dataclass(frozen=True)
+class GAMConfig(AdaptedConfig):
+    """General activation matching; the defaults are the paper's, for labels of images and for those of pixels."""
+
+    taps: tuple[str, ...] = ()
+    """The layers whose activations are matched, each with a discriminator: names of modules, "scores" for the
+    classifier's, or places from the images to the scores, counted from 1 (of ERFNet's encoder "4" to "17"). Empty for
+    the paper's: the last two, or, for labels of pixels, four in even steps (4, 8, 12 and 17 of 17)."""
+    scales: tuple[float, ...] = ()
+    """Of each tap the factor on its losses; empty for the paper's: 0.1 for the layer before the scores of images, 1 for
+    all others."""
+    gan: Literal["classical", "least-squares"] | None = None
+    """The game: "classical" (Goodfellow et al., 2014) or "least-squares" (LSGAN, Mao et al., 2017); None for the
+    paper's, classical for labels of images and least-squares for those of pixels."""
+    mapping: MappingForm = "inverted"
+    """What the target's network minimises against a classical discriminator: its loss with "inverted" labels (released
+    code), "minimax" or domain "confusion", as in ADDA. Least squares are with inverted labels always."""
+    adversarial_weight: float | None = None
+    """lambda of eq. 3; None for 1, or 0.1 for labels of pixels (the paper's for ERFNet with batches of 12; for digits
+    it gives none). Released code, which takes means over both domains together: 0.5."""
+    drift_weight: float | None = None
+    """Weight of ||theta_s - theta_t||^2, how far the target's network has gone from the source's (eq. 3); 0 to leave
+    the regulariser out. None for 0.5, or 2 for labels of pixels (sections 5.2 and 5.3: halved and doubled)."""
+    order: Literal["jointly", "one-by-one"] | None = None
+    """Whether all discriminators play from the first step ("jointly": released code) or a new one joins in in the order
+    of `taps` after each equal part of the adaptation ("one-by-one"). None for the paper's: one by one for labels of
+    images, jointly for those of pixels."""
+    discriminator_steps: int = 500
+    """Steps in which the discriminators learn alone: the first ones of the adaptation, and after each new one of "one-
+    by-one" (section 5: 500; released code: 0)."""
+    gaussian_start: bool = True
+    """Whether the target's network begins as Gaussian matching leaves it (section 4.1, "crucial for successful
+    transfer" by section 4.2), or as the source's (released code)."""
+    layers: Literal["hidden", "all"] = "hidden"
+    """Of the Gaussian start: the layers that a nonlinearity follows, or the scores too."""
+    statistics_images: int | None = None
+    """Of the Gaussian start: training images of each side, evenly spread, that the moments are taken from; 0 for all,
+    None for 2,000 images or 100 scenes."""
+
+    normalisation_policy: NormalisationPolicy = "source-only"
+    """How batch normalisation treats the source: "source-only" or "frozen", as in `MethodConfig`. In the adaptation
+    statistics are held in both networks; the target's are the Gaussian start's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_source_policy(self.normalisation_policy, ("source-only", "frozen"), "the training of GAM's source")
+        check_range(self, ("adversarial_weight",), above=0)
+        check_range(self, ("statistics_images",), least=0)
+        if self.scales and (not self.taps or len(self.scales) != len(self.taps)):
+            raise ValueError(
+                f"scales: expected one for each of taps, got {len(self.scales)} for {len(self.taps) or 'the default'} "
+                "taps; name the taps, or leave scales out"
+            )
+        if any(scale <= 0 for scale in self.scales):
+            raise ValueError(f"scales: expected numbers above 0, got {self.scales}; leave a tap out instead")
+        if self.game == "least-squares":
+            choice = "gan 'least-squares', whose labels are inverted"
+            check_unused(self, ("mapping",), choice, "choose gan 'classical'")
+        if not self.gaussian_start:
+            choice = "gaussian_start false, which takes no moments"
+            check_unused(self, ("layers", "statistics_images"), choice, "choose gaussian_start true")
+
+    @property
+    def game(self) -> Literal["classical", "least-squares"]:
+        """`gan`, or what None stands for."""
+        return self.gan or ("least-squares" if labels_pixels(self) else "classical")
+
+    @property
+    def weight_of_game(self) -> float:
+        """`adversarial_weight`, or what None stands for."""
+        return self._own("adversarial_weight", self.adversarial_weight)
+
+    @property
+    def weight_of_drift(self) -> float:
+        return self._own("drift_weight", self.drift_weight)
+
+    @property
+    def joins(self) -> Literal["jointly", "one-by-one"]:
+        """`order`, or what None stands for."""
+        return self.order or ("jointly" if labels_pixels(self) else "one-by-one")
+
+    def _own(self, name: str, given: float | None) -> float:
+        return (_OF_PIXELS if labels_pixels(self) else _OF_IMAGES)[name] if given is None else given
+
+
+class GAM(Adapted):
+    """min over theta_t of ||theta_s - theta_t||^2 + lambda sum_i J(P(A_i^s), P(A_i^t)) (eq. 3), where each J is the
+    game of a discriminator of one layer's activations; every place of an activation map is a sample.
+
+    The source's network, classifier and all, stays as it was; the target's begins as Gaussian matching leaves it. In
+    the adaptation both are in evaluation mode: what is matched are the activations that the networks have in use,
+    without dropout and by held batch statistics. Of several taps the activations are kept once, as the pass leaves
+    them, and discriminators see views of them (in channels_last). A network that was compiled runs eagerly here: in its
+    graphs there are no hooks. Several sources are one.
+    """
+
+    config_class: ClassVar[type[GAMConfig]] = GAMConfig
+    about = About("Huang et al., ECCV 2018", variants=("DAM",), segmentation=True)
+    default_batch_size = 128
+    config: GAMConfig
+
+    def __init__(self, config: GAMConfig, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        self.tap_names = _names_of_taps(self.features, config)
+        penultimate = None if labels_pixels(config) else self.features.taps[-1]
+        self.tap_scales = config.scales or tuple(0.1 if tap == penultimate else 1.0 for tap in self.tap_names)
+        widths = [shape[0] for shape in self.tap_shapes().values()]
+        sizes = {"hidden_features": config.hidden_features, "num_layers": config.num_layers}
+        self.discriminators = nn.ModuleList(DiscriminatorBank(1, width, **sizes, dropout=0.0) for width in widths)
+        self.give_own_encoder()
+        self.target_heads = copy.deepcopy(self.heads)
+        # The first so many discriminators play in this step; `alone`: and nothing else learns.
+        self.playing = len(self.tap_names)
+        self.alone = False
+
+    def tap_shapes(self, size: tuple[int, int] | None = None) -> dict[str, tuple[int, ...]]:
+        """Shape (C, h, w) or (C,) of each tap's activations of an image, by name.
+
+        Args:
+            size: Height and width of the images of a network for label maps; None for its smallest.
+        """
+        side = self.image_size or input_of(self.config.backbone).multiple
+        parameter = next(self.features.parameters())
+        image = torch.zeros(1, 3, *(size or (side, side)), dtype=parameter.dtype, device=parameter.device)
+        with torch.no_grad():
+            return {tap: tuple(output.shape[1:]) for tap, output in self.activations(image, "source").items()}
+
+    def activations(self, images: Tensor, domain: DomainName) -> dict[str, Tensor]:
+        """What the taps of a domain's network give of images (B, 3, S, S), in evaluation mode: maps (B, C, h, w) or
+        features (B, C), by name. Of the source's network without a graph."""
+        encoder = self.features if self.encoders is None else self.encoders.of(domain)
+        inner = [tap for tap in self.tap_names if tap != SCORES]
+        fixed = torch.no_grad() if domain == "source" else contextlib.nullcontext()
+        with fixed, evaluated(encoder), tapped(encoder, inner) as found:
+            features = encoder(images)
+            with self.evaluating_domain(domain):
+                scores = {SCORES: self.shown_scores(features)} if SCORES in self.tap_names else {}
+        return {tap: (found | scores)[tap] for tap in self.tap_names}
+
+    @property
+    def scoring_heads(self) -> nn.ModuleList:
+        both = self.encoders
+        return self.heads if both is None or both.domain == "source" else self.target_heads
+
+    def target_groups(self) -> list[tuple[list[nn.Parameter], float]]:
+        return [*super().target_groups(), (list(self.target_heads.parameters()), self.config.head_lr_factor)]
+
+    def both_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        source, target = super().both_parameters()
+        heads = [parameter.detach() for parameter in self.heads.parameters()]
+        return [*source, *heads], [*target, *self.target_heads.parameters()]
+
+    def follow(self) -> None:
+        super().follow()
+        follow(self.target_heads, self.heads)
+
+    def check_run(self, *, max_steps: int, micro_batch: int) -> None:
+        super().check_run(max_steps=max_steps, micro_batch=micro_batch)
+        alone, parts = self.config.discriminator_steps, self._parts
+        steps = (max_steps - self.config.adaptation_begins(max_steps)) // parts
+        if alone >= steps:
+            each = f"each of the {parts} parts of the adaptation, one for each discriminator," if parts > 1 else "it"
+            raise ValueError(
+                f"discriminator_steps: {each} has {steps} of the run's {max_steps} steps, and in {alone} of them the "
+                "discriminators would learn alone, so nothing is ever adapted; give fewer of these, or more steps"
+            )
+
+    @property
+    def _parts(self) -> int:
+        """Parts of the adaptation, of as many steps each."""
+        return len(self.tap_names) if self.config.joins == "one-by-one" else 1
+
+    def begin_step(self, step: int, max_steps: int) -> None:
+        super().begin_step(step, max_steps)
+        if not self.adapting:
+            return
+        begins = self.config.adaptation_begins(max_steps)
+        steps, parts = max_steps - begins, self._parts
+        # Which of the equal parts of the adaptation, counted from 0, and its first step.
+        part = (step - begins) * parts // steps
+        first = begins - (-part * steps // parts)
+        self.playing = len(self.tap_names) if parts == 1 else part + 1
+        self.alone = step < first + self.config.discriminator_steps
+
+    @property
+    def observed_images(self) -> int | None:
+        return self.config.statistics_images
+
+    def matching_step(self, max_steps: int) -> int | None:
+        return self.config.adaptation_begins(max_steps) if self.config.gaussian_start else None
+
+    def match(self, source: Callable[[], Iterable[Tensor]], target: Callable[[], Iterable[Tensor]]) -> Matched:
+        both = self._both
+        own = nn.Sequential(both.source, *self.heads).eval()
+        adapted = nn.Sequential(both.target, *self.target_heads).eval()
+        return described(match_gaussian(own, adapted, source, target, layers=self.config.layers))
+
+    def adaptation(self, batch: Batch) -> Iterator[Update]:
+        """A step of the discriminators, then one of the target's network against them."""
+        source = self.activations(batch.source.images, "source")
+        target = self.activations(batch.target.images, "target")
+        players = [
+            (tap, scale, bank, as_rows(source[tap]), as_rows(target[tap]))
+            for tap, scale, bank in zip(self.tap_names, self.tap_scales, self.discriminators, strict=True)
+        ][: self.playing]
+        terms, logs = [], dict[str, Tensor]()
+        for tap, scale, bank, own, other in players:
+            # Apart, for together they would be a copy of the activations.
+            judged = by_pieces(bank, own), by_pieces(bank, other.detach())
+            terms.append(scale * self._discrimination(*judged))
+            logs[f"discriminator/accuracy/{tap}"] = self._accuracy(*judged)
+        loss = torch.stack(terms).sum()
+        yield Update(loss, of=("discriminators",), logs={"domain_loss": loss.detach(), **logs})
+        if self.alone:
+            return
+        # The target's network did not change meanwhile, so its activations are not computed again.
+        terms = [scale * self._mapping(bank, own, other) for _, scale, bank, own, other in players]
+        loss = torch.stack(terms).sum()
+        logs = {"mapping_loss": loss.detach()}
+        yield Update(self.with_drift(self.config.weight_of_game * loss, logs), of=("features",), logs=logs)
+
+    def _discrimination(self, source: Tensor, target: Tensor) -> Tensor:
+        if self.config.game == "least-squares":
+            return least_squares_discrimination_loss(source, target)
+        return discrimination_loss(source, target)
+
+    def _mapping(self, bank: nn.Module, source: Tensor, target: Tensor) -> Tensor:
+        judged = by_pieces(bank, target)
+        if self.config.game == "least-squares":
+            return least_squares_mapping_loss(judged)
+        form = self.config.mapping
+        return mapping_loss(judged if form == "inverted" else by_pieces(bank, source), judged, form)
+
+    def _accuracy(self, source: Tensor, target: Tensor) -> Tensor:
+        middle = 0.5 if self.config.game == "least-squares" else 0.0
+        return accuracy_of_domains(source.detach() - middle, target.detach() - middle)
+
+
+def _names_of_taps(features: Features, config: GAMConfig) -> tuple[str, ...]:
+    """The layers that `taps` names.
+
+    Raises:
+        ValueError: An unknown one, or one twice.
+    """
+    names = layer_names(features)
+    if not config.taps:
+        if not isinstance(features, SegmentationFeatures):
+            return names[-2:]
+        # Of ERFNet's 17 the paper's 4, 8, 12 and 17; a network of fewer than four layers has fewer.
+        return tuple(names[place - 1] for place in (len(names) * part // 4 for part in range(1, 5)) if place)
+    try:
+        found = tuple(resolve_layer(features, tap) for tap in config.taps)
+    except ValueError as error:
+        raise ValueError(f"taps: {error}") from error
+    if twice := [tap for tap, count in Counter(found).items() if count > 1]:
+        raise ValueError(f"taps: {', '.join(twice)} is named twice in {' '.join(config.taps)}; name each layer once")
+    return found

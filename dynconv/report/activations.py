@@ -1,0 +1,89 @@
+"""What every layer of a run's network gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from dynconv.engine.evaluation import evaluating
+from dynconv.methods.calibrator import CalibratorMethod
+from dynconv.methods.encoders import Encoders
+from dynconv.metrics.errors import check_finite_values
+from dynconv.models.segmentation import SegmentationHead
+from dynconv.models.taps import SCORES, layer_names, tapped
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dynconv.data import Split
+    from dynconv.engine.evaluation import Evaluation
+    from dynconv.engine.inspect import LoadedRun
+    from dynconv.methods import Method
+    from dynconv.models import DomainName, Features
+
+Whose = Literal["source", "own"]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run's network, whose activations are looked at."""
+
+    loaded: LoadedRun
+    evaluation: Evaluation
+    whose: Whose
+
+    @torch.no_grad()
+    def activations(self, split: Split, domain: DomainName) -> Iterator[dict[str, Tensor]]:
+        """Of the images of a split, chunk by chunk, what every layer gives, by name and in order: (B, C, places), in
+        evaluation mode. Of scenes the network sees what it is given at once, as the validators do.
+
+        Raises:
+            NonFiniteError: An activation is not finite.
+        """
+        method = self.loaded.method
+        own = self.whose == "own"
+        for images in self.evaluation.images(split):
+            # Within the chunk: what asks for chunks may do something else with the network in between.
+            with evaluating(method), method.evaluating_domain(domain if own else "source"):
+                features = _encoder(method)
+                with self.loaded.scoring.autocast(), tapped(features, features.taps) as found:
+                    seen = method.embed(images) if own else method.features(images)
+                    found.note(SCORES, torch.stack([_low(head, seen) for head in method.scoring_heads]).sum(dim=0))
+                layers = {name: _flat(found[name]) for name in layer_names(features)}
+            check_finite_values(**{f"activations of {name}": values for name, values in layers.items()})
+            yield layers
+
+    def described(self) -> str:
+        """Which network the images go through, in words."""
+        if self.whose == "own":
+            return "each through its own domain's network"
+        method = self.loaded.config.method
+        if keeps_source(self.loaded.method) or method == "source-only":
+            return "through the source's network"
+        return f"through the one network of {method}"
+
+
+def keeps_source(method: Method) -> bool:
+    """Whether adaptation leaves the source's network as it was."""
+    return isinstance(method, CalibratorMethod) or isinstance(method.features, Encoders)
+
+
+def _encoder(method: Method) -> Features:
+    """The features that the next images go through."""
+    features = method.features
+    if not isinstance(features, Encoders):
+        return features
+    return features.source if features.domain == "source" else features.target
+
+
+def _low(head: nn.Module, features: Tensor) -> Tensor:
+    """Scores of features; of maps those before the upsampling to the images' size, which adds nothing to them."""
+    return head.low(features) if isinstance(head, SegmentationHead) else head(features)
+
+
+def _flat(output: Tensor) -> Tensor:
+    """Maps (B, C, h, w) as (B, C, h w), features (B, C) as (B, C, 1), float32."""
+    return output.float().flatten(2) if output.dim() == 4 else output.float()[..., None]

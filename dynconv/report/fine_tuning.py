@@ -1,0 +1,303 @@
+"""How many labelled target images an adaptation is worth: fine-tuning from networks with and without it (GAM, section
+5.4 and Fig. 6)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Group as Renderables
+from rich.table import Table
+
+from dynconv.methods.target_only import TargetOnlyConfig
+from dynconv.metrics.names import in_words
+from dynconv.plots.fine_tuning import Curve, Panel, save_fine_tuning
+from dynconv.report.before import SOURCE_ONLY
+from dynconv.report.collect import FoundRun, readable_runs
+from dynconv.report.figures import write_beside
+from dynconv.report.groups import Kind, kinds_of, runs_to_group, tasks_of
+from dynconv.report.spread import Spread, per_cent, signed, text_of
+from dynconv.report.started import configuration_started_from, started_from
+from dynconv.report.words import metrics_of
+
+COUNT, START = "target-only.labelled_images", "target-only.source_checkpoint"
+SCRATCH = "from scratch"
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """How many labelled images fine-tuning without transfer needs for what an adapted network reaches without any."""
+
+    images: float
+    relation: Literal["=", "<=", ">"] = "="
+    """"<=" and ">" where that is beyond the counts that were run."""
+
+    @property
+    def text(self) -> str:
+        """Rounded, for a table."""
+        return {"=": "", "<=": "≤ ", ">": "> "}[self.relation] + f"{self.images:.0f}"
+
+    @property
+    def cell(self) -> str:
+        """For a CSV file."""
+        return {"=": "", "<=": "<=", ">": ">"}[self.relation] + f"{self.images:.1f}".removesuffix(".0")
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Runs from one start on one task that differ in seed and labels alone. Figures are per cent of the target's test
+    images after the last step."""
+
+    task: str
+    label: str
+    setting: str
+    """What beside the start was chosen: of two with the same setting the start alone makes the difference."""
+    start: str | None
+    """Method of the run that it starts from; None for none, or one that cannot be read."""
+    metric: str
+    """What the figures are: "accuracy", or "mean-iou" where every pixel has a class."""
+    points: Mapping[int, Mapping[int, float]]
+    """By number of labelled images, ascending, and seed."""
+    without: Mapping[int, float]
+    """By seed, before the first step: the start itself, on the same images. Empty where there is no start."""
+
+    def counted(self) -> dict[int, Mapping[int, float]]:
+        """`points`, below them `without` as those of 0 labelled images where there are some."""
+        return ({0: self.without} if self.without else {}) | dict(self.points)
+
+    def without_labels(self) -> Spread | None:
+        """Of `without`; None where there is none."""
+        return Spread(self.without) if self.without else None
+
+
+def fine_tunings(runs: Sequence[FoundRun]) -> list[FineTuning]:
+    """Finished runs of target-only with a number of labelled images, by task, start and all else but that number and
+    the seed. Other runs, as those that these start from, are passed over.
+
+    Raises:
+        ValueError: None is there, or one is not finished, lacks its figure, or was given twice.
+    """
+    tuned = [run for run in runs if _labelled(run)]
+    if not tuned:
+        raise ValueError(
+            "RUN: expected runs of target-only with labelled_images, got those of "
+            f"{', '.join(sorted({run.config.method for run in runs}))}; train some with `dynconv train target-only "
+            "--source-checkpoint FILE --labelled-images N`"
+        )
+    kinds, settings = kinds_of(tuned, without=(COUNT,)), kinds_of(tuned, without=(COUNT, START))
+    tasks, starts = tasks_of(runs), _starts_of(tuned)
+    lines: dict[tuple[str, str], list[FoundRun]] = {}
+    for run in tuned:
+        lines.setdefault((tasks[run.name], kinds[run.name].key), []).append(run)
+    found = [_line(task, same, starts[same[0].name], settings[same[0].name]) for (task, _), same in lines.items()]
+    # What the others are held against stands above them.
+    return sorted(found, key=lambda line: (line.task, line.start != SOURCE_ONLY, line.label))
+
+
+def _labelled(run: FoundRun) -> int:
+    options = run.config.options
+    return options.labelled_images if isinstance(options, TargetOnlyConfig) else 0
+
+
+def _starts_of(tuned: Sequence[FoundRun]) -> dict[str, Kind | None]:
+    """Run name to what the run is that it started from, labelled by its method alone where one kind of it is among
+    them; None where there is none or it cannot be read."""
+    folders: dict[str, Path] = {}
+    for run in tuned:
+        place = started_from(run.folder.path, run.config)
+        if place is not None and configuration_started_from(run.folder.path, run.config) is not None:
+            folders[run.name] = place.resolve()
+    starts = readable_runs(sorted(set(folders.values())), "the start") if folders else []
+    kinds = kinds_of(starts)
+    of_method = Counter(kind.method for kind in set(kinds.values()))
+    found = {}
+    for start in starts:
+        kind = kinds[start.name]
+        found[start.folder.path.resolve()] = kind._replace(label=kind.method) if of_method[kind.method] == 1 else kind
+    return {run.name: found[folders[run.name]] if run.name in folders else None for run in tuned}
+
+
+def _line(task: str, same: Sequence[FoundRun], start: Kind | None, setting: Kind) -> FineTuning:
+    points: dict[int, dict[int, float]] = {}
+    without: dict[int, float] = {}
+    for run in same:
+        by_seed = points.setdefault(_labelled(run), {})
+        if run.seed in by_seed:
+            raise ValueError(f"RUN {run.folder.path} is of the configuration and seed of another; give one of them")
+        by_seed[run.seed] = _after(run)
+        began = per_cent(run.step_zero, "target-test")
+        if began is not None and run.config.options.source_checkpoint:
+            # Runs of a seed start from the same network.
+            without[run.seed] = began
+    first = same[0]
+    checkpoint = first.config.options.source_checkpoint
+    label = f"from {start.label}" if start else f"from {checkpoint}" if checkpoint else SCRATCH
+    # What differs beside the start stands behind the method's name.
+    _, mark, differing = setting.label.partition(" (")
+    return FineTuning(
+        task,
+        label + mark + differing,
+        setting.key,
+        start.method if start else None,
+        first.metric,
+        dict(sorted(points.items())),
+        dict(sorted(without.items())),
+    )
+
+
+def _after(run: FoundRun) -> float:
+    # By the last step: what else chooses looks at more labels than were counted.
+    row = run.chosen("last")
+    if row is None:
+        raise ValueError(f"RUN {run.folder.path} has no evaluation that counts: {'; '.join(run.missing)}")
+    found = per_cent(row, "target-test")
+    if found is None:
+        raise ValueError(f"RUN {run.folder.path}: its rows lack the {in_words(run.metric)} on the target's images")
+    return found
+
+
+def no_transfer(line: FineTuning, found: Sequence[FineTuning]) -> FineTuning | None:
+    """What `line` is held against: the fine-tuning of the source's network on the same task in the same way; None for
+    that itself, and where there is none or more than one."""
+    same = [
+        other
+        for other in found
+        if (other.task, other.setting) == (line.task, line.setting) and other.start == SOURCE_ONLY
+    ]
+    return same[0] if len(same) == 1 and same[0] is not line else None
+
+
+def gain(line: FineTuning, base: FineTuning | None, count: int) -> Spread | None:
+    """By how many points `line` is above `base` with `count` labelled images, by each seed that both have; None where
+    there is none."""
+    if base is None:
+        return None
+    one, two = line.counted().get(count, {}), base.counted().get(count, {})
+    common = {seed: value - two[seed] for seed, value in one.items() if seed in two}
+    return Spread(common) if common else None
+
+
+def break_even(line: FineTuning, base: FineTuning | None) -> BreakEven | None:
+    """Where the means of `base` first reach what `line` reaches without labels; between two counts in proportion, in
+    logarithms of these. 0 where `base` is there without labels; None without `base` or that figure."""
+    reached = line.without_labels()
+    if base is None or reached is None:
+        return None
+    start = base.without_labels()
+    if start is not None and start.mean >= reached.mean:
+        return BreakEven(0.0)
+    means = [(count, Spread(values).mean) for count, values in base.points.items()]
+    for place, (count, mean) in enumerate(means):
+        if mean < reached.mean:
+            continue
+        if place == 0:
+            return BreakEven(float(count), "<=")
+        below, lower = means[place - 1]
+        share = (reached.mean - lower) / (mean - lower)
+        return BreakEven(math.exp(math.log(below) + share * math.log(count / below)))
+    return BreakEven(float(means[-1][0]), ">")
+
+
+def fine_tuning_tables(found: Sequence[FineTuning]) -> Renderables:
+    """What each start reaches with each number of labelled images, and how many each adaptation is worth."""
+    words = metrics_of(line.metric for line in found)
+    table = Table(
+        title=f"Target test {words} after fine-tuning",
+        caption="in %, mean ± sample standard deviation over seeds; 0 labelled images: the start itself; gain: points "
+        f"above fine-tuning from {SOURCE_ONLY}, mean ± sample standard deviation over the seeds of both",
+    )
+    for head in ("task", "start"):
+        table.add_column(head, overflow="fold")
+    for head in ("labelled\nimages", "n", "target", "gain"):
+        table.add_column(head, justify="right", no_wrap=True)
+    worth = Table(
+        title="What the adaptation is worth",
+        caption="in %, means over seeds without labels; break-even: labelled images with which fine-tuning from "
+        f"{SOURCE_ONLY} first reaches the adapted network that has seen none, between two numbers interpolated in "
+        "logarithms",
+    )
+    for head in ("task", "start"):
+        worth.add_column(head, overflow="fold")
+    for head in ("adapted", SOURCE_ONLY, "break-even"):
+        worth.add_column(head, justify="right", no_wrap=True)
+    for line in found:
+        base = no_transfer(line, found)
+        for count, values in line.counted().items():
+            more = gain(line, base, count)
+            cell = "" if more is None else signed(more.mean)
+            cell += "" if more is None or more.deviation is None else f" ± {more.deviation:.1f}"
+            table.add_row(line.task, line.label, str(count), str(len(values)), Spread(values).text(), cell)
+        table.add_section()
+        if base is not None and (even := break_even(line, base)) is not None:
+            figures = (line.without_labels(), base.without_labels())
+            worth.add_row(line.task, line.label, *map(text_of, figures), even.text)
+    return Renderables(table, worth) if worth.row_count else Renderables(table)
+
+
+def fine_tuning_csv(found: Sequence[FineTuning]) -> str:
+    """The same as CSV: a line for each start and number of labelled images, 0 for the start itself, figures in per cent
+    and `gain` in points; `std` is the sample standard deviation over `n` seeds, `break_even` stands at 0 images."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("task", "start", "metric", "labelled_images", "mean", "std", "n", "seeds", "gain", "break_even"))
+    for line in found:
+        base = no_transfer(line, found)
+        for count, values in line.counted().items():
+            more, even = gain(line, base, count), break_even(line, base) if count == 0 else None
+            last = ("" if more is None else f"{more.mean:.3f}", "" if even is None else even.cell)
+            table.writerow((line.task, line.label, line.metric, count, *Spread(values).cells(), *last))
+    return text.getvalue()
+
+
+def save_fine_tuning_figure(paths: Sequence[Path], out: Path, *, line: Callable[[str], None]) -> list[FineTuning]:
+    """Draw what fine-tuning reaches over the number of labelled images, and write the numbers beside it as CSV.
+
+    Args:
+        paths: Run folders, or folders that hold some.
+        out: Image file to write; its suffix chooses the format.
+        line: Where a warning goes.
+
+    Returns:
+        What was drawn.
+
+    Raises:
+        ValueError: As `fine_tunings`; a folder without runs; a run that cannot be read; a file that cannot be written.
+    """
+    runs = runs_to_group(paths, "RUN", line)
+    found = fine_tunings(runs)
+    for run in runs:
+        if isinstance(run.config.options, TargetOnlyConfig) and not _labelled(run):
+            line(
+                f"{run.folder.path} is left out: it learnt from all labels, and their number is not in its "
+                "configuration; give labelled_images"
+            )
+    labels = list(dict.fromkeys(each.label for each in found))
+    panels = []
+    for task in dict.fromkeys(each.task for each in found):
+        same = [each for each in found if each.task == task]
+        curves = tuple(_curve(each, labels.index(each.label), no_transfer(each, found)) for each in same)
+        panels.append(Panel(task, metrics_of(each.metric for each in same), curves))
+    save_fine_tuning(panels, out)
+    write_beside(out, fine_tuning_csv(found))
+    return found
+
+
+def _curve(line: FineTuning, place: int, base: FineTuning | None) -> Curve:
+    spreads = [Spread(values) for values in line.points.values()]
+    start, even = line.without_labels(), break_even(line, base)
+    crossed = even is not None and even.relation == "=" and even.images > 0
+    return Curve(
+        line.label,
+        place,
+        tuple(line.points),
+        tuple(spread.mean for spread in spreads),
+        tuple(spread.deviation for spread in spreads),
+        None if start is None else start.mean,
+        even.images if even is not None and crossed else None,
+    )
