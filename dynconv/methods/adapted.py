@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -169,12 +170,13 @@ class Adapted(SourceFirst):
         follow(self._both.target, self._both.source)
 
     def with_drift(self, loss: Tensor, logs: dict[str, Tensor]) -> Tensor:
-        """`loss` of the target's network and the drift from the source's, with its weight; logged too."""
-        if self.config.weight_of_drift == 0:
-            return loss
-        drift = weight_drift(*self.both_parameters(), self.config.drift)
+        """`loss` of the target's network and the drift from the source's, with its weight; the drift is logged, with a
+        weight of 0 too: how far a network goes that nothing holds is what the regulariser is judged by."""
+        weight = self.config.weight_of_drift
+        with contextlib.nullcontext() if weight else torch.no_grad():
+            drift = weight_drift(*self.both_parameters(), self.config.drift)
         logs["weight_drift"] = drift.detach()
-        return loss + self.config.weight_of_drift * drift
+        return loss + weight * drift if weight else loss
 
     def both_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Those of the source's network, which are constants, and those of the target's that adapt."""

@@ -8,7 +8,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -152,10 +152,10 @@ class GAM(Adapted):
     def __init__(self, config: GAMConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         self.tap_names = _names_of_taps(self.features, config)
-        penultimate = None if labels_pixels(config) else self.features.taps[-1]
-        self.tap_scales = config.scales or tuple(0.1 if tap == penultimate else 1.0 for tap in self.tap_names)
+        penultimate = () if labels_pixels(config) else self.features.taps[-1:]
+        self.tap_scales = config.scales or tuple(0.1 if tap in penultimate else 1.0 for tap in self.tap_names)
         widths = [shape[0] for shape in self.tap_shapes().values()]
-        sizes = {"hidden_features": config.hidden_features, "num_layers": config.num_layers}
+        sizes: dict[str, Any] = {"hidden_features": config.hidden_features, "num_layers": config.num_layers}
         self.discriminators = nn.ModuleList(DiscriminatorBank(1, width, **sizes, dropout=0.0) for width in widths)
         self.give_own_encoder()
         self.target_heads = copy.deepcopy(self.heads)

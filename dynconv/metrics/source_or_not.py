@@ -53,8 +53,8 @@ def distributions(activations: Tensor) -> Distributions:
     above = at.ceil().long().to(ordered.device)
     quantiles = torch.lerp(ordered[..., below], ordered[..., above], (at - at.floor()).to(ordered))
     exact = ordered.double()
-    moments = exact.mean(dim=2), exact.std(dim=2, correction=0)
-    return Distributions(quantiles.cpu(), *(each.float().cpu() for each in moments), ordered.shape[2])
+    mean, deviation = (each.float().cpu() for each in (exact.mean(dim=2), exact.std(dim=2, correction=0)))
+    return Distributions(quantiles.cpu(), mean, deviation, ordered.shape[2])
 
 
 def joined(parts: Sequence[Distributions]) -> Distributions:
@@ -108,9 +108,9 @@ def several_pairings(sources: int, targets: int, generator: torch.Generator) -> 
 
 
 def differences(of: Distributions, pairs: Pairs) -> Array:
-    """What is seen of each pair by who compares, float64 (P, F): of one unit's distributions the absolute differences of
-    nine quantiles (0, 1/8, ..., 1), of the means and of the standard deviations, and the Wasserstein-1 distance. Of a
-    layer without places, where a distribution is a single value, the difference of both values alone (F = 1)."""
+    """What is seen of each pair by who compares, float64 (P, F): of one unit's distributions the absolute differences
+    of nine quantiles (0, 1/8, ..., 1), of the means and of the standard deviations, and the Wasserstein-1 distance. Of
+    a layer without places, where a distribution is a single value, the difference of both values alone (F = 1)."""
     means = (of.mean[pairs.first] - of.mean[pairs.second]).abs()
     if of.places == 1:
         return means[:, None].double().numpy()

@@ -17,7 +17,7 @@ class Features(nn.Module):
     """S, the side of the images the network is made for."""
     out_features: int
     """Width of the features."""
-    taps: tuple[str, ...]
+    taps: tuple[str, ...] = ()
     """Names (of `get_submodule`) of the modules whose outputs, maps (B, C, h, w) of any C and size or features (B, C),
     can be matched between two networks, from the images to the features."""
     memory_format: torch.memory_format = torch.channels_last

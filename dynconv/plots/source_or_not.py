@@ -77,7 +77,7 @@ def save_source_or_not(panels: Sequence[PairPanel], layers: Sequence[LayerAnswer
     heights = PANEL[1] * rows + 0.4, CHART
     figure = Figure(figsize=(width, sum(heights) + 0.6), dpi=DPI, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     grid = above.subplots(rows, columns, squeeze=False)
     for axis in list(grid.flat)[len(panels) :]:
         axis.set_axis_off()
@@ -96,8 +96,8 @@ def _draw_pair(axis: Any, panel: PairPanel) -> None:
     axis.tick_params(labelsize=6)
     if max(map(len, panel.values)) == 1:
         for place, (value, stroke) in enumerate(zip(panel.values, ("-", "--"), strict=True)):
-            style = {"color": colour(place), "linewidth": 2.2, "linestyle": stroke}
-            axis.axvline(float(value[0]), label=f"image {place + 1}", **style)
+            line = {"color": colour(place), "linewidth": 2.2, "linestyle": stroke, "label": f"image {place + 1}"}
+            axis.axvline(float(value[0]), **line)
         low, high = panel.limits
         margin = 0.03 * (high - low)
         axis.set_xlim(low - margin, high + margin)

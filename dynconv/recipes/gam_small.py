@@ -85,6 +85,12 @@ _CAUSES = _swept(
     {
         "both discriminators from the first step": {"order": "jointly"},
         "without the Gaussian start": {"gaussian_start": False},
+        # Which changes the weights at once, so that the sum over all of them begins far from 0.
+        "the drift's sum without the Gaussian start": {
+            "drift": "sum",
+            "drift_weight": None,
+            "gaussian_start": False,
+        },
         "three times the iterations": {},
     },
     base=_ROWS[-1],

@@ -220,12 +220,13 @@ def play_game(
     generator = torch.Generator().manual_seed(seed)
     channels = _channels(watched, sides[0])
     chosen = {name: torch.randperm(of, generator=generator)[:units].sort().values for name, of in channels.items()}
-    learnt_pairs = several_pairings(*(count_of(side.learnt) for side in sides), generator)
-    pairs = disjoint_pairs(*(count_of(side.judged) for side in sides), generator)
+    learnt_sources, learnt_targets = (count_of(side.learnt) for side in sides)
+    judged_sources, judged_targets = (count_of(side.judged) for side in sides)
+    learnt_pairs = several_pairings(learnt_sources, learnt_targets, generator)
+    pairs = disjoint_pairs(judged_sources, judged_targets, generator)
     learnt = _summarised(watched, chosen, [(side, side.learnt, "training") for side in sides], line)
     judged = _summarised(watched, chosen, [(side, side.judged, "test") for side in sides], line)
-    learnt_sources, judged_sources = count_of(sides[0].learnt), count_of(sides[0].judged)
-    truth, in_pairs = torch.arange(sum(count_of(side.judged) for side in sides)) < judged_sources, pairs.images()
+    truth, in_pairs = torch.arange(judged_sources + judged_targets) < judged_sources, pairs.images()
     layers = []
     for name, drawn in chosen.items():
         given, asked = learnt[name], judged[name]
@@ -238,8 +239,19 @@ def play_game(
             right.append((calls[pairs.first] == calls[pairs.second]) == pairs.same)
             compared.append(compare(learn, learnt_pairs, judge, pairs) == pairs.same)
         limits = torch.stack([asked.quantiles.amin(dim=(0, 2)), asked.quantiles.amax(dim=(0, 2))], dim=1)
-        answers = (torch.stack(each) for each in (called, right, compared))
-        layers.append(PlayedLayer(name, channels[name], drawn, asked.places, asked.constant(), *answers, limits))
+        layers.append(
+            PlayedLayer(
+                name=name,
+                channels=channels[name],
+                units=drawn,
+                places=asked.places,
+                constant=asked.constant(),
+                called=torch.stack(called),
+                right=torch.stack(right),
+                compared=torch.stack(compared),
+                limits=limits,
+            )
+        )
     return Game(watched, sides, pairs, tuple(layers))
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from dynconv.metrics.source_or_not import PAIRINGS, Share
 from dynconv.plots.source_or_not import LayerAnswers, PairPanel, save_source_or_not
 from dynconv.report.figures import write_beside
-from dynconv.report.source_or_not import Game, Round, count_of
+from dynconv.report.source_or_not import Game, Round
+from dynconv.report.source_or_not_images import count_of
 from dynconv.report.table import counted, percent
 
 # Characters of a line below a panel.
@@ -47,9 +48,9 @@ def source_or_not_table(game: Game) -> Table:
     learnt = " and ".join(f"{count_of(side.learnt)} of {side.name}" for side in game.sides)
     caption = (
         "right answers in %, chance is 50: means over the units ± half an interval of 95 %. Game: are both images of "
-        f"one domain? {counted(_pairs(game), 'pair')} of test images, each in one of them; the player calls the domain of "
-        "either image by logistic regression on one unit's distribution over its places (where it has a single value "
-        f"on an image, on this), learnt from training images ({learnt}). Comparing: the same game by logistic "
+        f"one domain? {counted(_pairs(game), 'pair')} of test images, each in one of them; the player calls the domain "
+        "of either image by logistic regression on one unit's distribution over its places (where it has a single "
+        f"value on an image, on this), learnt from training images ({learnt}). Comparing: the same game by logistic "
         f"regression on the differences of both distributions, learnt from these images paired in {PAIRINGS} ways. One "
         "image: how often its domain is rightly called"
     )

@@ -116,7 +116,7 @@ def test_each_task_of_table_2_lacks_the_digits_that_its_head_says(name: str, bef
     figures = {row.label: row.published for row in recipe.rows}
     task = f"mnist-usps@{before}odd-target"
     assert (figures["no adaptation"][task], figures["GAM"][task]) == (87.6, 72.8)
-    assert all(len(found) == len(recipe.tasks) for found in figures.values())
+    assert all(len(figures[label]) == len(recipe.tasks) for label in ("no adaptation", "GAM"))
 
 
 def test_the_tables_of_scenes_have_the_papers_settings_and_rows() -> None:

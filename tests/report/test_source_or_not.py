@@ -236,7 +236,10 @@ def test_rounds_are_of_judged_pairs_with_the_classifiers_own_answers(game: Game)
         assert low < high and low - 1e-5 <= min(map(np.min, one.values)) and max(map(np.max, one.values)) <= high + 1e-5
 
 
-def test_units_that_are_constant_are_not_asked_for(loaded: LoadedRun) -> None:
+def test_units_that_are_constant_are_not_asked_for(game: Game, loaded: LoadedRun) -> None:
+    layers = [dataclasses.replace(each, constant=torch.arange(len(each.units)) != 1) for each in game.layers]
+    rounds = dataclasses.replace(game, layers=tuple(layers)).rounds(8, 0)
+    assert {one.unit for one in rounds} == {1} and len({one.layer.name for one in rounds}) > 1
     with torch.no_grad():
         for parameter in loaded.method.parameters():
             parameter.zero_()
