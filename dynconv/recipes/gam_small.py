@@ -13,6 +13,7 @@ from dynconv.recipes.gam import BACKBONE, LAMBDAS, MISMATCHED, PLACES, digit_row
 # The paper has 10,000 (released code) and 20,000.
 SOURCE_STEPS = 1_000
 ADAPTATION_STEPS = 2_000
+SWEEP_STEPS = 600
 # The paper's 500 of 20,000.
 DISCRIMINATOR_STEPS = 100
 RUN: dict[str, Any] = {"max_steps": ADAPTATION_STEPS, "eval_every": 250, "batch_size": 128, "log_every": 50}
@@ -67,11 +68,14 @@ MISMATCH_DIGITS = Recipe(
 )
 
 
-def _swept(name: str, source: str, values: dict[str, dict[str, Any]], base: Row = _ROWS[-2]) -> Recipe:
-    recipe = dataclasses.replace(DIGITS, seeds=1)
-    cost = _estimated(len(recipe.tasks) * (1 + len(values)) * recipe.seeds)
+def _swept(
+    name: str, source: str, values: dict[str, dict[str, Any]], base: Row = _ROWS[-2], steps: int = SWEEP_STEPS
+) -> Recipe:
+    recipe = dataclasses.replace(DIGITS, seeds=1, run={**RUN, "max_steps": steps})
+    cost = _estimated(len(recipe.tasks) * (1 + len(values)) * recipe.seeds, 5.0 * steps / ADAPTATION_STEPS)
+    words = f"GAM, {source}; {steps:,} steps of the adaptation"
     above = source_row(SOURCE_STEPS, None)
-    return sweep(recipe, name, f"GAM, {source}, {_SHORT}", base, values, cost, above=above, expected="not measured")
+    return sweep(recipe, name, words, base, values, cost, above=above, expected="not measured")
 
 
 POSITIONS_DIGITS = _swept(
@@ -94,6 +98,7 @@ _CAUSES = _swept(
         "three times the iterations": {},
     },
     base=_ROWS[-1],
+    steps=ADAPTATION_STEPS,
 )
 CAUSES_DIGITS = dataclasses.replace(
     _CAUSES,
