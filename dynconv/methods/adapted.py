@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,13 +67,18 @@ class AdaptedConfig(SourceFirstConfig):
         """`drift_weight`, or what None stands for."""
         return self.drift_weight or 0.0
 
+    def resolved(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """By name the fields that need not be set, as they are or as what stands for them, so that two configurations
+        that mean the same say the same; without those that are decided by one of `without`."""
+        return {"drift_weight": self.weight_of_drift}
+
 
 class Adapted(SourceFirst):
     """A network for each domain: while the source is learnt the target's follows it, and from then on it adapts alone.
 
     The source's network is as it was from then on, its batch statistics and dropout too: so the accuracy on the source,
-    which is judged by its own network, no longer changes, and the column `source-val`, which takes the first of equals,
-    is the network before the adaptation.
+    which is judged by its own network, no longer changes, and the column `source-val`, which takes the first of equals
+    after step 0, tells nothing about the adaptation.
     """
 
     config_class: ClassVar[type[AdaptedConfig]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,13 +30,12 @@ from dynconv.methods.gaussian import described
 from dynconv.methods.source_only import check_source_policy
 from dynconv.models import (
     DomainName,
-    Features,
     NormalisationPolicy,
-    SegmentationFeatures,
     input_of,
     match_gaussian,
+    weights_left_out,
 )
-from dynconv.models.taps import SCORES, layer_names, resolve_layer, tapped
+from dynconv.models.taps import SCORES, layer_names, quarters, resolve_layers, tapped
 from dynconv.nn import DiscriminatorBank
 
 if TYPE_CHECKING:
@@ -57,8 +56,8 @@ class GAMConfig(AdaptedConfig):
     classifier's, or places from the images to the scores, counted from 1 (of ERFNet's encoder "4" to "17"). Empty for
     the paper's: the last two, or, for labels of pixels, four in even steps (4, 8, 12 and 17 of 17)."""
     scales: tuple[float, ...] = ()
-    """Of each tap the factor on its losses; empty for the paper's: 0.1 for the layer before the scores of images, 1 for
-    all others."""
+    """Of each tap the factor on its losses; empty for the paper's: 0.1 for the layer before the scores of images, where
+    there are others beside it, and 1 for all others."""
     gan: Literal["classical", "least-squares"] | None = None
     """The game: "classical" (Goodfellow et al., 2014) or "least-squares" (LSGAN, Mao et al., 2017); None for the
     paper's, classical for labels of images and least-squares for those of pixels."""
@@ -71,6 +70,9 @@ class GAMConfig(AdaptedConfig):
     drift_weight: float | None = None
     """Weight of ||theta_s - theta_t||^2, how far the target's network has gone from the source's (eq. 3); 0 to leave
     the regulariser out. None for 0.5, or 2 for labels of pixels (sections 5.2 and 5.3: halved and doubled)."""
+    drift_from: Literal["source", "start"] = "source"
+    """What theta_s of the regulariser is: the source's network (eq. 3), or the Gaussian "start", which is far from it:
+    on digits nearly all of the distance is in the biases of the 500 features."""
     order: Literal["jointly", "one-by-one"] | None = None
     """Whether all discriminators play from the first step ("jointly": released code) or a new one joins in in the order
     of `taps` after each equal part of the adaptation ("one-by-one"). None for the paper's: one by one for labels of
@@ -108,7 +110,9 @@ class GAMConfig(AdaptedConfig):
             check_unused(self, ("mapping",), choice, "choose gan 'classical'")
         if not self.gaussian_start:
             choice = "gaussian_start false, which takes no moments"
-            check_unused(self, ("layers", "statistics_images"), choice, "choose gaussian_start true")
+            check_unused(self, ("layers", "statistics_images", "drift_from"), choice, "choose gaussian_start true")
+        if self.weight_of_drift == 0:
+            check_unused(self, ("drift_from",), "drift_weight 0, which leaves it out", "give a drift_weight above 0")
 
     @property
     def game(self) -> Literal["classical", "least-squares"]:
@@ -128,6 +132,22 @@ class GAMConfig(AdaptedConfig):
     def joins(self) -> Literal["jointly", "one-by-one"]:
         """`order`, or what None stands for."""
         return self.order or ("jointly" if labels_pixels(self) else "one-by-one")
+
+    def resolved(self, without: Collection[str] = ()) -> dict[str, Any]:
+        """As `AdaptedConfig.resolved`; the taps by the names of their layers.
+
+        Raises:
+            ValueError: The network has no such taps.
+        """
+        taps, scales = _resolved_taps(self)
+        found = super().resolved(without) | {
+            "adversarial_weight": self.weight_of_game,
+            "gan": self.game,
+            "order": self.joins,
+            "taps": taps,
+        }
+        # What balances other layers differs with them.
+        return found if "taps" in without else found | {"scales": scales}
 
     def _own(self, name: str, given: float | None) -> float:
         return (_OF_PIXELS if labels_pixels(self) else _OF_IMAGES)[name] if given is None else given
@@ -151,14 +171,22 @@ class GAM(Adapted):
 
     def __init__(self, config: GAMConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        self.tap_names = _names_of_taps(self.features, config)
-        penultimate = () if labels_pixels(config) else self.features.taps[-1:]
-        self.tap_scales = config.scales or tuple(0.1 if tap in penultimate else 1.0 for tap in self.tap_names)
+        names = layer_names(self.features)
+        usual = quarters(names) if labels_pixels(config) else names[-2:]
+        self.tap_names = resolve_layers(self.features, config.taps) if config.taps else usual
+        # "To balance the influence of different activation maps": one alone is in balance.
+        weaker = () if labels_pixels(config) or len(self.tap_names) == 1 else self.features.taps[-1:]
+        self.tap_scales = config.scales or tuple(0.1 if tap in weaker else 1.0 for tap in self.tap_names)
         widths = [shape[0] for shape in self.tap_shapes().values()]
         sizes: dict[str, Any] = {"hidden_features": config.hidden_features, "num_layers": config.num_layers}
         self.discriminators = nn.ModuleList(DiscriminatorBank(1, width, **sizes, dropout=0.0) for width in widths)
         self.give_own_encoder()
         self.target_heads = copy.deepcopy(self.heads)
+        # What the drift is from where it is not the source's; buffers, so that a checkpoint holds them.
+        self.started = nn.Module()
+        if config.drift_from == "start":
+            for place, parameter in enumerate(self.both_parameters()[1]):
+                self.started.register_buffer(str(place), parameter.detach().clone())
         # The first so many discriminators play in this step; `alone`: and nothing else learns.
         self.playing = len(self.tap_names)
         self.alone = False
@@ -198,7 +226,7 @@ class GAM(Adapted):
     def both_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         source, target = super().both_parameters()
         heads = [parameter.detach() for parameter in self.heads.parameters()]
-        return [*source, *heads], [*target, *self.target_heads.parameters()]
+        return list(self.started.buffers()) or [*source, *heads], [*target, *self.target_heads.parameters()]
 
     def follow(self) -> None:
         super().follow()
@@ -243,12 +271,18 @@ class GAM(Adapted):
         both = self._both
         own = nn.Sequential(both.source, *self.heads).eval()
         adapted = nn.Sequential(both.target, *self.target_heads).eval()
-        return described(match_gaussian(own, adapted, source, target, layers=self.config.layers))
+        found = match_gaussian(own, adapted, source, target, layers=self.config.layers)
+        if self.config.drift_from == "start":
+            with torch.no_grad():
+                for start, parameter in zip(self.started.buffers(), self.both_parameters()[1], strict=True):
+                    start.copy_(parameter)
+        return described(found)
 
     def adaptation(self, batch: Batch) -> Iterator[Update]:
         """A step of the discriminators, then one of the target's network against them."""
         source = self.activations(batch.source.images, "source")
-        target = self.activations(batch.target.images, "target")
+        with torch.no_grad() if self.alone else contextlib.nullcontext():
+            target = self.activations(batch.target.images, "target")
         players = [
             (tap, scale, bank, as_rows(source[tap]), as_rows(target[tap]))
             for tap, scale, bank in zip(self.tap_names, self.tap_scales, self.discriminators, strict=True)
@@ -286,22 +320,10 @@ class GAM(Adapted):
         return accuracy_of_domains(source.detach() - middle, target.detach() - middle)
 
 
-def _names_of_taps(features: Features, config: GAMConfig) -> tuple[str, ...]:
-    """The layers that `taps` names.
-
-    Raises:
-        ValueError: An unknown one, or one twice.
-    """
-    names = layer_names(features)
-    if not config.taps:
-        if not isinstance(features, SegmentationFeatures):
-            return names[-2:]
-        # Of ERFNet's 17 the paper's 4, 8, 12 and 17; a network of fewer than four layers has fewer.
-        return tuple(names[place - 1] for place in (len(names) * part // 4 for part in range(1, 5)) if place)
-    try:
-        found = tuple(resolve_layer(features, tap) for tap in config.taps)
-    except ValueError as error:
-        raise ValueError(f"taps: {error}") from error
-    if twice := [tap for tap, count in Counter(found).items() if count > 1]:
-        raise ValueError(f"taps: {', '.join(twice)} is named twice in {' '.join(config.taps)}; name each layer once")
-    return found
+@functools.cache
+def _resolved_taps(config: GAMConfig) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """The names and the scales of the taps of a configuration; no weights are read or made."""
+    with torch.device("meta"), weights_left_out():
+        # However many classes there are, the layers are these.
+        made = GAM(config, 2)
+    return made.tap_names, made.tap_scales

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -42,8 +43,28 @@ def resolve_layer(features: Features, layer: str) -> str:
     return layer
 
 
+def quarters(names: Sequence[str]) -> tuple[str, ...]:
+    """Those in four even steps up to the last: of ERFNet's 17 layers GAM's 4, 8, 12 and 17."""
+    return tuple(names[place - 1] for place in (len(names) * part // 4 for part in range(1, 5)) if place)
+
+
+def resolve_layers(features: Features, layers: Sequence[str]) -> tuple[str, ...]:
+    """The names of several layers, as `resolve_layer` finds each.
+
+    Raises:
+        ValueError: An unknown layer, or one twice.
+    """
+    try:
+        found = tuple(resolve_layer(features, layer) for layer in layers)
+    except ValueError as error:
+        raise ValueError(f"taps: {error}") from error
+    if twice := [layer for layer, count in Counter(found).items() if count > 1]:
+        raise ValueError(f"taps: {', '.join(twice)} is named twice in {' '.join(layers)}; name each layer once")
+    return found
+
+
 class Tapped(dict[str, Tensor]):
-    """What layers gave in the last pass, by their names: references, not copies."""
+    """What layers gave in a pass, by their names: references, not copies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,8 +74,15 @@ class Tapped(dict[str, Tensor]):
         """Keep what the layer `name` gave.
 
         Raises:
-            ValueError: It is neither maps (B, C, h, w) nor features (B, C).
+            ValueError: It is neither maps (B, C, h, w) nor features (B, C), the layer has given something before, or
+                another layer has given the same.
         """
+        if name in self:
+            raise ValueError(
+                f"taps: {name} runs several times in a pass, and gives something else each time; name a layer around it"
+            )
+        if same := [other for other, given in self.items() if given is output]:
+            raise ValueError(f"taps: {name} gives the same as {same[0]}; name one of both")
         if not isinstance(output, Tensor) or output.dim() not in (2, 4):
             given = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise ValueError(
@@ -74,11 +102,11 @@ class Tapped(dict[str, Tensor]):
 
 @contextlib.contextmanager
 def tapped(features: Features, names: Sequence[str]) -> Iterator[Tapped]:
-    """Within the context every pass of `features` leaves there what the layers of `names`, modules of `features`, give.
+    """Within the context one pass of `features` leaves there what the layers of `names`, modules of `features`, give.
 
     Raises:
-        ValueError: A layer gives something else than maps or features, or (at the end of the context) one whose output
-            was changed in place.
+        ValueError: A layer gives something else than maps or features, runs twice or gives what another gives, or (at
+            the end of the context) its output was changed in place.
     """
     found = Tapped()
 

@@ -140,8 +140,21 @@ class Recipe:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What the tables show of each run: `metric` and, of segmentation, the other three measures."""
+        """What the tables show of each run: `metric`, and where it is a measure of segmentation over all classes the
+        other three of these; a mean over some of the classes (mean-iou-16) stands alone."""
         return SEGMENTATION_METRICS if self.metric in SEGMENTATION_METRICS else (self.metric,)
+
+    def row(self, label: str) -> Row:
+        """The row of that label.
+
+        Raises:
+            ValueError: There is none.
+        """
+        for row in self.rows:
+            if row.label == label:
+                return row
+        known = ", ".join(row.label for row in self.rows)
+        raise ValueError(f"{self.name}: expected the label of a row, one of {known}, got {label!r}")
 
     def column(self, task: str, metric: str | None = None) -> int | None:
         """The place of the published table's column that a task belongs to: the one called like the task's head or, of

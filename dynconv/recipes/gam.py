@@ -31,6 +31,11 @@ PLACES: dict[str, dict[str, Any]] = {
     "last two": {},
     "all": {"taps": ("1", "2", "3", "scores")},
 }
+WHICH_LAYERS = (
+    "section 5: which layers of the digits' network are matched; of these the last two worked best. Where there are "
+    'several ("last two", "all"), their discriminators share the steps: each joins in after an equal part of these, '
+    "and learns alone at first"
+)
 LAMBDAS: dict[str, dict[str, Any]] = {
     f"lambda = {value:g}": {"adversarial_weight": value} for value in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 }
@@ -190,9 +195,5 @@ def _swept(name: str, source: str, values: dict[str, dict[str, Any]]) -> Recipe:
     return sweep(TABLE_1, name, f"GAM, {source}", _ROWS[-1], values, cost, above=source_row(10_000, None))
 
 
-POSITIONS = _swept(
-    "gam-positions",
-    "section 5: which layers of the digits' network are matched; of these the last two worked best",
-    PLACES,
-)
+POSITIONS = _swept("gam-positions", WHICH_LAYERS, PLACES)
 LAMBDA = _swept("gam-lambda", "section 5: the weight lambda of eq. 3 (1 in gam-table1)", LAMBDAS)

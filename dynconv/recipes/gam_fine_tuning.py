@@ -41,11 +41,6 @@ def _fine_tuned(
     return tuple(rows)
 
 
-def _row(recipe: Recipe, label: str) -> Row:
-    (row,) = (row for row in recipe.rows if row.label == label)
-    return row
-
-
 CITYSCAPES = Recipe(
     name="gam-fine-tuning",
     source="GAM, Fig. 6 and section 5.4: GTA5 → Cityscapes on ERFNet's encoder, the networks without transfer and with "
@@ -53,8 +48,8 @@ CITYSCAPES = Recipe(
     "print but what it reads from its own",
     tasks=gam_scenes.TABLE_3.tasks,
     rows=_fine_tuned(
-        _row(gam_scenes.TABLE_3, "ERFNet, no transfer"),
-        _row(gam_scenes.TABLE_3, "ERFNet, GAM"),
+        gam_scenes.TABLE_3.row("ERFNet, no transfer"),
+        gam_scenes.TABLE_3.row("ERFNet, GAM"),
         COUNTS,
         LEARNT["erfnet-encoder"],
         {"max_steps": STEPS, "eval_every": STEPS},
@@ -73,8 +68,8 @@ CAMVID = Recipe(
     f"without transfer and with GAM are fine-tuned on labelled scenes at dusk in {CAMVID_STEPS} steps",
     tasks=gam_small.CAMVID.tasks,
     rows=_fine_tuned(
-        _row(gam_small.CAMVID, scenes.SOURCE.label),
-        _row(gam_small.CAMVID, "GAM"),
+        gam_small.CAMVID.row(scenes.SOURCE.label),
+        gam_small.CAMVID.row("GAM"),
         CAMVID_COUNTS,
         scenes.LEARNT,
         {"max_steps": CAMVID_STEPS, "eval_every": CAMVID_STEPS},

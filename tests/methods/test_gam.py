@@ -302,6 +302,11 @@ def test_the_defaults_are_the_papers_for_digits() -> None:
         ({"adversarial_weight": 0.0}, "adversarial_weight: expected more than 0, got 0"),
         ({"drift_weight": -1.0}, "drift_weight: expected at least 0, got -1"),
         ({"drift_weight": 0.0, "drift": "mean"}, "drift: mean contradicts drift_weight 0"),
+        ({"gaussian_start": False, "drift_from": "start"}, "drift_from: start contradicts gaussian_start false"),
+        (
+            {"drift_weight": 0.0, "gaussian_start": True, "drift_from": "start"},
+            "drift_from: start contradicts drift_we",
+        ),
         ({"gaussian_start": False, "layers": "all"}, "layers: all contradicts gaussian_start false"),
         ({"normalisation_policy": "separate"}, "normalisation_policy: 'separate' .* the training of GAM's source"),
         ({"discriminator_steps": -1}, "discriminator_steps: expected at least 0, got -1"),
@@ -345,3 +350,36 @@ def test_rows_of_maps_in_channels_last_are_views() -> None:
     maps = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
     assert as_rows(maps).data_ptr() == maps.data_ptr()
     torch.testing.assert_close(as_rows(maps), rows(maps))
+
+
+def test_the_drift_may_be_from_the_matched_network(batch: Batch) -> None:
+    made = make(gaussian_start=True, drift_from="start", drift_weight=0.25, drift="mean", taps=("5",)).eval()
+    made.match(lambda: [batch.source.images], lambda: [batch.target.images])
+    made.train().begin_step(5, 10)
+    _, update = made.updates(batch)
+    assert update.logs["weight_drift"] == 0
+    matched = [parameter.detach().clone() for parameter in made.both_parameters()[1]]
+    moved(made)
+    _, update = made.updates(batch)
+    own = made.both_parameters()[1]
+    wanted = sum(((a - b) ** 2).mean() for a, b in zip(own, matched, strict=True))
+    torch.testing.assert_close(update.logs["weight_drift"], wanted.detach())
+    # From the source's it is another.
+    far = make(gaussian_start=True, taps=("5",)).eval()
+    far.match(lambda: [batch.source.images], lambda: [batch.target.images])
+    far.train().begin_step(5, 10)
+    _, update = far.updates(batch)
+    assert update.logs["weight_drift"] > 0.1
+    # A checkpoint holds where the start was.
+    names = {name for name in made.state_dict() if name.startswith("started.")}
+    assert len(names) == len(own) and not any(name.startswith("started.") for name in far.state_dict())
+
+
+def test_the_discriminators_alone_ask_for_no_graph_of_the_target(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(discriminator_steps=1, order="jointly")
+    made.begin_step(5, 10)
+    own, found = made.activations, {}
+    monkeypatch.setattr(made, "activations", lambda images, domain: found.setdefault(domain, own(images, domain)))
+    (update,) = made.updates(batch)
+    assert update.of == ("discriminators",) and update.loss.requires_grad
+    assert not any(tensor.requires_grad for given in found.values() for tensor in given.values())

@@ -72,9 +72,22 @@ def test_what_is_changed_in_place_or_is_no_map_is_refused() -> None:
             network(images)
     with tapped(network, ("relu",)) as found:
         network(images)
+        with pytest.raises(ValueError, match="relu runs several times in a pass"):
+            network(images)
     assert found["relu"].shape == (2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"wide gives \(2, 3, 1, 4, 4\)"), tapped(network, ("wide",)):
         network(images)
     # Nothing stays behind.
     network(images)
     assert not any(layer._forward_hooks for layer in network.modules())
+
+
+def test_two_names_of_one_output_are_refused() -> None:
+    features = build("lenet-small", num_classes=5).features.eval()
+    with pytest.raises(ValueError, match=r"linear gives the same as linear.3; name one of both"):  # noqa: SIM117
+        with tapped(features, ("linear.3", "linear")):
+            features(torch.zeros(1, 3, 32, 32))
+    twice = build("erfnet-encoder", num_classes=5).features.eval()
+    (name,) = [n for n, _ in twice.named_modules() if n == "encoder.layers.1.relu"] or ["encoder.layers.1"]
+    with pytest.raises(ValueError, match="runs several times in a pass"), tapped(twice, (name,)):
+        twice(torch.zeros(1, 3, 16, 16))
