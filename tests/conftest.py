@@ -1,11 +1,15 @@
-"""Shared fixtures: the real data sets, and the device."""
+"""Shared fixtures: the real data sets, figures, and the device."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Triton reads this when a kernel is decorated, so it stands before anything imports dynconv.kernels.
 if not torch.cuda.is_available():
@@ -33,6 +37,22 @@ def scene_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from scenes import tiny_run, write_day_and_dusk
 
     return tiny_run(write_day_and_dusk(tmp_path_factory.mktemp("scenes")), "calibrator")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were saved, as objects, so that a test reads what was drawn."""
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def remember(figure: Figure, *args: Any, **kwargs: Any) -> None:
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", remember)
+    return figures
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

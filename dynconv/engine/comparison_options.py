@@ -17,11 +17,12 @@ from dynconv.parsing import check_picture, parse_options
 @dataclass(frozen=True, kw_only=True)
 class CurvesOptions:
     """Draw what the target's test images are judged by over the steps, of several runs in one picture, with the drift
-    of the weights where it was logged (GAM, Fig. 5); a table tells the last, the best and the drop between them."""
+    of the weights where it was logged (GAM, Fig. 5); a table tells the last, the best of the adaptation and the drop
+    between them."""
 
     runs: Runs
     """The run folders, finished or not; a folder stands for all runs below it. Those that differ in the seed alone are
-    one curve."""
+    one curve. Those of source-only are best left out: they adapt nothing, and their steps are others."""
     out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
     """Image file to write; its suffix chooses the format. Every point is written beside it as CSV."""
     metric: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")] = None
@@ -35,7 +36,8 @@ class CurvesOptions:
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """Draw what the target's test images are judged by over a field of the method, such as GAM's taps (the places of
-    its discriminators) or its adversarial_weight (lambda): a line for each task, mean and spread over seeds."""
+    its discriminators) or its adversarial_weight (lambda): a line for each task and kind of run, mean and spread over
+    seeds."""
 
     runs: Runs
     """The finished runs; a folder stands for all runs below it. Those of methods without the field are levels."""

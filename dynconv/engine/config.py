@@ -96,7 +96,8 @@ class RunOptions:
     """Images per step from the sources together, and as many from the target."""
     augmentation: Literal["auto", "none", "flip", "crop-flip"] = "auto"
     """Of the training images: mirrored ("flip"), or cut out at random, resized and mirrored ("crop-flip"); auto is
-    none for 32 x 32 images and crop-flip for larger ones, of driving scenes flip, or with --crop-size crop-flip."""
+    none for images of up to 32 x 32 and crop-flip for larger ones, of driving scenes flip, or with --crop-size
+    crop-flip."""
     ten_crop: bool = False
     """Judge labelled images by their four corners, the centre and the mirror images of these (224 x 224 only)."""
     image_size: Annotated[tuple[int, int] | None, _words("H W", "default: 512 1024, CamVid's own")] = None
@@ -143,7 +144,8 @@ class RunOptions:
     """Numeric precision; 16-mixed needs CUDA."""
     accumulate: int = 1
     """Micro-batches that every batch is divided into, to save memory. What takes a whole batch (batch statistics,
-    GSDA's gradient sums, class balance) then takes a micro-batch."""
+    GSDA's gradient sums, class balance) then takes a micro-batch. Less is saved where one update uses what another has
+    computed, as in ADDA, GAM and the Calibrator: between them the activations of all micro-batches are kept."""
     clip_norm: Annotated[float | None, _words("X", "default: none")] = None
     """Greatest norm of an update's gradient over all parameters that it steps."""
     channels_last: bool = True

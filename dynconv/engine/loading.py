@@ -136,8 +136,7 @@ def training_domains(config: TrainConfig, protocol: Protocol) -> tuple[Protocol,
     Raises:
         DataError: As `source_validation_split`, or as `few_labelled` of a bound that learns from a few labels.
     """
-    count = getattr(config.options, "labelled_images", 0)
-    if count:
+    if count := config.options.few_labels:
         return few_labelled(protocol, count, config.run.seed)
     return source_validation_split(protocol, config.run.seed)
 

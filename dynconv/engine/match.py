@@ -13,7 +13,8 @@ from dynconv.data import parse_spec
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, load_checkpoint
 from dynconv.engine.config import CheckpointName, RunOptions, TrainConfig, absolute_paths, load_config
 from dynconv.engine.run_folder import RunFolder
-from dynconv.methods import METHODS, GaussianConfig, Method, MethodConfig
+from dynconv.methods import METHODS, GaussianConfig, MethodConfig
+from dynconv.methods.source_first import StartedConfig, no_longer_the_sources
 from dynconv.parsing import parse_options
 
 # What describes the network; the optimiser and its schedule have no use where nothing is trained.
@@ -115,14 +116,16 @@ def match_config(options: MatchOptions) -> TrainConfig:
 
 
 def _check_network(run: Path, trained: TrainConfig) -> None:
-    """Raise a ValueError unless a run's network is its features and its classifier alone."""
-    kind, own = METHODS[trained.method], trained.options
-    plain = all(getattr(kind, name) is getattr(Method, name) for name in ("predict", "embed", "scores"))
-    if not plain or not isinstance(own, MethodConfig):
+    """Raise a ValueError unless a run's network is its features and its classifier alone, and the source's."""
+    own = trained.options
+    if not isinstance(own, MethodConfig) or not METHODS[trained.method].is_plain():
         raise ValueError(
             f"RUN {run} is a run of {trained.method}, whose network is more than features and one classifier; give the "
             "run on the source that it started from, or one of source-only"
         )
+    before = own.source_checkpoint if isinstance(own, StartedConfig) else ""
+    if why := no_longer_the_sources(trained.method, before):
+        raise ValueError(f"RUN {run} is a run of {trained.method}, {why}")
     if own.normalisation_policy in ("domain-specific", "adabn"):
         raise ValueError(
             f"RUN {run} has the normalisation_policy {own.normalisation_policy!r}, by which every batch normalisation "

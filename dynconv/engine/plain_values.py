@@ -70,4 +70,6 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             return float(value)
     elif (hint is bool) == isinstance(value, bool) and isinstance(hint, type) and isinstance(value, hint):
         return value
-    raise ValueError(f"{where} expects {getattr(hint, '__name__', hint)}, got {value!r}")
+    unquoted = str in (hint, *arguments) and origin is not tuple and isinstance(value, int | float)
+    remedy = f", which YAML takes for no text; write it in quotes, as '{value}' is" if unquoted else ""
+    raise ValueError(f"{where} expects {getattr(hint, '__name__', hint)}, got {value!r}{remedy}")

@@ -155,7 +155,7 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     run = Run(config, folder, fabric, method, batches, evaluation)
     method.check_run(max_steps=run.max_steps, micro_batch=config.batch_size // config.run.accumulate)
     if method.supervised_by_target:
-        few = getattr(config.options, "labelled_images", 0)
+        few = config.options.few_labels
         labels = f"{few} of the labels" if few else "the labels"
         run.notes.append(
             f"{config.method} is a bound: it trains on {labels} of {training.target.name} and looks at no source"

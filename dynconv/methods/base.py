@@ -111,6 +111,8 @@ class Method(nn.Module, abc.ABC):
     """Images per step from the sources, and as many from the target, where the user says nothing."""
     supervised_by_target: ClassVar[bool] = False
     """Whether it is a bound and no adaptation: its only source is the target's labelled training split."""
+    matched_to_target: ClassVar[bool] = False
+    """Whether its one network ends as the target's in closed form, so that the source's is no longer there."""
     step: Tensor
 
     def __init__(self, config: MethodConfig, num_classes: int, *, num_heads: int = 1) -> None:
@@ -147,6 +149,12 @@ class Method(nn.Module, abc.ABC):
     def for_task(cls, config: MethodConfig, num_classes: int, num_sources: int) -> Self:
         """The method for a task of so many classes and sources; most methods take any number of sources for one."""
         return cls(config, num_classes)
+
+    @classmethod
+    def is_plain(cls) -> bool:
+        """Whether what judges images is the features and the classifiers and nothing else, the sum of whose scores is
+        taken, so that another run may go on from these alone."""
+        return all(getattr(cls, name) is getattr(Method, name) for name in ("predict", "embed", "scores"))
 
     @abc.abstractmethod
     def updates(self, batch: Batch) -> Iterator[Update]:

@@ -136,6 +136,11 @@ class MethodConfig:
             )
         self._check_residual()
 
+    @property
+    def few_labels(self) -> int:
+        """How many labelled images of the target are trained on, where these are a few of all; 0 where they are not."""
+        return 0
+
     def dynamic_spec(self) -> DynamicSpec | None:
         """How the convolutions are made dynamic; None for a static network.
 

@@ -146,8 +146,15 @@ class GAMConfig(AdaptedConfig):
             "order": self.joins,
             "taps": taps,
         }
-        # What balances other layers differs with them.
+        # What balances other layers changes with them.
         return found if "taps" in without else found | {"scales": scales}
+
+    def joining_steps(self, max_steps: int) -> tuple[int, ...]:
+        """The steps, counted from 0, with which a discriminator joins in beside others in a run of `max_steps`; empty
+        where all play from the first step that adapts."""
+        if self.joins == "jointly":
+            return ()
+        return first_steps(self.adaptation_begins(max_steps), max_steps, len(_resolved_taps(self)[0]))[1:]
 
     def _own(self, name: str, given: float | None) -> float:
         return (_OF_PIXELS if labels_pixels(self) else _OF_IMAGES)[name] if given is None else given
@@ -256,7 +263,7 @@ class GAM(Adapted):
         steps, parts = max_steps - begins, self._parts
         # Which of the equal parts of the adaptation, counted from 0, and its first step.
         part = (step - begins) * parts // steps
-        first = begins - (-part * steps // parts)
+        first = first_steps(begins, max_steps, parts)[part]
         self.playing = len(self.tap_names) if parts == 1 else part + 1
         self.alone = step < first + self.config.discriminator_steps
 
@@ -318,6 +325,12 @@ class GAM(Adapted):
     def _accuracy(self, source: Tensor, target: Tensor) -> Tensor:
         middle = 0.5 if self.config.game == "least-squares" else 0.0
         return accuracy_of_domains(source.detach() - middle, target.detach() - middle)
+
+
+def first_steps(begins: int, max_steps: int, parts: int) -> tuple[int, ...]:
+    """The first step of each of the equal `parts` of the steps from `begins` to `max_steps`."""
+    steps = max_steps - begins
+    return tuple(begins - (-part * steps // parts) for part in range(parts))
 
 
 @functools.cache

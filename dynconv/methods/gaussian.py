@@ -58,6 +58,7 @@ class Gaussian(Started):
     """
 
     config_class = GaussianConfig
+    matched_to_target = True
     about = About("Huang et al., ECCV 2018 (section 4.1)", segmentation=True)
     config: GaussianConfig
     matched: bool = False

@@ -147,7 +147,8 @@ def load_source(
 
     Raises:
         ValueError: The file is missing, is no run's checkpoint, is of another network or of images that were
-            normalised otherwise, or of a run that has seen the target's labels.
+            normalised otherwise; or of a run that has seen the target's labels, that is matched to its target (where
+            the source's are wanted), or that judges by more than an encoder and a classifier (where the target's are).
     """
     where = f"source_checkpoint {path}"
     if not path.is_file():
@@ -158,6 +159,7 @@ def load_source(
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         classes, method = tuple(found["classes"]), found["config"]["method"]
+        before = found["config"].get(f"{method}.source_checkpoint", "")
         of_branches = {
             name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
         }
@@ -167,11 +169,8 @@ def load_source(
         raise ValueError(
             f"{where} cannot be read ({type(error).__name__}); expected a checkpoint of a run on the source"
         ) from error
-    if _sees_target_labels(method):
-        raise ValueError(
-            f"{where} is of a run of {method}, which has seen the target's labels; give one of a run on the source, "
-            "such as source-only"
-        )
+    if why := _no_start(method, before, domain):
+        raise ValueError(f"{where} is of a run of {method}, {why}")
     own = networks.state_dict()
     misfits = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
     misfits += [name for name in state if name not in own]
@@ -221,8 +220,38 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _sees_target_labels(method: str) -> bool:
+def no_longer_the_sources(method: str, before: str) -> str | None:
+    """Why the network of a run of `method` is not one that learnt the source, and what to give instead; None where it
+    is.
+
+    Args:
+        before: The run's own `source_checkpoint`; empty where it has none.
+    """
+    kind = _known(method)
+    if kind is None or not kind.matched_to_target:
+        return None
+    start = f"the run that it was matched from (its checkpoint {before})" if before else "one of source-only"
+    return f"whose network is matched to its target and no longer the source's; give {start}"
+
+
+def _no_start(method: str, before: str, domain: DomainName) -> str | None:
+    """Why nothing may start as `domain` from a run of `method`, and what to give instead; None where it may."""
+    kind = _known(method)
+    if kind is None:
+        return None
+    if kind.supervised_by_target:
+        return "which has seen the target's labels; give one of a run on the source, such as source-only"
+    if domain == "target" and not kind.is_plain():
+        start = f"the run that it started from (its checkpoint {before})" if before else "one of source-only"
+        return (
+            "which judges the target's images by more than features and one classifier, and these alone would be "
+            f"taken; give {start}"
+        )
+    return no_longer_the_sources(method, before) if domain == "source" else None
+
+
+def _known(method: str) -> type[Method] | None:
     # Here, for the registry holds the method that this module is a part of.
     from dynconv.methods import METHODS
 
-    return method in METHODS and METHODS[method].supervised_by_target
+    return METHODS.get(method)

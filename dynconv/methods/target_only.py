@@ -39,6 +39,10 @@ class TargetOnlyConfig(StartedConfig):
         check_source_policy(self.normalisation_policy, ("source-only", "frozen"), "target-only")
         check_range(self, ("labelled_images",), least=0)
 
+    @property
+    def few_labels(self) -> int:
+        return self.labelled_images
+
 
 class TargetOnly(Started):
     """Cross entropy on the target's training split with its labels, judged on its test split: what a network of this

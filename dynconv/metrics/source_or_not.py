@@ -107,28 +107,38 @@ def several_pairings(sources: int, targets: int, generator: torch.Generator) -> 
     return Pairs(*(torch.cat(column) for column in zip(*drawn, strict=True)))
 
 
-def differences(of: Distributions, pairs: Pairs) -> Array:
-    """What is seen of each pair by who compares, float64 (P, F): of one unit's distributions the absolute differences
-    of nine quantiles (0, 1/8, ..., 1), of the means and of the standard deviations, and the Wasserstein-1 distance. Of
-    a layer without places, where a distribution is a single value, the difference of both values alone (F = 1)."""
-    means = (of.mean[pairs.first] - of.mean[pairs.second]).abs()
+def differences(of: Distributions, pairs: Pairs, centre: float) -> Array:
+    """What is seen of each pair by who compares, float64 (P, F): the absolute differences of both `descriptions`, and
+    where these are of many places the Wasserstein-1 distance."""
+    seen = descriptions(of, centre)
+    apart = np.abs(seen[pairs.first.numpy()] - seen[pairs.second.numpy()])
     if of.places == 1:
-        return means[:, None].double().numpy()
-    quantiles = (of.quantiles[pairs.first] - of.quantiles[pairs.second]).abs()
+        return apart
     # The integral of |difference| of both quantile functions.
+    quantiles = (of.quantiles[pairs.first] - of.quantiles[pairs.second]).abs()
     distance = torch.trapezoid(quantiles, dx=1 / (LEVELS - 1), dim=1)
-    deviations = (of.deviation[pairs.first] - of.deviation[pairs.second]).abs()
-    columns = [quantiles[:, ::SHOWN], distance[:, None], means[:, None], deviations[:, None]]
-    return torch.cat(columns, dim=1).double().numpy()
+    return np.column_stack([apart, distance.double().numpy()])
 
 
-def descriptions(of: Distributions) -> Array:
-    """What is seen of each image to tell its domain, float64 (N, F): nine quantiles, mean and standard deviation of
-    one unit's activations; of a layer without places the value (F = 1)."""
+def descriptions(of: Distributions, centre: float) -> Array:
+    """What is seen of each image, float64 (N, F): nine quantiles (0, 1/8, ..., 1), mean and standard deviation of one
+    unit's activations over the places. Of a layer without places, where the unit has a single value x on an image,
+    x - centre, its magnitude and its square: of x alone a linear classifier makes one threshold, which is blind to
+    domains that differ in their spread.
+
+    Args:
+        of: Of one unit, (N, LEVELS) and (N,) as from `of_unit`.
+        centre: The median of the unit's values on the images to learn from; used without places.
+    """
     if of.places == 1:
-        return of.mean[:, None].double().numpy()
+        value = of.mean.double().numpy() - centre
+        return np.column_stack([value, np.abs(value), value**2])
     columns = [of.quantiles[:, ::SHOWN], of.mean[:, None], of.deviation[:, None]]
     return torch.cat(columns, dim=1).double().numpy()
+
+
+def _centre(learnt: Distributions) -> float:
+    return float(np.median(learnt.mean.double().numpy()))
 
 
 def call_domains(learnt: Distributions, sources: int, judged: Distributions) -> Tensor:
@@ -143,7 +153,8 @@ def call_domains(learnt: Distributions, sources: int, judged: Distributions) -> 
         bool (M,): which of them are called the source's.
     """
     known = torch.arange(len(learnt.mean)) < sources
-    return _answers(descriptions(learnt), known, descriptions(judged))
+    centre = _centre(learnt)
+    return _answers(descriptions(learnt, centre), known, descriptions(judged, centre))
 
 
 def compare(learnt: Distributions, learnt_pairs: Pairs, judged: Distributions, judged_pairs: Pairs) -> Tensor:
@@ -156,7 +167,8 @@ def compare(learnt: Distributions, learnt_pairs: Pairs, judged: Distributions, j
     Returns:
         bool (P,): which of `judged_pairs` are called pairs of one domain.
     """
-    seen = differences(learnt, learnt_pairs), differences(judged, judged_pairs)
+    centre = _centre(learnt)
+    seen = differences(learnt, learnt_pairs, centre), differences(judged, judged_pairs, centre)
     return _answers(seen[0], learnt_pairs.same, seen[1])
 
 
@@ -172,7 +184,7 @@ def _answers(columns: Array, truth: Tensor, others: Array) -> Tensor:
 
 
 class Share(NamedTuple):
-    """A share of right answers, of 1, with the interval that holds the true one 95 times of 100."""
+    """A share of right answers, of 1, with an interval of 95 % for other images, of the same units."""
 
     mean: float
     low: float
@@ -180,18 +192,22 @@ class Share(NamedTuple):
 
 
 def share_right(right: Tensor) -> Share:
-    """The mean over units and questions of bool (U, Q), normal approximation: units of one layer see the same images
-    and are not independent, so that an observation is a question, with the mean over the units as its value.
+    """The mean over units and questions of bool (U, Q), with Wilson's score interval of Q questions, which leaves room
+    where all answers are right. Units see the same images and are not independent: a question counts once, however many
+    units answer it. That is as wide as for a single unit; of the mean of several it is wide rather than narrow.
 
     Raises:
-        ValueError: Fewer than two questions.
+        ValueError: No unit or no question.
     """
-    if right.shape[1] < 2:
-        raise ValueError(f"right: expected at least 2 questions, got {right.shape[1]}")
-    of_question = right.double().mean(dim=0)
-    mean = of_question.mean().item()
-    half = 1.96 * of_question.std().item() / math.sqrt(len(of_question))
-    return Share(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+    if not right.numel():
+        raise ValueError(f"right: expected units and questions, got {tuple(right.shape)}")
+    mean, questions = right.double().mean().item(), right.shape[1]
+    # Of 95 %.
+    square = 1.96**2
+    middle = (mean + square / (2 * questions)) / (1 + square / questions)
+    half = math.sqrt(square * (mean * (1 - mean) / questions + square / (4 * questions**2))) / (1 + square / questions)
+    # Of a share of 0 or 1 the end is it but for the rounding.
+    return Share(mean, min(max(middle - half, 0.0), mean), max(min(middle + half, 1.0), mean))
 
 
 def shared_histogram(values: tuple[Array, Array], bins: int) -> tuple[Array, Array]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dynconv.plots.palette import COLOURS, MARKERS, colour
@@ -21,7 +23,7 @@ PANEL, LEGEND_LINE = (6.2, 3.6), 0.2
 STYLES = ("-", "--", "-.", ":")
 # A curve of so many points at most is read by its points.
 FEW = 20
-BEGINS = "adaptation begins"
+BEGINS, JOINS = "adaptation begins", "another discriminator joins in"
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,15 @@ class Curve:
     place: int
     """Which of the kinds of runs it is of: its colour."""
     seeds: tuple[Points, ...]
-    """Of each seed; not empty."""
+    """Of each seed; not empty. NaN parts a line."""
     mean: Points
     """Over the seeds, at the steps that all of them have."""
     begins: int = 0
     """The first step of the adaptation, counted from 0."""
+    joining: tuple[int, ...] = ()
+    """The first steps of further discriminators."""
+    level: bool = False
+    """Whether the last point of each seed stands for all steps."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class Panel:
 
 def save_curves(columns: Sequence[Sequence[Panel]], path: Path) -> None:
     """Draw a column for each task, its panels below each other over the same steps: a thick line for the mean of each
-    kind of run, thin ones for its seeds where there are several, and a dotted one where an adaptation begins.
+    kind of run, thin ones for its seeds where there are several, a dotted one where an adaptation begins, and a
+    finer one where a discriminator joins in.
 
     An axis of positive values more than `WIDE` times apart is logarithmic.
 
@@ -77,7 +84,10 @@ def save_curves(columns: Sequence[Sequence[Panel]], path: Path) -> None:
         for row, panel in enumerate(panels):
             axis = figure.add_subplot(grid[row, column], sharex=first)
             first = first or axis
-            handles |= _draw(axis, panel)
+            # The first panel's stand: those below it may have more points, and no markers.
+            handles = handles | {name: line for name, line in _draw(axis, panel).items() if name not in handles}
+    lines = [name for name in (BEGINS, JOINS) if name in handles]
+    handles |= {name: handles.pop(name) for name in lines}
     # Of words as long as those of configurations no axis is wide enough.
     figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=1, fontsize=8, frameon=False)
     write_figure(figure, path)
@@ -89,6 +99,12 @@ def _draw(axis: Any, panel: Panel) -> dict[str, Any]:
     for curve in panel.curves:
         look = {"color": colour(curve.place), "linestyle": STYLES[curve.place // len(COLOURS) % len(STYLES)]}
         thin: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.5} if curve.mean else {"linewidth": 1.2}
+        if curve.level:
+            ends = [points[-1][1] for points in curve.seeds]
+            for end in ends if len(ends) > 1 else ():
+                axis.axhline(end, **look, linewidth=0.7, alpha=0.5)
+            handles[curve.label] = axis.axhline(fmean(ends), label=curve.label, linewidth=1.8, **look)
+            continue
         for points in curve.seeds if len(curve.seeds) > 1 or not curve.mean else ():
             (handles[curve.label],) = axis.plot(*zip(*points, strict=True), label=curve.label, **look, **thin)
         if curve.mean:
@@ -98,7 +114,9 @@ def _draw(axis: Any, panel: Panel) -> dict[str, Any]:
             )
     for step in sorted({curve.begins for curve in panel.curves} - {0}):
         handles[BEGINS] = axis.axvline(step, color="0.5", linestyle=":", linewidth=1, label=BEGINS)
-    values = [value for curve in panel.curves for points in curve.seeds for _, value in points]
+    for step in sorted({step for curve in panel.curves for step in curve.joining}):
+        handles[JOINS] = axis.axvline(step, color="0.7", linestyle=(0, (1, 3)), linewidth=1, label=JOINS)
+    values = [value for curve in panel.curves for points in curve.seeds for _, value in points if not isnan(value)]
     if min(values) > 0 and max(values) > WIDE * min(values):
         axis.set_yscale("log")
     axis.set_title(panel.title, fontsize=10)

@@ -24,10 +24,10 @@ class Curve:
     """Runs of one kind on one task, that differ in the field and the seed alone."""
 
     label: str
-    task: int
-    """Which task: its colour."""
+    colour: int
+    """Of its task, or of its kind of run where there is one task."""
     kind: int
-    """Which kind of run: its marker."""
+    """Which kind of run: its marker and how its line is broken."""
     places: tuple[int, ...]
     """Which of the values of the axis the points are of; ascending."""
     means: tuple[float, ...]
@@ -37,10 +37,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """Runs of a method that has no such field."""
+    """Runs of a method that has no such field, or that all have one value of it."""
 
     label: str
-    task: int
+    colour: int
     kind: int
     mean: float
 
@@ -85,12 +85,12 @@ def save_sweep(
         errors = [deviation or 0.0 for deviation in curve.deviations]
         bars = axis.errorbar(
             [xs[place] for place in curve.places], curve.means, errors if any(errors) else None, capsize=3,
-            color=colour(curve.task), linestyle=_style(curve.kind), marker=MARKERS[curve.kind % len(MARKERS)],
+            color=colour(curve.colour), linestyle=_style(curve.kind), marker=MARKERS[curve.kind % len(MARKERS)],
             markersize=5, linewidth=1.4, label=curve.label,
         )  # fmt: skip
         handles.append(bars)
     for level in levels:
-        look: dict[str, Any] = {"color": colour(level.task), "linestyle": _style(level.kind), "alpha": 0.55}
+        look: dict[str, Any] = {"color": colour(level.colour), "linestyle": _style(level.kind), "alpha": 0.55}
         handles.append(axis.axhline(level.mean, label=f"{level.label}: {level.mean:.1f}", linewidth=1.0, **look))
     if as_numbers and wide:
         axis.set_xscale("log")

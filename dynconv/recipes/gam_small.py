@@ -109,8 +109,8 @@ CAUSES_DIGITS = dataclasses.replace(
     published=None,
 )
 
-# As ADDA's there: an encoder that learns with 1e-5, for the 400 steps of a run; the paper's 500 steps of the
-# discriminator alone would be all of it.
+# As ADDA's there: an encoder that learns with 1e-5. The paper's 500 steps of the discriminators alone would be more
+# than the 200 of a run.
 CAMVID_GAM = GAMConfig(**scenes.LEARNT, adaptation_lr_factor=0.02, discriminator_steps=50)
 # Of ADDA's two losses the regulariser has 20 times the weight of the game, as in GAM's own of 2 and 0.1: Adam's steps
 # depend on their ratio alone.
@@ -121,8 +121,8 @@ _STARTS: dict[str, Any] = {"starts_from": scenes.SOURCE.label, "run": {"max_step
 CAMVID = Recipe(
     name="gam-camvid",
     source="stands in for GTA5 → Cityscapes (GAM, Table 3): CamVid's images by day and at dusk at 120 x 160 with 11 "
-    "classes, ERFNet's encoder from scratch; all that adapts starts from the network of source-only and takes 200 steps, "
-    "Gaussian matching one. The mean drift is in the released code's form, but not with its weight, which "
+    "classes, ERFNet's encoder from scratch; all that adapts starts from the network of source-only and takes 200 "
+    "steps, Gaussian matching one. The mean drift is in the released code's form, but not with its weight, which "
     "is 1 beside the game's 0.5 there and 2 beside 0.1 here",
     tasks={"camvid_day-camvid_dusk": "day → dusk"},
     rows=(

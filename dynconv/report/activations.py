@@ -12,6 +12,7 @@ from dynconv.engine.evaluation import evaluating
 from dynconv.methods.calibrator import CalibratorMethod
 from dynconv.methods.encoders import Encoders
 from dynconv.metrics.errors import check_finite_values
+from dynconv.models import domain_norms
 from dynconv.models.segmentation import SegmentationHead
 from dynconv.models.taps import SCORES, layer_names, tapped
 
@@ -56,14 +57,21 @@ class Watched:
             check_finite_values(**{f"activations of {name}": values for name, values in layers.items()})
             yield layers
 
+    def kinds(self) -> dict[str, str]:
+        """What every layer is, by name and in order: the type of its module, such as MaxPool2d."""
+        features = _encoder(self.loaded.method)
+        found = {name: type(features.get_submodule(name)).__name__ for name in features.taps}
+        return {**found, SCORES: type(self.loaded.method.scoring_heads[0]).__name__}
+
     def described(self) -> str:
         """Which network the images go through, in words."""
-        if self.whose == "own":
-            return "each through its own domain's network"
-        method = self.loaded.config.method
-        if keeps_source(self.loaded.method) or method == "source-only":
-            return "through the source's network"
-        return f"through the one network of {method}"
+        name, own = self.loaded.config.method, self.whose == "own"
+        if keeps_source(self.loaded.method):
+            return "each through its own domain's network" if own else "through the source's network"
+        network = "the source's network" if name == "source-only" else f"the one network of {name}"
+        if not domain_norms(self.loaded.method.features):
+            return f"through {network}"
+        return f"through {network}, normalised by the statistics of {'its own domain' if own else 'the source'}"
 
 
 def keeps_source(method: Method) -> bool:

@@ -77,7 +77,7 @@ def compare(
         begins = first is None
         if first is None:
             first = loaded, scenes_of(loaded, side, count)
-        _check_same_data(*first, loaded)
+        _check_same_data(*first, loaded, side, count)
         column = maps.setdefault(f"{head}\n(step {loaded.step})", [])
         for part in first[1].parts:
             own, (truth, predicted) = label_maps(loaded, part, ways_of(loaded, side)[-1:])
@@ -118,7 +118,7 @@ def _heads(paths: Sequence[Path]) -> list[str]:
     return [textwrap.fill("/".join(name), HEAD_WIDTH) for name in names]
 
 
-def _check_same_data(first: LoadedRun, scenes: Scenes, other: LoadedRun) -> None:
+def _check_same_data(first: LoadedRun, scenes: Scenes, other: LoadedRun, side: DomainName, count: int) -> None:
     """Raise a ValueError where `scenes`, of the run `first`, are not those that `other` is judged by."""
     one, two = first.config.run, other.config.run
     differing = [
@@ -133,8 +133,10 @@ def _check_same_data(first: LoadedRun, scenes: Scenes, other: LoadedRun) -> None
             f"RUN {other.folder.path} is on other data than {first.folder.path}: it has {'; '.join(differing)}; give "
             "runs of one task"
         )
-    if scenes.held_out and one.seed != two.seed:
+    # The seed draws them, and a limit decides of how many.
+    if scenes.held_out and scenes_of(other, side, count).names != scenes.names:
         raise ValueError(
-            f"RUN {other.folder.path}: the source has no test scenes, and those that its seed {two.seed} held out are "
-            f"not those of seed {one.seed} of {first.folder.path}; give runs of one seed"
+            f"RUN {other.folder.path}: the source has no test scenes, and those that it held out (seed {two.seed}, "
+            f"source_limit {two.source_limit}) are not those of {first.folder.path} (seed {one.seed}, source_limit "
+            f"{one.source_limit}); give runs of one seed and one limit"
         )

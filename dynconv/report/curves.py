@@ -6,14 +6,20 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan, nan
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from dynconv.engine.config import DEFAULT_EPOCHS
 from dynconv.engine.selection import Row, mean_of
+from dynconv.methods.adapted import AdaptedConfig
+from dynconv.methods.gam import GAMConfig
+from dynconv.methods.gaussian import GaussianConfig
 from dynconv.methods.source_first import SourceFirstConfig
 from dynconv.metrics.names import in_words
 from dynconv.plots.curves import Curve, Panel, Points, save_curves
@@ -25,6 +31,8 @@ from dynconv.report.words import metrics_of
 
 # What a run logs of ||theta_s - theta_t||^2 (GAM, eq. 3).
 DRIFT = "weight_drift"
+# What its options make of it: nothing that is put beside another form.
+OF_MEANS, FROM_START = "/mean", "/from-start"
 TARGET = "target-test/"
 
 
@@ -39,35 +47,58 @@ class Trajectory:
     points: Mapping[int, Points]
     """By seed: steps of the evaluations, and the figure on the target's test images in per cent."""
     drift: Mapping[int, Points]
-    """By seed: what it logged of the drift of the weights; empty where it logged none."""
+    """By seed: what it logged of the drift of the weights, NaN where it logged none in between; empty where it never
+    did."""
+    drift_name: str
+    """What that is: `DRIFT`, with a word for what is another quantity than eq. 3's."""
     begins: int
     """The first step that adapts, counted from 0."""
+    joining: tuple[int, ...] = ()
+    """The steps with which another discriminator joins in."""
+    one_step: bool = False
+    """Whether the whole run is one step, a matching."""
 
-    def last(self) -> Spread:
-        """At the last evaluation of each seed, in per cent."""
-        return Spread({seed: points[-1][1] for seed, points in self.points.items()})
+    @property
+    def common(self) -> int | None:
+        """The last step after the adaptation's beginning at which all seeds were evaluated; None where there is
+        none."""
+        steps = set.intersection(*({step for step, _ in points} for points in self.points.values()))
+        return max((step for step in steps if step > self.begins), default=None)
+
+    def last(self) -> Spread | None:
+        """At `common`, in per cent; None without it."""
+        common = self.common
+        return None if common is None else Spread({seed: dict(points)[common] for seed, points in self.points.items()})
 
     def start(self) -> Spread | None:
-        """Of the network as it started, in per cent; None where not every seed has measured it."""
-        starts = {seed: points[0][1] for seed, points in self.points.items() if points[0][0] == 0}
-        return Spread(starts) if starts.keys() == self.points.keys() else None
+        """Of the last evaluation before the adaptation, in per cent; None where not every seed has one."""
+        before = {
+            seed: [value for step, value in points if step <= self.begins] for seed, points in self.points.items()
+        }
+        return Spread({seed: values[-1] for seed, values in before.items()}) if all(before.values()) else None
 
     def best(self) -> dict[int, tuple[int, float]]:
-        """By seed the step and the figure of the best evaluation, the start aside; of equals the earliest. The labels
-        of the target choose it, as the rule "oracle" does."""
+        """By seed the step and the figure of the best evaluation of the adaptation up to `common`; of equals the
+        earliest. The labels of the target choose it, as the rule "oracle" does. Empty without `common`."""
+        common = self.common
+        if common is None:
+            return {}
         return {
-            seed: max((point for point in points if point[0] > 0), key=lambda point: point[1])
+            seed: max((point for point in points if self.begins < point[0] <= common), key=lambda point: point[1])
             for seed, points in self.points.items()
         }
 
-    def oracle(self) -> Spread:
-        """The figures of `best`."""
-        return Spread({seed: value for seed, (_, value) in self.best().items()})
+    def oracle(self) -> Spread | None:
+        """The figures of `best`; None where it is empty."""
+        best = self.best()
+        return Spread({seed: value for seed, (_, value) in best.items()}) if best else None
 
-    def drop(self) -> Spread:
-        """By how many points the last evaluation is below the best."""
-        best, last = self.oracle().values, self.last().values
-        return Spread({seed: best[seed] - last[seed] for seed in last})
+    def drop(self) -> Spread | None:
+        """By how many points the last evaluation is below the best; None without `common`."""
+        best, last = self.oracle(), self.last()
+        if best is None or last is None:
+            return None
+        return Spread({seed: best.values[seed] - value for seed, value in last.values.items()})
 
 
 def trajectories(runs: Sequence[FoundRun], metric: str | None = None) -> list[Trajectory]:
@@ -97,7 +128,10 @@ def trajectories(runs: Sequence[FoundRun], metric: str | None = None) -> list[Tr
         own = metric or first.metric
         points = {seed: _points(run, own) for seed, run in of_seeds.items()}
         drift = {seed: logged for seed, run in of_seeds.items() if (logged := _logged(run.training_rows, DRIFT))}
-        found.append(Trajectory(task, kinds[first.name].label, own, points, drift, _begins(first)))
+        label, options, length = kinds[first.name].label, first.config.options, _length(first)
+        joining = options.joining_steps(length) if isinstance(options, GAMConfig) else ()
+        begins, one_step = _begins(options, length), isinstance(options, GaussianConfig) and length == 1
+        found.append(Trajectory(task, label, own, points, drift, _drift_name(options), begins, joining, one_step))
     return found
 
 
@@ -117,14 +151,35 @@ def _points(run: FoundRun, metric: str) -> Points:
 
 
 def _logged(rows: Iterable[Row], name: str) -> Points:
-    return tuple((row["step"], row[name]) for row in rows if name in row)
+    """From the first of `rows` that has it to the last; NaN for those between that do not."""
+    points = [(row["step"], row.get(name, nan)) for row in rows]
+    there = [place for place, (_, value) in enumerate(points) if not isnan(value)]
+    return tuple(points[there[0] : there[-1] + 1]) if there else ()
 
 
-def _begins(run: FoundRun) -> int:
-    options = run.config.options
-    if not isinstance(options, SourceFirstConfig):
-        return 0
-    return options.adaptation_begins(run.config.run.max_steps or run.step)
+def _length(run: FoundRun) -> int:
+    """The run's steps in all, of one that is not finished too."""
+    options = run.config.run
+    if options.max_steps is not None:
+        return options.max_steps
+    if run.done is not None:
+        return run.step
+    # A fraction of an epoch is rounded in the rows, its steps are whole.
+    row = run.rows[-1]
+    return (options.epochs or DEFAULT_EPOCHS) * round(row["step"] / row["epoch"])
+
+
+def _begins(options: Any, length: int) -> int:
+    if isinstance(options, GaussianConfig):
+        # The matching is the last step, what is before it learns the source.
+        return length - 1
+    return options.adaptation_begins(length) if isinstance(options, SourceFirstConfig) else 0
+
+
+def _drift_name(options: Any) -> str:
+    means = isinstance(options, AdaptedConfig) and options.drift == "mean"
+    from_start = isinstance(options, GAMConfig) and options.drift_from == "start"
+    return DRIFT + OF_MEANS * means + FROM_START * from_start
 
 
 def mean_points(of_seeds: Iterable[Points]) -> Points:
@@ -141,8 +196,10 @@ def curves_table(found: Sequence[Trajectory]) -> Table:
     these two."""
     table = Table(
         title=f"Target test {metrics_of(each.metric for each in found)} over the steps",
-        caption="in %, mean ± sample standard deviation over seeds; best: the oracle's choice, which looks at the "
-        "target's labels and chooses no model; drop: from the best to the last",
+        caption="in %, mean ± sample standard deviation over seeds; start: the last evaluation before the adaptation, "
+        "of gam and gaussian of the source's network, not yet matched; last: at the last step that all seeds have; "
+        "best: of the adaptation up to there by the oracle, which looks at the target's labels and chooses no model; "
+        "drop: from the best to the last",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
@@ -154,24 +211,26 @@ def curves_table(found: Sequence[Trajectory]) -> Table:
         # In a line of its own: beside six columns of figures no name of a task has room in 80 characters.
         table.add_row(Text(task, style="bold"))
         for each in (each for each in found if each.task == task):
-            steps = [step for step, _ in each.best().values()]
-            at = str(steps[0]) if len(set(steps)) == 1 else f"{min(steps)}-\n{max(steps)}"
-            figures = map(text_of, (each.start(), each.last(), each.oracle()))
-            table.add_row(each.label, str(len(each.points)), *figures, at, each.drop().text())
+            steps = sorted({step for step, _ in each.best().values()})
+            at = "-\n".join(map(str, dict.fromkeys((steps[0], steps[-1])))) if steps else ""
+            start, last, best, drop = map(text_of, (each.start(), each.last(), each.oracle(), each.drop()))
+            table.add_row(each.label, str(len(each.points)), start, last, best, at, drop)
         table.add_section()
     return table
 
 
 def curves_csv(found: Sequence[Trajectory]) -> str:
     """Every point as CSV: a line for each seed's, the figures in per cent under the metric's name and the drift of the
-    weights under its own."""
+    weights under its own, `weight_drift`, or `weight_drift/mean` and `/from-start` where the options make another
+    quantity of it."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("task", "run", "seed", "metric", "step", "value"))
     for each in found:
-        for metric, of_seeds in ((each.metric, each.points), (DRIFT, each.drift)):
+        for metric, of_seeds in ((each.metric, each.points), (each.drift_name, each.drift)):
             for seed, points in of_seeds.items():
-                table.writerows((each.task, each.label, seed, metric, step, f"{value:.6g}") for step, value in points)
+                there = [(step, f"{value:.6g}") for step, value in points if not isnan(value)]
+                table.writerows((each.task, each.label, seed, metric, *point) for point in there)
     return text.getvalue()
 
 
@@ -197,6 +256,10 @@ def save_curves_figure(
     for run in runs:
         if run.done is None:
             line(f"{run.folder.path} is not finished: its curve ends at step {run.step}")
+    if any(each.drift for each in found) and (
+        silent := [run.name for run in runs if not _logged(run.training_rows, DRIFT)]
+    ):
+        line(f"these logged no drift of the weights and are not in its panel: {', '.join(silent)}")
     labels = list(dict.fromkeys(each.label for each in found))
     tasks = dict.fromkeys(each.task for each in found)
     save_curves([_panels(task, [each for each in found if each.task == task], labels) for task in tasks], out)
@@ -205,15 +268,19 @@ def save_curves_figure(
 
 
 def _panels(task: str, found: Sequence[Trajectory], labels: Sequence[str]) -> list[Panel]:
-    """What the runs of a task are judged by, and below it the drift of their weights where any logged it."""
+    """What the runs of a task are judged by, and below it the drift of their weights where any logged it, each form of
+    it in a panel of its own."""
 
-    def curve(each: Trajectory, of_seeds: Mapping[int, Points]) -> Curve:
+    def curve(each: Trajectory, of_seeds: Mapping[int, Points], level: bool = False) -> Curve:
         seeds = tuple(of_seeds.values())
-        return Curve(each.label, labels.index(each.label), seeds, mean_points(seeds), each.begins)
+        place = labels.index(each.label)
+        return Curve(each.label, place, seeds, mean_points(seeds), each.begins, each.joining, level)
 
     words = in_words(metrics_of(each.metric for each in found))
-    panels = [Panel(task, f"target test {words}, %", tuple(curve(each, each.points) for each in found))]
-    if drifting := [each for each in found if each.drift]:
-        title = "Drift of the weights from the source's"
-        panels.append(Panel(title, "||θs − θt||²", tuple(curve(each, each.drift) for each in drifting)))
+    panels = [Panel(task, f"target test {words}, %", tuple(curve(each, each.points, each.one_step) for each in found))]
+    for name in sorted({each.drift_name for each in found if each.drift}):
+        title = f"Drift of the weights from {'their start' if FROM_START in name else 'the source’s'}"
+        words = "mean of (θs − θt)², summed over tensors" if OF_MEANS in name else "||θs − θt||²"
+        drifting = [each for each in found if each.drift and each.drift_name == name]
+        panels.append(Panel(title, words, tuple(curve(each, each.drift) for each in drifting)))
     return panels

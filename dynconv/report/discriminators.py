@@ -1,4 +1,4 @@
-"""What each discriminator of a run of GAM costs, counted on shapes alone."""
+"""What each discriminator of a run of GAM or ADDA costs, counted on shapes alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from dynconv.methods.adda import ADDAConfig
 from dynconv.methods.gam import GAMConfig
 from dynconv.report.collect import FoundRun
 from dynconv.report.model import Block, Line, Missing, Table
@@ -48,11 +49,13 @@ class DiscriminatorCosts:
     """Of its forward pass of one image."""
 
 
-def discriminator_costs(options: GAMConfig, num_classes: int, size: tuple[int, int] | None) -> DiscriminatorCosts:
+def discriminator_costs(
+    options: GAMConfig | ADDAConfig, num_classes: int, size: tuple[int, int] | None
+) -> DiscriminatorCosts:
     """Count a method's discriminators and its network on the meta device: no weights are read or made.
 
     Args:
-        options: Its configuration.
+        options: Its configuration. The one tap of ADDA is called "features", or "scores".
         num_classes: Of its task.
         size: Height and width of the training images of a network for label maps; None for others, which have their
             own.
@@ -63,40 +66,54 @@ def discriminator_costs(options: GAMConfig, num_classes: int, size: tuple[int, i
     import torch
     from torch import nn
 
+    from dynconv.methods.adda import ADDA
     from dynconv.methods.gam import GAM
     from dynconv.models import weights_left_out
     from dynconv.models.cost import count_cost
+    from dynconv.models.taps import SCORES
 
+    # Tap, channels, places and discriminator.
+    seen: list[tuple[str, int, int, Any]]
     with torch.device("meta"), weights_left_out():
-        made = GAM(options, num_classes)
+        made = GAM(options, num_classes) if isinstance(options, GAMConfig) else ADDA(options, num_classes)
         side = made.image_size
         height, width = (side, side) if side else size or (0, 0)
-        shapes = made.tap_shapes((height, width))
-        encoders: Any = made.features
-        network = count_cost(nn.Sequential(encoders.target, *made.target_heads), torch.empty(1, 3, height, width))
+        image = torch.empty(1, 3, height, width)
+        if isinstance(made, GAM):
+            shapes = made.tap_shapes((height, width))
+            banks = zip(made.tap_names, made.discriminators, strict=True)
+            seen = [(tap, shapes[tap][0], prod(shapes[tap][1:]), bank) for tap, bank in banks]
+            heads = made.target_heads
+        else:
+            # Batch normalisation in training wants more than one image.
+            rows = made.eval().discriminated(made.features(image))
+            tap = SCORES if made.config.discriminates == "logits" else "features"
+            seen = [(tap, rows.shape[1], rows.shape[0], made.discriminators)]
+            heads = made.heads
+        encoder = made.features if made.encoders is None else made.encoders.target
+        network = count_cost(nn.Sequential(encoder, *heads), image)
     taps = []
-    banks: list[Any] = list(made.discriminators)
-    for tap, bank in zip(made.tap_names, banks, strict=True):
-        channels, *places = shapes[tap]
+    for tap, channels, places, bank in seen:
         weights = sum(weight.numel() for weight in bank.weights)
         parameters = sum(parameter.numel() for parameter in bank.parameters())
         # A linear layer on each place, as a 1x1 convolution has it.
-        taps.append(TapCost(tap, channels, prod(places), parameters, prod(places) * weights))
+        taps.append(TapCost(tap, channels, places, parameters, places * weights))
     macs = network.static_macs + network.added_macs("one-kernel")
     return DiscriminatorCosts(tuple(taps), (height, width), network.parameters, macs)
 
 
 def discriminators_block(run: FoundRun) -> Block | None:
-    """The cost of each discriminator of a run as a table, or why there is none; None for a method that has none of
-    single layers. The number of classes, and the size of scenes, are those of the run's last checkpoint."""
+    """The cost of each discriminator of a run as a table, or why there is none; None for another method than GAM and
+    ADDA. The number of classes, and the size of scenes, are those of the run's last checkpoint."""
     options = run.config.options
-    if not isinstance(options, GAMConfig):
+    if not isinstance(options, GAMConfig | ADDAConfig):
         return None
     try:
         num_classes, size = _task_of(run.folder.last)
         if run.config.network_input.labels == "pixel":
             size = run.config.run.crop_size or size
-        return discriminators_table(discriminator_costs(options, num_classes, size))
+        costs = discriminator_costs(options, num_classes, size)
+        return discriminators_table(costs, options, channels_last=run.config.run.channels_last)
     except ValueError as error:
         return Missing(TITLE, str(error))
 
@@ -122,8 +139,11 @@ def _task_of(checkpoint: Path) -> tuple[int, tuple[int, int]]:
     return len(state["classes"]), (height, width)
 
 
-def discriminators_table(found: DiscriminatorCosts) -> Table:
-    """A line for each tap, one for all of them, and one for the network that they are taken from."""
+def discriminators_table(
+    found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, *, channels_last: bool = True
+) -> Table:
+    """A line for each tap, one for all of them, and one for the network that they are taken from; what a step makes of
+    them by the method's `options` and the run's `channels_last`."""
 
     def line(name: str, *counts: int | None, **kind: Any) -> Line:
         channels, places, parameters, macs, activations = counts
@@ -138,16 +158,40 @@ def discriminators_table(found: DiscriminatorCosts) -> Table:
         sum(getattr(tap, name) for tap in taps) for name in ("parameters", "macs", "activations")
     )
     lines.append(line("all", None, None, parameters, macs, activations, first=True))
-    network = f"for comparison: one of both networks at {found.size[0]} x {found.size[1]}"
+    of_both = isinstance(options, GAMConfig) or options.weight_sharing == "unshared"
+    network = (
+        f"for comparison: {'one of both networks' if of_both else 'the network'} at {found.size[0]} x {found.size[1]}"
+    )
     lines.append(line(network, None, None, found.parameters, found.macs, None, kind="reference"))
     return Table(
         TITLE,
         ("tap", "channels", "places", "parameters", "multiply-adds, M", "activations, bytes"),
         tuple(lines),
-        (
-            "For one image. Multiply-adds are those of a forward pass over all places; a step of the adaptation passes "
-            "both domains through each discriminator for its own loss, and the target once more for the network's. "
-            "Activations are what the tap gives of an image of each domain, in float32: the networks compute them "
-            "anyway, and they are held, not copied, until both losses are taken.",
-        ),
+        (" ".join(_sentences(found, options, channels_last)),),
     )
+
+
+def _sentences(found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, channels_last: bool) -> list[str]:
+    """How a step of the adaptation uses what is counted."""
+    gam = isinstance(options, GAMConfig)
+    # ADDA passes both for its own loss and for the encoder's, whatever the form of that.
+    again = "the target" if gam and options.mapping == "inverted" else "both"
+    told = [
+        "For one image. Multiply-adds are those of a forward pass over all places; a step of the adaptation passes "
+        f"both domains through {'each' if gam else 'the'} discriminator for its own loss, and {again} once more for "
+        "the network's."
+    ]
+    one_by_one = isinstance(options, GAMConfig) and options.joins == "one-by-one" and len(found.taps) > 1
+    if one_by_one:
+        told.append("They join in one by one, so that only the last part of the adaptation passes through all of them.")
+    if options.discriminator_steps:
+        steps = f"The first {options.discriminator_steps} steps of {'each part' if one_by_one else 'the adaptation'}"
+        told.append(f"{steps} are without the second pass: nothing else learns.")
+    held = "Activations are what the tap gives of an image of each domain, in float32: the networks compute them anyway"
+    if not gam:
+        return [*told, f"{held}, and the discriminator sees a copy of both in one."]
+    copied = not channels_last and any(tap.places > 1 for tap in found.taps)
+    until = "are held until both losses are taken"
+    if copied:
+        return [*told, f"{held}, and {until}, those of maps beside a copy, for channels_last is false."]
+    return [*told, f"{held}, and {until}, not copied."]

@@ -139,10 +139,10 @@ def _line(task: str, same: Sequence[FoundRun], start: Kind | None, setting: Kind
     checkpoint = first.config.options.source_checkpoint
     label = f"from {start.label}" if start else f"from {checkpoint}" if checkpoint else SCRATCH
     # What differs beside the start stands behind the method's name.
-    _, mark, differing = setting.label.partition(" (")
+    differing = f" ({', '.join(setting.differing)})" if setting.differing else ""
     return FineTuning(
         task,
-        label + mark + differing,
+        label + differing,
         setting.key,
         start.method if start else None,
         first.metric,
@@ -165,12 +165,31 @@ def _after(run: FoundRun) -> float:
 def no_transfer(line: FineTuning, found: Sequence[FineTuning]) -> FineTuning | None:
     """What `line` is held against: the fine-tuning of the source's network on the same task in the same way; None for
     that itself, and where there is none or more than one."""
-    same = [
+    same = _without_transfer(line, found)
+    return same[0] if len(same) == 1 and same[0] is not line else None
+
+
+def _without_transfer(line: FineTuning, found: Sequence[FineTuning]) -> list[FineTuning]:
+    return [
         other
         for other in found
         if (other.task, other.setting) == (line.task, line.setting) and other.start == SOURCE_ONLY
     ]
-    return same[0] if len(same) == 1 and same[0] is not line else None
+
+
+def several_bases(found: Sequence[FineTuning]) -> list[str]:
+    """A sentence for each task on which more than one fine-tuning of a source's network could be what the others are
+    held against, so that none is."""
+    told = {}
+    for line in found:
+        bases = _without_transfer(line, found)
+        if len(bases) > 1 and line.start != SOURCE_ONLY:
+            labels = "; ".join(base.label for base in bases)
+            told[line.task, line.setting] = (
+                f"{line.task}: no gain and no break-even, for several without transfer match, {labels}; give the runs "
+                "of one of them"
+            )
+    return list(told.values())
 
 
 def gain(line: FineTuning, base: FineTuning | None, count: int) -> Spread | None:
@@ -271,6 +290,8 @@ def save_fine_tuning_figure(paths: Sequence[Path], out: Path, *, line: Callable[
     """
     runs = runs_to_group(paths, "RUN", line)
     found = fine_tunings(runs)
+    for text in several_bases(found):
+        line(text)
     for run in runs:
         if isinstance(run.config.options, TargetOnlyConfig) and not _labelled(run):
             line(

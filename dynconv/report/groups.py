@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from dynconv.engine.config import NOT_IDENTITY
 from dynconv.engine.labels import SIZES
 from dynconv.methods import METHODS
+from dynconv.methods.adapted import AdaptedConfig
+from dynconv.methods.config import MethodConfig
 from dynconv.recipes import RECIPES
 from dynconv.report.collect import FoundRun, readable_runs
 from dynconv.report.started import configuration_started_from, kind_started_from
@@ -79,6 +81,8 @@ class Kind(NamedTuple):
     """The method, and what tells the kind from the others."""
     key: str
     """All of the options, as JSON: a label shortens them."""
+    differing: tuple[str, ...]
+    """Of the label the options, a word each."""
 
 
 def kinds_of(runs: Sequence[FoundRun], *, without: Sequence[str] = ()) -> dict[str, Kind]:
@@ -88,10 +92,14 @@ def kinds_of(runs: Sequence[FoundRun], *, without: Sequence[str] = ()) -> dict[s
     methods: dict[str, str] = {}
     keys = {}
     for run in runs:
-        own = {name: value for name, value in _options(run).items() if name not in without}
+        own = {name: value for name, value in _options(run, without).items() if name not in without}
         keys[run.name] = key = json.dumps([run.config.method, own], sort_keys=True)
         options[key], methods[key] = own, run.config.method
-    kinds = {key: Kind(methods[key], _label(methods[key], key, options, methods), key) for key in options}
+    kinds = {}
+    for key, method in methods.items():
+        differing = _differing(method, key, options, methods)
+        label = f"{named(method)} ({', '.join(differing)})" if differing else named(method)
+        kinds[key] = Kind(method, label, key, differing)
     return {name: kinds[key] for name, key in keys.items()}
 
 
@@ -145,10 +153,12 @@ def tasks_of(runs: Sequence[FoundRun]) -> dict[str, str]:
     return found
 
 
-def _options(run: FoundRun) -> dict[str, Any]:
-    """All that decides the run's results but its task and seed; the method's own options by METHOD.NAME."""
+def _options(run: FoundRun, without: Sequence[str]) -> dict[str, Any]:
+    """All that decides the run's results but its task and seed; the method's own options by METHOD.NAME, those that are
+    not set as what they stand for."""
     plain = run.config.to_dict()
     own = plain.pop(run.config.method)
+    own |= resolved_options(run.config.options, [name.rpartition(".")[2] for name in without])
     shared = {name: value for name, value in plain.items() if name not in NOT_OPTIONS}
     shared["stylised"] = run.config.run.style
     # Without the task and the seed of the other run, which go with this one's.
@@ -159,9 +169,18 @@ def _options(run: FoundRun) -> dict[str, Any]:
     return shared | {f"{run.config.method}.{name}": value for name, value in own.items()}
 
 
-def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods: Mapping[str, str]) -> str:
-    """The method's name with the options that differ from another group's: its own from those of the same method, the
-    shared ones and the network from those of all."""
+def resolved_options(options: MethodConfig, without: Sequence[str] = ()) -> dict[str, Any]:
+    """What a method's fields that are not set stand for, as config.yaml would have it; empty of methods whose own
+    fields are all set. `without` as in `AdaptedConfig.resolved`."""
+    found = options.resolved(without) if isinstance(options, AdaptedConfig) else {}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def _differing(
+    method: str, key: str, options: Mapping[str, dict[str, Any]], methods: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The options that differ from another group's: the method's own from those of the same method, the shared ones and
+    the network from those of all."""
     differing = []
     for name, value in options[key].items():
         prefix, dot, short = name.rpartition(".")
@@ -174,7 +193,7 @@ def _label(method: str, key: str, options: Mapping[str, dict[str, Any]], methods
         if any(other != value for other in others) and name != "method":
             size = name in SIZES and value is not None
             differing.append(f"{short}={' x '.join(map(str, value)) if size else _word(value)}")
-    return f"{named(method)} ({', '.join(differing)})" if differing else named(method)
+    return tuple(differing)
 
 
 def _word(value: Any) -> str:

@@ -12,7 +12,7 @@ from dynconv.recipes import RECIPES, Recipe
 from dynconv.recipes import Row as RecipeRow
 from dynconv.report.cited import CitedFigure, figure_of
 from dynconv.report.collect import FoundRun
-from dynconv.report.started import configuration_started_from
+from dynconv.report.started import configuration_started_from, started_from
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,19 @@ def matches(run: FoundRun) -> list[Match]:
         if task is None or task not in recipe.tasks:
             continue
         for row in recipe.rows:
-            if row.method == run.config.method and _is_of(run, recipe, row, task):
+            if row.method == run.config.method and _is_of(run.folder.path, run.config, recipe, row, (task, run.seed)):
                 found.append(Match(recipe, row))
     return found
 
 
-def _is_of(run: FoundRun, recipe: Recipe, row: RecipeRow, task: str) -> bool:
-    if (row.after is None) != (run.config.run.pseudo_labels_of is None):
+def _is_of(folder: Path, config: TrainConfig, recipe: Recipe, row: RecipeRow, at: tuple[str, int]) -> bool:
+    """Whether the run in `folder` is one of `row`, of the task and seed `at`, and so are those that it started from."""
+    if (row.after is None) != (config.run.pseudo_labels_of is None):
         return False
-    expected, config = _config(recipe, row, task, run.seed), run.config
+    expected = _config(recipe, row, *at)
     if row.starts_from is not None:
-        start = configuration_started_from(run.folder.path, config)
-        if start is None or start.hash != _config(recipe, _row(recipe, row.starts_from), task, run.seed).hash:
+        start, own = started_from(folder, config), configuration_started_from(folder, config)
+        if start is None or own is None or not _is_of(start, own, recipe, _row(recipe, row.starts_from), at):
             return False
         options = replace(config.options, source_checkpoint=expected.options.source_checkpoint)
         config = replace(config, options=options)

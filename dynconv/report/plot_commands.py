@@ -234,7 +234,7 @@ def draw_source_or_not(args: Sequence[str]) -> None:
     from dynconv.engine.inspect import load_run
     from dynconv.report.source_or_not import play_game
     from dynconv.report.source_or_not_figure import save_source_or_not_figure, source_or_not_table
-    from dynconv.report.source_or_not_play import play_rounds, score_table
+    from dynconv.report.source_or_not_play import introduction, play_rounds, score_table
 
     loaded = load_run(options.run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
     game = play_game(
@@ -242,6 +242,7 @@ def draw_source_or_not(args: Sequence[str]) -> None:
     )
     console = Console()
     if options.play:
+        console.print(introduction(game), markup=False, highlight=False)
         console.print(score_table(play_rounds(game.rounds(options.rounds, options.seed), console)))
         return
     written = save_source_or_not_figure(game, options.picture, rounds=options.rounds, seed=options.seed)

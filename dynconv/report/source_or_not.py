@@ -15,18 +15,17 @@ from dynconv.metrics.source_or_not import (
     Array,
     Distributions,
     Pairs,
-    Share,
     call_domains,
     compare,
     disjoint_pairs,
     distributions,
     joined,
     several_pairings,
-    share_right,
 )
 from dynconv.models.taps import SCORES
 from dynconv.report.activations import Watched, Whose
 from dynconv.report.source_or_not_images import Side, count_of, two_sides
+from dynconv.report.source_or_not_layers import PlayedLayer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,50 +39,6 @@ IMAGES, SCENES = 200, 40
 
 
 @dataclass(frozen=True)
-class PlayedLayer:
-    """What the classifier makes of U units of one layer."""
-
-    name: str
-    channels: int
-    """Units that the layer has."""
-    units: Tensor
-    """int64 (U,): places among them, drawn at random, ascending."""
-    places: int
-    """The fewest of any image; 1 where a unit has a single value on each."""
-    constant: Tensor
-    """bool (U,): those with one and the same value on all judged images, which tell nothing."""
-    called: Tensor
-    """bool (U, M): of which of the M images in pairs the domain was rightly called from each unit."""
-    right: Tensor
-    """bool (U, P): of which of the P pairs the answer was right of who calls the domain of either image."""
-    compared: Tensor
-    """bool (U, P): the same of who compares both images and knows nothing of the domains."""
-    limits: Tensor
-    """float32 (U, 2): the smallest and the largest value on any judged image."""
-
-    @property
-    def which(self) -> Share:
-        """How often an image's domain is rightly called; 0.5 is chance."""
-        return share_right(self.called)
-
-    @property
-    def game(self) -> Share:
-        """How often both images are rightly said to be of one domain or of two, by who has learnt to know the domains,
-        as the paper's observer "after some calibration"; 0.5 is chance."""
-        return share_right(self.right)
-
-    @property
-    def comparing(self) -> Share:
-        """The same by who compares."""
-        return share_right(self.compared)
-
-    @property
-    def of_units(self) -> Tensor:
-        """float64 (U,): `game` from each unit alone."""
-        return self.right.double().mean(dim=1)
-
-
-@dataclass(frozen=True)
 class Game:
     """The game with a run, as the classifier played it."""
 
@@ -94,6 +49,13 @@ class Game:
     """Those that were judged: places among the judged images, the source's first."""
     layers: tuple[PlayedLayer, ...]
     """From the images to the scores."""
+
+    @property
+    def counts(self) -> str:
+        """The questions that were asked, and the images behind them, in words."""
+        learnt = " and ".join(f"{count_of(side.learnt)} of {side.name}" for side in self.sides)
+        pairs, images = len(self.pairs.same), len(self.pairs.images())
+        return f"{pairs} pairs of {images} test images, each in one of them; learnt from training images ({learnt})"
 
     @property
     def title(self) -> str:
@@ -115,12 +77,12 @@ class Game:
 
     def rounds(self, count: int, seed: int) -> list[Round]:
         """Draw `count` pairs: a layer, a unit of it and a judged pair, each at random. Units that are constant are not
-        drawn (a choice of ours): there the player could but guess.
+        drawn (a choice of ours): there the player could but guess. No unit comes again before all had their turn.
 
         Raises:
             ValueError: All units are constant.
         """
-        layers = [(number, layer) for number, layer in enumerate(self.layers, 1) if not layer.constant.all()]
+        layers = [(number, layer) for number, layer in enumerate(self.layers, 1) if len(layer.live)]
         if not layers:
             raise ValueError(
                 f"{self.watched.loaded.folder.path}: every unit that was drawn gives the same value on all images, so "
@@ -131,11 +93,12 @@ class Game:
         def one_of(number: int) -> int:
             return int(torch.randint(number, (), generator=generator))
 
-        drawn = []
+        drawn: list[Round] = []
+        left: list[tuple[int, PlayedLayer, list[int]]] = []
         for _ in range(count):
-            number, layer = layers[one_of(len(layers))]
-            live = torch.nonzero(~layer.constant).flatten()
-            unit = int(live[one_of(len(live))])
+            left = [each for each in left if each[2]] or [(*each, each[1].live.tolist()) for each in layers]
+            number, layer, units = left[one_of(len(left))]
+            unit = units.pop(one_of(len(units)))
             pair = one_of(len(self.pairs.same))
             images = [self.image(int(each[pair])) for each in (self.pairs.first, self.pairs.second)]
             first, second = (self._values(layer, unit, side, image) for side, image in images)
@@ -176,7 +139,7 @@ class Round:
     def question(self) -> str:
         """What is looked at."""
         place = f"unit {int(self.layer.units[self.unit]) + 1} of {self.layer.channels}"
-        return f"layer {self.number}, {self.layer.name}, {place}"
+        return f"layer {self.number}, {self.layer.title}, {place}"
 
     @property
     def answer(self) -> str:
@@ -227,7 +190,7 @@ def play_game(
     learnt = _summarised(watched, chosen, [(side, side.learnt, "training") for side in sides], line)
     judged = _summarised(watched, chosen, [(side, side.judged, "test") for side in sides], line)
     truth, in_pairs = torch.arange(judged_sources + judged_targets) < judged_sources, pairs.images()
-    layers = []
+    layers, kinds = [], watched.kinds()
     for name, drawn in chosen.items():
         given, asked = learnt[name], judged[name]
         called, right, compared = [], [], []
@@ -242,6 +205,7 @@ def play_game(
         layers.append(
             PlayedLayer(
                 name=name,
+                kind=kinds[name],
                 channels=channels[name],
                 units=drawn,
                 places=asked.places,

@@ -15,7 +15,7 @@ from dynconv.report.table import counted, percent
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from dynconv.report.source_or_not import Round
+    from dynconv.report.source_or_not import Game, Round
 
 BINS = 16
 # Characters of the longest bar, and of the scale on which single values stand.
@@ -31,6 +31,16 @@ class Score(NamedTuple):
     answered: tuple[Round, ...]
     right: tuple[bool, ...]
     """Of each of these, whether the person's answer was."""
+
+
+def introduction(game: Game) -> str:
+    """Two lines: what is played with, and what is seen."""
+    run, domains = game.title.split("\n")
+    return (
+        f"Source-or-Not of {run}: {domains}.\n"
+        "A unit is one channel of a layer, a place one position of its map. Of each of two test images you see how the "
+        "activations of one unit spread over its places, or its only value: are both images of one domain?"
+    )
 
 
 def play_rounds(rounds: Sequence[Round], console: Console) -> Score:
@@ -127,7 +137,8 @@ def score_table(score: Score) -> Table:
         theirs = sum(one.classifier_right for one in score.answered)
         for who, right in (("you", sum(score.right)), ("classifier, the same rounds", theirs)):
             table.add_row(who, f"{right} of {total}", percent(right / total))
-        over_all = fmean(one.layer.game.mean for one in score.answered)
-        table.add_row("classifier, all pairs and units of these layers", "", percent(over_all))
+        # All have a share, for units that are constant are not asked for.
+        over_all = fmean(share.mean for one in score.answered if (share := one.layer.game) is not None)
+        table.add_row("classifier, all pairs and live units of these layers", "", percent(over_all))
     table.add_row("chance", "", percent(0.5))
     return table

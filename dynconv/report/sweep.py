@@ -20,19 +20,12 @@ from dynconv.metrics.names import in_words
 from dynconv.plots.sweep import Curve, Level, save_sweep
 from dynconv.report.collect import FoundRun
 from dynconv.report.figures import write_beside
-from dynconv.report.groups import kinds_of, runs_to_group, tasks_of
+from dynconv.report.groups import kinds_of, resolved_options, runs_to_group, tasks_of
 from dynconv.report.spread import Spread, per_cent
 from dynconv.report.words import metrics_of
 
 # Of a field that is not set: the method itself decides.
 UNSET = "default"
-# Of fields that are not set the property of the configuration that tells what that stands for.
-STANDS_FOR = {
-    "adversarial_weight": "weight_of_game",
-    "drift_weight": "weight_of_drift",
-    "gan": "game",
-    "order": "joins",
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,8 @@ def sweep_over(runs: Sequence[FoundRun], field: str, rule: CheckpointName) -> Sw
         rule: Which of a run's models counts.
 
     Raises:
-        ValueError: No run has the field, all have the same value, or a run is not finished or was given twice.
+        ValueError: No run has the field, all have the same value, no line has two of them, or a run is not finished or
+            was given twice.
     """
     name = field.removeprefix("--").replace("-", "_")
     swept = [run for run in runs if hasattr(run.config.options, name)]
@@ -128,6 +122,15 @@ def sweep_over(runs: Sequence[FoundRun], field: str, rule: CheckpointName) -> Sw
         by_seed[run.seed] = run
     order = _ordered(set(values.values()), name, swept[0].config.options)
     found = []
+    if all(len(by_value) < 2 for by_value in lines.values()):
+        single = []
+        for (task, _), by_value in lines.items():
+            ((value, by_seed),) = by_value.items()
+            single.append(f"{_shown(value)} of {kinds[next(iter(by_seed.values())).name].label} on {task}")
+        raise ValueError(
+            f"--field {field}: no two runs differ in it and in the seed alone, so that there is no line to draw: "
+            f"{'; '.join(single)}; give runs that are alike in all else"
+        )
     for (task, _), by_value in lines.items():
         first = next(iter(next(iter(by_value.values())).values()))
         points = {value: _figures(by_value[value], rule) for value in order if value in by_value}
@@ -148,13 +151,12 @@ def _values(runs: Sequence[FoundRun], name: str) -> dict[str, float | str]:
 
 
 def _set_value(options: Any, name: str) -> Any:
-    value = getattr(options, name)
-    return getattr(options, STANDS_FOR.get(name, name), None) if value is None else value
+    return resolved_options(options).get(name, getattr(options, name))
 
 
 def _word(value: Any) -> str:
     """Several are joined by "+"."""
-    if value is None or value == () or value == "":
+    if value is None or value in ((), [], ""):
         return UNSET
     if isinstance(value, tuple | list):
         return "+".join(map(_word, value))
@@ -263,27 +265,34 @@ def save_sweep_figure(
     labels = list(dict.fromkeys(each.label for each in found.judged))
     several = len({each.label for each in found.lines}) > 1
 
+    def look(judged: Judged) -> tuple[int, int]:
+        """Colour and form: of a single task the kinds have a colour each, of several the tasks."""
+        task, kind = tasks.index(judged.task), labels.index(judged.label)
+        return (task, kind) if len(tasks) > 1 else (kind, kind)
+
     def curve(swept: SweptLine) -> Curve:
         spreads = swept.spreads()
         return Curve(
             f"{swept.task}, {swept.label}" if several else swept.task,
-            tasks.index(swept.task),
-            labels.index(swept.label),
+            *look(swept),
             tuple(map(found.values.index, spreads)),
             tuple(spread.mean for spread in spreads.values()),
             tuple(spread.deviation for spread in spreads.values()),
         )
 
-    levels = [
-        Level(
-            f"{level.task}, {level.label}",
-            tasks.index(level.task),
-            labels.index(level.label),
-            Spread(level.values).mean,
-        )
-        for level in found.levels
-    ]
+    def level(judged: Judged, label: str, values: Mapping[int, float]) -> Level:
+        return Level(f"{judged.task}, {label}", *look(judged), Spread(values).mean)
+
+    levels = [level(each, each.label, each.values) for each in found.levels]
+    curves = []
+    for each in found.lines:
+        if len(each.points) > 1:
+            curves.append(curve(each))
+            continue
+        # A line of one point would be none, and nothing is told of where it has others.
+        ((value, values),) = each.points.items()
+        levels.append(level(each, f"{each.label} with {found.field} {_shown(value)}", values))
     words = f"target test {found.metrics}, %"
-    save_sweep([*map(curve, found.lines)], levels, found.values, out, axis_label=found.field, words=words)
+    save_sweep(curves, levels, found.values, out, axis_label=found.field, words=words)
     write_beside(out, sweep_csv(found))
     return found

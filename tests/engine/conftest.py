@@ -56,6 +56,10 @@ class TinyConfig:
     weights: str = "auto"
     """Without effect."""
 
+    @property
+    def few_labels(self) -> int:
+        return 0
+
 
 class Tiny(nn.Module):
     """One hidden layer with dropout (the random state counts), momentum (the optimisers' state counts), batch norm

@@ -223,6 +223,32 @@ def test_a_configuration_written_before_a_field_was_there_is_the_same_run(tmp_pa
     assert load_config(path, METHODS).hash == written.hash
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            "gam: {taps: [3, scores]}",
+            "taps expects str, got 3, which YAML takes for no text; write it in quotes, as '3' is",
+        ),
+        ("gam: {weights: off}", "weights expects str, got False, which YAML takes for no text; write it in quotes"),
+        (
+            "protocol: 12",
+            "protocol expects str | None, got 12, which YAML takes for no text; write it in quotes, as '12'",
+        ),
+        ("gam: {taps: 3}", "taps expects tuple, got 3$"),
+        ("max_steps: many", "max_steps expects int | None, got 'many'$"),
+        ("gam: {norm: [batch]}", "norm must be one of batch, none, got"),
+    ],
+)
+def test_a_number_for_a_text_is_told_to_be_quoted(entry: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"method: gam\n{entry}\n")
+    with pytest.raises(ValueError, match=message.replace("|", r"\|")):
+        load_config(path, METHODS)
+    path.write_text("method: gam\ngam: {taps: ['3', scores]}\n")
+    assert load_config(path, METHODS).options.taps == ("3", "scores")
+
+
 def test_a_default_that_was_changed_is_seen_in_what_was_written_before(tmp_path: Path) -> None:
     before, now = of(Older()), of(Changed())
     assert now.mismatches(before.identity()) == ["drt.lr: 0.1 -> 0.2"]

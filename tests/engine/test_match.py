@@ -144,6 +144,12 @@ def test_what_is_no_network_of_the_source_is_refused(
     message = refused("calibrator", CalibratorConfig())
     assert "is a run of calibrator, whose network is more than features and one classifier; give the" in message
     assert "is a run of mcd, whose network is more than" in refused("mcd", MCDConfig())
+    message = refused("gaussian", GaussianConfig(source_checkpoint="S/checkpoints/last.pt"))
+    assert (
+        "is a run of gaussian, whose network is matched to its target and no longer the source's; give the" in message
+    )
+    assert "the run that it was matched from (its checkpoint S/checkpoints/last.pt)" in message
+    assert "no longer the source's; give one of source-only" in refused("gaussian", GaussianConfig())
     message = refused("dann", DANNConfig(normalisation_policy="adabn"))
     assert "has the normalisation_policy 'adabn', by which every batch normalisation has statistics of the" in message
     assert "last.pt is not there" in refused("target-only", TargetOnlyConfig())

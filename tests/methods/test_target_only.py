@@ -14,16 +14,18 @@ from dynconv.methods import (
     GAM,
     METHODS,
     ADDAConfig,
+    CalibratorConfig,
     GAMConfig,
     Gaussian,
     GaussianConfig,
+    MCDConfig,
     Method,
     MethodConfig,
     SourceOnlyConfig,
     TargetOnly,
     TargetOnlyConfig,
 )
-from dynconv.methods.source_first import network_of
+from dynconv.methods.source_first import Started, network_of
 from dynconv.models import weights_left_out
 
 CLASSES = 3
@@ -95,6 +97,60 @@ def test_what_adapts_begins_with_the_sources_network(name: str, config: MethodCo
         assert found and all(
             torch.equal(value, expected[key.replace(f".{which}.", ".", 1)]) for key, value in found.items()
         )
+
+
+def test_what_adapts_does_not_begin_with_a_network_matched_to_a_target(tmp_path: Path) -> None:
+    file = tmp_path / "last.pt"
+    checkpoint = written(
+        Gaussian(GaussianConfig(), CLASSES), "gaussian", file, **{"gaussian.source_checkpoint": "S.pt"}
+    )
+    kinds = {name: kind for name, kind in METHODS.items() if issubclass(kind, Started) and kind.starts_as == "source"}
+    assert {"adda", "gam", "calibrator", "gaussian"} <= kinds.keys()
+    for kind in kinds.values():
+        with pytest.raises(ValueError) as told:
+            kind(kind.config_class(source_checkpoint=checkpoint), CLASSES)
+        assert str(told.value) == (
+            f"source_checkpoint {file} is of a run of gaussian, whose network is matched to its target and no longer "
+            "the source's; give the run that it was matched from (its checkpoint S.pt)"
+        )
+    # That learnt the source itself, in the steps before the matching.
+    whole = written(Gaussian(GaussianConfig(), CLASSES), "gaussian", file)
+    with pytest.raises(ValueError, match="and no longer the source's; give one of source-only"):
+        GAM(GAMConfig(source_checkpoint=whole), CLASSES)
+
+
+@pytest.mark.parametrize(("name", "config"), [("calibrator", CalibratorConfig()), ("mcd", MCDConfig())])
+def test_fine_tuning_does_not_begin_with_a_part_of_what_judges_target_images(
+    name: str, config: MethodConfig, tmp_path: Path
+) -> None:
+    method = METHODS[name](config, CLASSES)
+    file = tmp_path / "last.pt"
+    for before, start in (
+        ({}, "one of source-only"),
+        ({f"{name}.source_checkpoint": "S.pt"}, "the run that it started from (its checkpoint S.pt)"),
+    ):
+        with pytest.raises(ValueError) as told:
+            TargetOnly(TargetOnlyConfig(source_checkpoint=written(method, name, file, **before)), CLASSES)
+        assert str(told.value) == (
+            f"source_checkpoint {file} is of a run of {name}, which judges the target's images by more than features "
+            f"and one classifier, and these alone would be taken; give {start}"
+        )
+
+
+def test_the_classifier_of_a_calibrated_network_is_the_sources(tmp_path: Path) -> None:
+    method = changed(METHODS["calibrator"](CalibratorConfig(), CLASSES))
+    checkpoint = written(method, "calibrator", tmp_path / "last.pt")
+    made = Gaussian(GaussianConfig(backbone="dtn", source_checkpoint=checkpoint), CLASSES)
+    assert same(made, parts(method, "features.", "heads."))
+
+
+def test_a_network_is_plain_unless_it_predicts_in_a_way_of_its_own() -> None:
+    assert {name for name, kind in METHODS.items() if not kind.is_plain()} == {"calibrator", "mcd", "m3sda", "drt"}
+
+
+def test_a_few_labels_are_the_configurations_own() -> None:
+    assert (TargetOnlyConfig().few_labels, TargetOnlyConfig(labelled_images=7).few_labels) == (0, 7)
+    assert all(kind.config_class().few_labels == 0 for kind in METHODS.values())
 
 
 def test_networks_are_named_as_where_one_serves_both_domains() -> None:

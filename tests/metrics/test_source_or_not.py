@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import wasserstein_distance
+from scipy.stats import binomtest, wasserstein_distance
 from torch import Tensor
 
 from dynconv.metrics.source_or_not import (
@@ -101,10 +101,28 @@ def test_a_shift_is_the_difference_of_all_but_the_deviations() -> None:
     values = torch.randn(1, 1, 400, generator=generator())
     found = distributions(torch.cat([values, values + 0.75])).of_unit(0)
     pair = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([False]))
-    np.testing.assert_allclose(differences(found, pair), [[0.75] * 11 + [0.0]], atol=1e-6)
-    assert descriptions(found).shape == (2, 11)
+    expected = [[0.75] * 10 + [0.0, 0.75]]
+    np.testing.assert_allclose(differences(found, pair, 0.5), expected, atol=1e-6)
+    assert descriptions(found, 0.5).shape == (2, 11)
+
+
+def test_a_single_value_is_described_by_its_distance_from_the_centre_too() -> None:
     single = distributions(torch.tensor([[[2.0]], [[-1.0]]])).of_unit(0)
-    assert differences(single, pair).tolist() == [[3.0]] and descriptions(single).tolist() == [[2.0], [-1.0]]
+    assert descriptions(single, 0.5).tolist() == [[1.5, 1.5, 2.25], [-1.5, 1.5, 2.25]]
+    pair = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([False]))
+    assert differences(single, pair, 0.0).tolist() == [[3.0, 1.0, 3.0]]
+
+
+def test_single_values_of_one_mean_and_two_spreads_are_told_apart_wherever_their_mean_lies() -> None:
+    def values(seed: int) -> Distributions:
+        spread = torch.tensor([1.0, 3.0]).repeat_interleave(400)
+        return distributions((20 + spread * torch.randn(800, generator=generator(seed)))[:, None, None]).of_unit(0)
+
+    learnt, judged = values(0), values(1)
+    # The best threshold on |x| tells 74 % of N(0, 1) and N(0, 9), and a threshold on x none.
+    assert ((torch.arange(800) < 400) == call_domains(learnt, 400, judged)).double().mean() > 0.69
+    learnt_pairs, pairs = several_pairings(400, 400, generator(2)), disjoint_pairs(400, 400, generator(3))
+    assert (compare(learnt, learnt_pairs, judged, pairs) == pairs.same).double().mean() > 0.56
 
 
 def test_the_distance_is_wassersteins() -> None:
@@ -114,7 +132,7 @@ def test_the_distance_is_wassersteins() -> None:
     pair = Pairs(torch.tensor([0]), torch.tensor([1]), torch.tensor([False]))
     expected = wasserstein_distance(values[0, 0].numpy(), values[1, 0].numpy())
     # Between 33 quantiles, the outermost of which are the extremes.
-    assert differences(found, pair)[0, 9] == pytest.approx(expected, rel=0.05)
+    assert differences(found, pair, 0.0)[0, -1] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize(("places", "shift", "scale"), [(100, 8.0, 1.0), (100, 0.0, 3.0), (1, 12.0, 1.0)])
@@ -152,14 +170,26 @@ def test_a_side_with_more_images_is_not_the_likelier_answer() -> None:
 def test_the_interval_is_of_questions_and_not_of_their_units() -> None:
     right = torch.tensor([[True, True, False, True], [True, False, False, True]])
     found = share_right(right)
-    # Of the questions 1, 1/2, 0 and 1, whose sample standard deviation is sqrt(0.6875 / 3).
-    half = 1.96 * (0.6875 / 3) ** 0.5 / 2
-    assert found == pytest.approx((0.625, 0.625 - half, min(0.625 + half, 1)))
+    # Both ends are where the share lies 1.96 standard deviations of a share of 4 questions away.
+    for end in found[1:]:
+        assert abs(found.mean - end) == pytest.approx(1.96 * (end * (1 - end) / 4) ** 0.5)
+    assert found.mean == 0.625 and found.low < 0.625 < found.high
     # As many units more that answer alike make nothing surer.
     assert share_right(right.repeat(10, 1)) == pytest.approx(found)
-    assert share_right(torch.ones(2, 5, dtype=torch.bool)) == (1, 1, 1)
-    with pytest.raises(ValueError, match="at least 2 questions, got 1"):
-        share_right(right[:, :1])
+    assert share_right(right.repeat(1, 100)).low > found.low
+    for empty in (right[:0], right[:, :0]):
+        with pytest.raises(ValueError, match="expected units and questions, got"):
+            share_right(empty)
+
+
+@pytest.mark.parametrize("units", [1, 7])
+def test_all_right_of_a_few_questions_is_not_certain(units: int) -> None:
+    right = torch.ones(units, 8, dtype=torch.bool)
+    assert share_right(right) == pytest.approx((1, 8 / (8 + 1.96**2), 1))
+    assert share_right(~right) == pytest.approx((0, 0, 1.96**2 / (8 + 1.96**2)))
+    expected = binomtest(6, 8).proportion_ci(method="wilson")
+    one = share_right(torch.arange(8)[None] < 6)
+    assert (one.low, one.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_both_images_share_their_bins() -> None:

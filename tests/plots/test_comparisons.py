@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,9 @@ def test_seeds_are_thin_lines_around_their_mean_and_panels_share_the_steps(tmp_p
     seeds = (((0, 70.0), (50, 90.0)), ((0, 72.0), (50, 80.0)))
     two = curves.Curve("with", 1, seeds, ((0, 71.0), (50, 85.0)), 25)
     one = curves.Curve("without", 0, (((50, 40.0),),), ((50, 40.0),))
-    drift = curves.Curve("with", 1, (((10, 0.01), (50, 9.0)),), ((10, 0.01), (50, 9.0)), 25)
+    # As long as that no marker is drawn, and with a hole.
+    logged = tuple((step, nan if step == 30 else (step / 10) ** 5) for step in range(10, 51))
+    drift = curves.Curve("with", 1, (logged,), logged, 25, (40,))
     panels = [curves.Panel("a-b", "accuracy, %", (two, one)), curves.Panel("drift", "squared", (drift,))]
     save_curves([panels, [curves.Panel("c-d", "accuracy, %", (one,))]], tmp_path / "x.png")
     (figure,) = drawn
@@ -37,9 +40,23 @@ def test_seeds_are_thin_lines_around_their_mean_and_panels_share_the_steps(tmp_p
     begun = [any(list(line.get_xdata()) == [25, 25] for line in axis.get_lines()) for axis in figure.axes]
     assert begun == [True, True, False]
     assert (first.get_yscale(), second.get_yscale()) == ("linear", "log")
-    assert legend(figure) == ["with", "without", "adaptation begins"]
+    assert legend(figure) == ["with", "without", "adaptation begins", "another discriminator joins in"]
+    # The legend has the look of the upper panel.
+    assert [line.get_marker() for line in figure.legends[0].get_lines()][:2] == ["s", "o"]
+    assert any(list(line.get_xdata()) == [40, 40] for line in second.get_lines())
+    (holed,) = [line for line in second.get_lines() if line.get_label() == "with"]
+    assert [step for step, value in holed.get_xydata().tolist() if isnan(value)] == [30]
     with pytest.raises(ValueError, match="at least one task"):
         save_curves([[]], tmp_path / "y.png")
+
+
+def test_a_level_goes_through_all_steps(tmp_path: Path, drawn: list[Figure]) -> None:
+    seeds = (((0, 1.0), (1, 50.0)), ((0, 1.0), (1, 60.0)))
+    level = curves.Curve("matched", 0, seeds, ((0, 1.0), (1, 55.0)), level=True)
+    other = curves.Curve("with", 1, (((0, 1.0), (50, 9.0)),), ((0, 1.0), (50, 9.0)))
+    save_curves([[curves.Panel("a-b", "accuracy, %", (level, other))]], tmp_path / "x.png")
+    across = [line for line in drawn[0].axes[0].get_lines() if list(line.get_xdata()) == [0, 1]]
+    assert {list(line.get_ydata())[0] for line in across} == {50, 55, 60} and legend(drawn[0]) == ["matched", "with"]
 
 
 def test_seeds_without_a_common_step_are_drawn_without_a_mean(tmp_path: Path, drawn: list[Figure]) -> None:

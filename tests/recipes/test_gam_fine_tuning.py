@@ -46,4 +46,5 @@ def test_a_run_starts_from_one_that_starts_from_another(tmp_path: Path) -> None:
     assert run.after is not None and run.after.after is not None
     assert [each.label for each in (run, run.after, run.after.after)] == ["5 labelled, GAM", "GAM", "source-only"]
     assert run.config.options.source_checkpoint == str(run.after.folder.last.absolute())
-    assert run.config.run.max_steps == 80 and run.after.config.run.max_steps == CAMVID.run["max_steps"]
+    steps = gam_small.CAMVID.row("GAM").run["max_steps"]
+    assert (run.config.run.max_steps, run.after.config.run.max_steps) == (80, steps)

@@ -16,18 +16,14 @@ from dynconv.recipes import RECIPES, Recipe, Row, gam_small
 DIGITS = ("gam-table1", "gam-table1-sampled", "gam-digits")
 
 
-def row_of(recipe: Recipe, label: str) -> Row:
-    return next(row for row in recipe.rows if row.label == label)
-
-
 def gam_of(name: str, label: str = "GAM") -> GAMConfig:
-    options = row_of(RECIPES[name], label).options
+    options = RECIPES[name].row(label).options
     assert isinstance(options, GAMConfig)
     return options
 
 
 def config_of(recipe: Recipe, label: str) -> TrainConfig:
-    row, task = row_of(recipe, label), next(iter(recipe.tasks))
+    row, task = recipe.row(label), next(iter(recipe.tasks))
     after = None if row.follows is None else Path("after")
     return recipe.config(task, row, 0, out=Path("run"), data_root=None, device="cpu", after=after)
 
@@ -72,7 +68,7 @@ def test_table_1_has_the_settings_of_the_paper_and_of_the_release() -> None:
 def test_addas_regulariser_has_beside_its_game_the_weight_that_gams_has(name: str) -> None:
     recipe = RECIPES[name]
     prefix = "ERFNet, " if name == "gam-table3" else ""
-    plain, own = (row_of(recipe, f"{prefix}ADDA{words}").options for words in ("", " + regularisation"))
+    plain, own = (recipe.row(f"{prefix}ADDA{words}").options for words in ("", " + regularisation"))
     full = gam_of(name, f"{prefix}GAM")
     assert isinstance(plain, ADDAConfig) and isinstance(own, ADDAConfig)
     assert plain.weight_of_drift == 0 and dataclasses.replace(own, drift_weight=None) == plain
@@ -97,7 +93,7 @@ def test_table_1_is_held_against_the_papers_figures() -> None:
     }
     assert [row.label for row in recipe.cited()] == ["Long et al."]
     for label in ("no adaptation", "ADDA + regularisation", "GAM"):
-        assert list(row_of(RECIPES["gam-digits"], label).published.values()) == figures[label][:2]
+        assert list(RECIPES["gam-digits"].row(label).published.values()) == figures[label][:2]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +132,7 @@ def test_the_tables_of_scenes_have_the_papers_settings_and_rows() -> None:
         "B: No transfer (ours)": "FCN-8s, no transfer",
         "B: GAM (full)": "FCN-8s, GAM",
     }
-    matched = row_of(recipe, "ERFNet, Gaussian matching")
+    matched = recipe.row("ERFNet, Gaussian matching")
     assert isinstance(matched.options, GaussianConfig)
     assert config_of(recipe, matched.label).run.max_steps == 1
     stylised = RECIPES["gam-table3-stylised"]
@@ -155,8 +151,8 @@ def test_a_network_of_22_classes_is_judged_by_the_papers_16() -> None:
     recipe = RECIPES["gam-table4-22"]
     (task,) = recipe.tasks
     assert task == "synthia-cityscapes@22" and recipe.metrics == ("mean-iou-16",) and recipe.of_scenes
-    assert dict(row_of(recipe, "ERFNet, GAM").published) == {task: 62.26}
-    assert dict(row_of(RECIPES["gam-table4"], "ERFNet, GAM").published) == {"synthia-cityscapes": 62.26}
+    assert dict(recipe.row("ERFNet, GAM").published) == {task: 62.26}
+    assert dict(RECIPES["gam-table4"].row("ERFNet, GAM").published) == {"synthia-cityscapes": 62.26}
     # A measure of the whole table still names its own column.
     table = RECIPES["gam-table4"]
     assert table.table is not None
@@ -175,6 +171,51 @@ def test_positions_are_swept_one_at_a_time_and_together(name: str) -> None:
     assert all(row.starts_from == RECIPES[name].rows[0].label for row in own)
 
 
+def differences(row: Row, base: Row) -> dict[str, object]:
+    """The fields of the method and of the run in which a row is not as another, with the row's values."""
+    assert row.method == base.method and row.starts_from == base.starts_from
+    fields = {field.name for field in dataclasses.fields(base.options)}
+    own = {
+        name: getattr(row.options, name) for name in fields if getattr(row.options, name) != getattr(base.options, name)
+    }
+    return own | {name: value for name, value in row.run.items() if base.run.get(name) != value}
+
+
+def test_the_small_gam_is_the_default_but_for_its_network_and_its_first_steps() -> None:
+    recipe = RECIPES["gam-digits"]
+    row = recipe.row("GAM")
+    steps = gam_small.DISCRIMINATOR_STEPS
+    assert row.options == GAMConfig(backbone="lenet-gam", discriminator_steps=steps) and not row.run
+    released = recipe.row("GAM, drift as released")
+    assert differences(released, row) == {"drift": "mean", "drift_weight": 1.0}
+    assert differences(RECIPES["gam-camvid"].row("GAM, mean drift"), RECIPES["gam-camvid"].row("GAM")) == {
+        "drift": "mean"
+    }
+
+
+def test_each_cause_is_one_change_to_a_row_of_the_small_table() -> None:
+    recipe, base = RECIPES["gam-causes-digits"], RECIPES["gam-digits"]
+    released, own = base.row("GAM, drift as released"), base.row("GAM")
+    first, *causes = recipe.rows
+    # Its runs are those of the table, where all causes start.
+    assert first == dataclasses.replace(base.rows[0], cites=None, published={})
+    assert recipe.run == base.run and recipe.tasks == base.tasks and recipe.baseline == first.label
+    assert {row.label: differences(row, own if "matched" in row.label else released) for row in causes} == {
+        "both discriminators from the first step": {"order": "jointly"},
+        "without the Gaussian start": {"gaussian_start": False},
+        "the drift from the matched network": {"drift_from": "start"},
+        "three times the iterations": {"max_steps": 3 * gam_small.ADAPTATION_STEPS},
+    }
+    # What is changed is not so already.
+    assert isinstance(released.options, GAMConfig) and released.options.joins == "one-by-one"
+    assert all(row.cites is None and not row.published for row in recipe.rows)
+
+
+def test_a_row_that_a_recipe_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="gam-mismatch-digits: expected the label of a row, one of no adaptation, GAM"):
+        RECIPES["gam-mismatch-digits"].row("ADDA")
+
+
 @pytest.mark.parametrize("name", ["gam-lambda", "gam-lambda-digits", "gam-lambda-erfnet"])
 def test_lambda_is_swept_around_the_papers(name: str) -> None:
     own = [row for row in RECIPES[name].rows if isinstance(row.options, GAMConfig)]
@@ -184,7 +225,7 @@ def test_lambda_is_swept_around_the_papers(name: str) -> None:
     assert len({dataclasses.replace(row.options, adversarial_weight=None) for row in own}) == 1
 
 
-def test_camvids_rows_are_those_of_its_other_recipe_and_may_share_its_runs() -> None:
+def test_camvids_source_is_that_of_its_other_recipe_and_may_share_its_run() -> None:
     known, recipe = RECIPES["camvid"], RECIPES["gam-camvid"]
     assert (recipe.run, recipe.tasks, recipe.seeds, recipe.bounds) == (
         known.run,
@@ -192,19 +233,19 @@ def test_camvids_rows_are_those_of_its_other_recipe_and_may_share_its_runs() -> 
         known.seeds,
         known.bounds,
     )
-    for label in ("source-only", "ADDA"):
-        assert config_of(recipe, label).hash == config_of(known, label).hash
+    assert config_of(recipe, "source-only").hash == config_of(known, "source-only").hash
+    assert recipe.row("ADDA").options == known.row("ADDA").options
     options = gam_of("gam-camvid")
     assert options == gam_small.CAMVID_GAM
     # Something is left of the run to adapt in.
-    assert options.discriminator_steps < recipe.run["max_steps"] / 2
+    assert options.discriminator_steps < recipe.row("GAM").run["max_steps"] / 2
     first = gam_of("gam-digits").discriminator_steps
     assert first < gam_small.ADAPTATION_STEPS / 8
 
 
 def test_a_row_may_run_for_longer_than_its_recipe_says() -> None:
     recipe = RECIPES["gam-digits"]
-    row = row_of(recipe, "GAM")
+    row = recipe.row("GAM")
     longer = dataclasses.replace(recipe, rows=(recipe.rows[0], dataclasses.replace(row, run={"max_steps": 7})))
     run = config_of(longer, "GAM").run
     assert (run.max_steps, run.batch_size) == (7, recipe.run["batch_size"])

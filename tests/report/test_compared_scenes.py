@@ -110,15 +110,29 @@ def test_runs_on_other_data_are_refused(calibrated: LoadedRun, monkeypatch: pyte
         "(32, 64) and not (24, 32); give runs of one task"
     )
     assert "the classes road, sky and not" in refused(dataclasses.replace(one, classes=("road", "sky")))
-    # Of sources with test scenes the seed does not matter; of others it tells which ones were held out.
+    # Of sources with test scenes the seed does not matter; of others it and a limit tell which ones were held out.
     seeded = of(calibrated, Path("two"), seed=1)
     found, _ = compared({Path("one"): one, Path("two"): seeded}, "source", count=1)
     assert found.domain == "camvid_day"
-    protocol, held_out = one.domains()
+    protocol, _ = one.domains()
     untested = tuple(dataclasses.replace(source, test=None) for source in protocol.sources)
     own = dataclasses.replace(protocol, sources=untested)
-    monkeypatch.setattr(LoadedRun, "domains", lambda _run: (own, held_out))
-    assert "seed 1 held out are not those of seed 0 of one; give runs of one seed" in refused(seeded, "source")
+    # As if these had been held out.
+    whole = protocol.sources[0].test
+    assert whole is not None
+
+    def domains(run: LoadedRun) -> Any:
+        first = run.config.run.seed + (run.config.run.source_limit or 0)
+        return own, (whole.subset(torch.arange(first, len(whole))),)
+
+    monkeypatch.setattr(LoadedRun, "domains", domains)
+    assert (
+        "held out (seed 1, source_limit None) are not those of one (seed 0, source_limit None); give runs of one seed "
+        "and one limit"
+    ) in refused(seeded, "source")
+    assert "(seed 0, source_limit 1)" in refused(of(calibrated, Path("two"), source_limit=1), "source")
+    same = of(calibrated, Path("two"), channels_last=False)
+    assert compared({Path("one"): one, Path("two"): same}, "source", count=1)[0].names
 
 
 def test_the_command_draws_several_runs_and_wants_a_file_for_them(

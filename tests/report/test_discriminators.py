@@ -11,6 +11,7 @@ import torch
 from report_runs import config_of, row_of, write_run
 
 from dynconv.engine.checkpoint import save_checkpoint
+from dynconv.methods.adda import ADDAConfig
 from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.models.cost import count_cost
 from dynconv.report.collect import readable_runs
@@ -68,12 +69,48 @@ def test_it_agrees_with_the_networks_themselves(monkeypatch: pytest.MonkeyPatch)
         assert tap.parameters == sum(parameter.numel() for parameter in layers.parameters())
 
 
+@pytest.mark.parametrize("discriminates", ["features", "logits"])
+def test_adda_has_one_tap(discriminates: Any) -> None:
+    options = ADDAConfig(backbone="lenet-gam", discriminates=discriminates, hidden_features=6, num_layers=2)
+    found = discriminator_costs(options, CLASSES, None)
+    channels, name = (500, "features") if discriminates == "features" else (10, "scores")
+    (tap,) = found.taps
+    assert (tap.tap, tap.channels, tap.places) == (name, channels, 1)
+    assert (tap.parameters, tap.macs) == (channels * 6 + 6 + 7, channels * 6 + 6)
+    # The network is the same, whoever looks at it.
+    assert found.macs == discriminator_costs(GAMConfig(backbone="lenet-gam"), CLASSES, None).macs
+    assert "sees a copy of both in one" in note(options)
+    shared = ADDAConfig(backbone="lenet-gam", weight_sharing="shared")
+    costs = discriminator_costs(shared, CLASSES, None)
+    assert "the network at 28 x 28" in discriminators_table(costs, shared).lines[-1].cells[0]
+
+
+def note(options: Any, **run: Any) -> str:
+    return discriminators_table(discriminator_costs(options, CLASSES, None), options, **run).notes[0]
+
+
+def test_the_note_is_of_the_options() -> None:
+    taps, plain = ("1", "scores"), {"backbone": "lenet-gam", "order": "jointly", "discriminator_steps": 0}
+    told = note(GAMConfig(taps=taps, **plain))
+    assert "and the target once more for the network's." in told and "until both losses are taken, not copied" in told
+    assert "one by one" not in told and "without the second pass" not in told
+    assert "beside a copy, for channels_last is false" in note(GAMConfig(taps=taps, **plain), channels_last=False)
+    assert "not copied" in note(GAMConfig(taps=("scores",), **plain), channels_last=False)
+    assert "and both once more for the network's." in note(GAMConfig(taps=taps, mapping="confusion", **plain))
+    paper = note(GAMConfig(backbone="lenet-gam"))
+    assert "They join in one by one" in paper and "The first 500 steps of each part are without" in paper
+    assert "The first 500 steps of the adaptation are" in note(
+        GAMConfig(taps=taps, **plain | {"discriminator_steps": 500})
+    )
+
+
 def test_a_runs_section_has_the_table(tmp_path: Path) -> None:
     write(tmp_path, {"backbone": "lenet-gam"})
     (run,) = readable_runs([tmp_path], "RUN")
     section = run_section(run, None, "there is no checkpoint", tmp_path / "figures", rule="last", slug="run")
     (table,) = [block for block in section.blocks if isinstance(block, Table) and block.title == TITLE]
-    assert table == discriminators_table(discriminator_costs(run.config.options, CLASSES, None))
+    options = run.config.options
+    assert table == discriminators_table(discriminator_costs(options, CLASSES, None), options)
     assert [line.cells[0] for line in table.lines][:3] == ["linear.2", "scores", "all"]
     text = markdown(Report("a", (), (Section("b", (table,)),)), tmp_path)
     assert "| linear.2 | 500 | 1 | 501,501 | 0.50 | 4,000 |" in text and "at 28 x 28" in text

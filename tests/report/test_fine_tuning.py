@@ -12,6 +12,7 @@ from command_line import fails
 from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
+from dynconv.engine.run_folder import RunFolder
 from dynconv.plots.fine_tuning import Panel, save_fine_tuning
 from dynconv.report.collect import readable_runs
 from dynconv.report.fine_tuning import FineTuning, break_even, fine_tunings, gain, no_transfer
@@ -127,6 +128,24 @@ def test_another_setting_is_not_held_against_the_one_without_transfer(tmp_path: 
     found = lines(tmp_path)
     assert no_transfer(found["from gam (lr=0.5)"], list(found.values())) is None
     assert no_transfer(found["from gam (lr=0.0002)"], list(found.values())) is not None
+
+
+def test_two_fine_tunings_without_transfer_are_no_base_and_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    tune(runs, "gam", 10, 0.7)
+    tune(runs, "source-only", 10, 0.5)
+    other = tune(tmp_path / "other", "source-only", 10, 0.6)
+    config = RunFolder(start(tmp_path / "other", "source-only", 0).parent.parent).config
+    config.write_text(config.read_text().replace("label_smoothing: 0.0", "label_smoothing: 0.1"))
+    out = str(tmp_path / "x.svg")
+    assert cli.main(["plot", "fine-tuning", str(runs), str(other), "--out", out]) == 0
+    told = capsys.readouterr().err
+    assert "mnist-usps: no gain and no break-even, for several without transfer match, " in told
+    assert "label_smoothing=0); from source-only (" in told and "label_smoothing=0.1); give the runs of one" in told
+    assert cli.main(["plot", "fine-tuning", str(runs), "--out", out]) == 0
+    assert "no gain" not in capsys.readouterr().err
 
 
 def test_a_start_that_is_gone_is_known_by_its_path_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,9 @@ from dynconv.models import DomainName
 from dynconv.report import source_or_not_play
 from dynconv.report.activations import Watched, Whose
 from dynconv.report.source_or_not import Game, Round, play_game
-from dynconv.report.source_or_not_figure import source_or_not_csv
+from dynconv.report.source_or_not_figure import source_or_not_csv, source_or_not_table
 from dynconv.report.source_or_not_images import count_of, two_sides
-from dynconv.report.source_or_not_play import bar, picture, play_rounds, score_table
+from dynconv.report.source_or_not_play import Score, bar, picture, play_rounds, score_table
 
 BRIGHTNESS = {"dark": 20, "bright": 200}
 CLASSES, PER_CLASS = 2, 10
@@ -154,6 +154,7 @@ def test_an_activation_that_is_not_finite_is_named(loaded: LoadedRun) -> None:
 def test_the_first_layers_tell_dark_from_bright_and_no_unit_is_asked_twice(game: Game) -> None:
     first = game.layers[0]
     assert first.right.shape == (5, 20) and first.called.shape == (5, 40)
+    assert first.game is not None and first.which is not None
     assert first.game.mean > 0.9 and first.which.mean > 0.95
     assert len(first.units.unique()) == 5 and int(first.units.max()) < first.channels
     # Who calls both domains rightly is right at the game.
@@ -174,8 +175,9 @@ def test_one_domain_on_both_sides_is_told_by_chance(loaded: LoadedRun, monkeypat
     )
     monkeypatch.setattr(LoadedRun, "domains", lambda _self: (same, held_out))
     found = play_game(loaded, units=16, seed=0)
-    shares = torch.tensor([layer.which.mean for layer in found.layers])
-    assert (shares - 0.5).abs().max() < 0.2 and found.layers[0].game.mean < 0.75
+    shares = torch.tensor([layer.which.mean for layer in found.layers if layer.which is not None])
+    assert (shares - 0.5).abs().max() < 0.2 and len(shares) == len(found.layers)
+    assert found.layers[0].game is not None and found.layers[0].game.mean < 0.75
 
 
 def split_of(values: Sequence[int]) -> Split:
@@ -244,9 +246,65 @@ def test_units_that_are_constant_are_not_asked_for(game: Game, loaded: LoadedRun
         for parameter in loaded.method.parameters():
             parameter.zero_()
     found = play_game(loaded, units=3, seed=0)
-    assert all(layer.constant.all() and layer.game.mean == 0.5 for layer in found.layers)
+    for layer in found.layers:
+        assert layer.constant.all() and (layer.game, layer.comparing, layer.which) == (None, None, None)
+    rows = list(csv.DictReader(io.StringIO(source_or_not_csv(found))))
+    assert {(row["constant_units"], row["accuracy"], row["unit_min"], row["image_high"]) for row in rows} <= {
+        ("3", "", "", ""),
+        ("2", "", "", ""),
+    }
+    assert "3 of 3" in _printed(source_or_not_table(found)) and "50.0" not in _printed(source_or_not_table(found))
     with pytest.raises(ValueError, match="every unit that was drawn gives the same value on all images"):
         found.rounds(1, 0)
+
+
+def test_a_constant_unit_is_no_chance_in_the_share_of_its_layer(game: Game) -> None:
+    first = game.layers[0]
+    dead = torch.tensor([True, False, True, True, False])
+    # As a unit that tells nothing is: right at half of the questions.
+    half = torch.arange(first.right.shape[1]) % 2 == 0
+    right = torch.where(dead[:, None], half, first.right)
+    layer = dataclasses.replace(first, constant=dead, right=right)
+    live = first.right[[1, 4]].double()
+    assert layer.game is not None and layer.game.mean == pytest.approx(live.mean().item())
+    assert layer.of_units.tolist() == live.mean(dim=1).tolist() and layer.constants == "3 of 5 constant"
+    played = dataclasses.replace(game, layers=(layer,))
+    printed = " ".join(_printed(source_or_not_table(played)).split())
+    assert "3 of 5" in printed and f"{100 * live.mean().item():.1f}" in printed
+    # The person is measured against the same units.
+    rounds = played.rounds(2, 0)
+    score = " ".join(_printed(score_table(Score(tuple(rounds), (True, False)))).split())
+    assert f"live units of these layers │ │ {100 * live.mean().item():.1f}" in score
+
+
+def test_no_unit_comes_again_before_all_live_ones_had_their_turn(game: Game) -> None:
+    live = sum(len(layer.live) for layer in game.layers)
+    asked = [(one.number, one.unit) for one in game.rounds(2 * live, 1)]
+    assert len(set(asked[:live])) == live == len(set(asked[live:]))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "source", "own"),
+    [
+        ("source-only", {}, "through the source's network", "through the source's network"),
+        ("dann", {}, "through the one network of dann", "through the one network of dann"),
+        ("gam", {}, "through the source's network", "each through its own domain's network"),
+        (
+            "dann",
+            {"normalisation_policy": "domain-specific"},
+            "through the one network of dann, normalised by the statistics of the source",
+            "through the one network of dann, normalised by the statistics of its own domain",
+        ),
+    ],
+)
+def test_the_network_is_described_as_it_is(
+    loaded: LoadedRun, name: str, fields: dict[str, Any], source: str, own: str
+) -> None:
+    other = with_method(loaded, name, **fields)
+    other = dataclasses.replace(other, config=dataclasses.replace(loaded.config, method=name))
+    evaluation = evaluation_of(loaded.config, *loaded.domains(), loaded.scoring)
+    assert Watched(other, evaluation, "source").described() == source
+    assert Watched(other, evaluation, "own").described() == own
 
 
 def test_a_bound_has_no_two_domains(loaded: LoadedRun) -> None:
@@ -264,7 +322,9 @@ def test_the_command_writes_the_figure_and_the_numbers_and_prints_a_table(
     assert cli.main(["plot", "source-or-not", str(run), *words]) == 0
     printed = capsys.readouterr().out
     assert printed.split()[-2:] == [str(out), str(out.with_suffix(".csv"))]
-    assert "dark (source) and bright (target), through the source's network" in " ".join(printed.split())
+    flat = " ".join(printed.split())
+    assert "dark (source) and bright (target), through the source's network" in flat
+    assert "20 pairs of 40 test images" in flat and "(MaxPool2d)" in flat and "of these units" in flat
     with Image.open(out) as drawn:
         assert drawn.width > 500
     text = out.with_suffix(".csv").read_text()
@@ -273,10 +333,12 @@ def test_the_command_writes_the_figure_and_the_numbers_and_prints_a_table(
     assert [row["name"] for row in rows] == [layer.name for layer in game.layers]
     assert [row["places"] for row in rows][-1] == "1" and {row["pairs"] for row in rows} == {"20"}
     for row, layer in zip(rows, game.layers, strict=True):
-        assert float(row["accuracy"]) == pytest.approx(layer.right.double().mean().item(), abs=1e-6)
+        assert float(row["accuracy"]) == pytest.approx(layer.right[layer.live].double().mean().item(), abs=1e-6)
         assert float(row["low"]) <= float(row["accuracy"]) <= float(row["high"])
-        assert float(row["image_accuracy"]) == pytest.approx(layer.called.double().mean().item(), abs=1e-6)
-        assert float(row["comparing_accuracy"]) == pytest.approx(layer.compared.double().mean().item(), abs=1e-6)
+        assert float(row["image_accuracy"]) == pytest.approx(layer.called[layer.live].double().mean().item(), abs=1e-6)
+        assert float(row["comparing_accuracy"]) == pytest.approx(
+            layer.compared[layer.live].double().mean().item(), abs=1e-6
+        )
 
 
 def test_a_person_plays_in_the_terminal(
@@ -290,6 +352,9 @@ def test_a_person_plays_in_the_terminal(
     monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{word}\n" for word in words)))
     assert cli.main(["plot", "source-or-not", str(run), "--play", "--rounds", "4", "--units", "5"]) == 0
     printed = capsys.readouterr().out
+    first = " ".join(printed.partition("\nround")[0].split())
+    assert "dark (source) and bright (target)" in first and game.title.split("\n")[0] in first
+    assert "A unit is one channel of a layer, a place one position of its map." in first
     assert [line for line in printed.splitlines() if line.startswith("round")][0].endswith(rounds[0].question)
     assert "expected s (same), d (different) or q (quit), got 'what'" in printed
     verdicts = [f"right: {rounds[0].answer} (1 of 1)", f"right: {rounds[1].answer} (2 of 2)"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from report_runs import config_of, row_of, write_run
 
-from dynconv.methods import ADDAConfig, SourceOnlyConfig
+from dynconv.methods import ADDAConfig, SourceOnlyConfig, TargetOnlyConfig
 from dynconv.recipes import RECIPES, Recipe, Row
 from dynconv.report import papers
 from dynconv.report.collect import find_runs
@@ -151,6 +151,36 @@ def test_a_run_is_its_recipes_row_where_the_run_that_it_started_from_is(
         ("source-only", "source-only"), ("ADDA", "ADDA"), ("ADDA_wide", "ADDA, wide"),
     }  # fmt: skip
     assert found["of another"] == found["of none"] == found["of what is gone"] == []
+
+
+def test_so_is_one_whose_start_itself_started_from_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = Row("ADDA, fine-tuned", "target-only", TargetOnlyConfig(labelled_images=10), starts_from="ADDA")
+    recipe = dataclasses.replace(RECIPE, rows=(*ROWS, tuned))
+    monkeypatch.setattr(papers, "RECIPES", {"test": recipe})
+    labels = [row.label for row in recipe.rows]
+    finish(
+        recipe_runs(
+            recipe, tmp_path / "out", seeds=2, tasks=("mnist-usps",), labels=labels, data_root=None, device="cpu"
+        )
+    )
+
+    def tune(name: str, folder: Path, seed: int = 0) -> None:
+        options = {"labelled_images": 10, "source_checkpoint": str(folder / "checkpoints" / "last.pt")}
+        config = config_of("target-only", seed=seed, options=options)
+        write_run(tmp_path / name, config, [row_of(config, 100, 0.9, 0.7)])
+
+    place = tmp_path / "out" / "mnist-usps"
+    tune("again", place / "ADDA" / "seed0")
+    tune("of another row", place / "ADDA_wide" / "seed0")
+    tune("of another seed", place / "ADDA" / "seed1")
+    # ADDA as the recipe's, from a source that was trained otherwise.
+    source = config_of("source-only", options={"lr": 1e-3})
+    last = write_run(tmp_path / "source", source, [row_of(source, 100, 0.9, 0.7)]).last
+    adapted = config_of("adda", options={"lr": 1e-4, "source_checkpoint": str(last)})
+    tune("of another source", write_run(tmp_path / "adda", adapted, [row_of(adapted, 100, 0.9, 0.7)]).path)
+    found = {run.name: [match.row.label for match in papers.matches(run)] for run in find_runs([tmp_path])[0]}
+    assert found["out/mnist-usps/ADDA_fine-tuned/seed1"] == found["again"] == ["ADDA, fine-tuned"]
+    assert all(found[name] == [] for name in ("of another row", "of another seed", "of another source"))
 
 
 @pytest.mark.parametrize(
