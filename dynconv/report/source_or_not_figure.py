@@ -18,7 +18,7 @@ from dynconv.report.source_or_not import Game, Round
 from dynconv.report.table import percent
 
 # Characters of a line below a panel.
-LINE = 46
+LINE = 40
 
 
 def save_source_or_not_figure(game: Game, out: Path, *, rounds: int, seed: int) -> list[Path]:

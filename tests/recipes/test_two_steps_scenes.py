@@ -64,7 +64,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(erfnet, "_Residual", lambda *_: nn.Identity())
+    monkeypatch.setattr(erfnet, "_Residual", lambda *_: nn.ReLU())
 
 
 @pytest.fixture
