@@ -104,9 +104,8 @@ CAUSES_DIGITS = dataclasses.replace(
         _changed("three times the iterations", RELEASED_DRIFT, {"max_steps": 3 * ADAPTATION_STEPS}),
     ),
     seeds=1,
-    expected="measured here (USPS → MNIST, seed 0): 86.9 with both discriminators from the first step, 95.0 without the "
-    "Gaussian start, 78.2 with the drift from the matched network, 92.9 with three times the iterations",
-    # Of 5 minutes each, and the last of 15.
+    expected="measured here (USPS → MNIST, seed 0): 86.9 with both discriminators from the first step, 95.0 without "
+    "the Gaussian start, 78.2 with the drift from the matched network, 92.9 with three times the iterations",
     cost="10 runs, of which 5 were run here: 25 minutes of runs, two at a time on two busy CPU cores",
     published=None,
 )
