@@ -36,10 +36,6 @@ _SHORT = (
 )
 
 
-def _estimated(runs: int, minutes: float = 5.0) -> str:
-    return f"not run here; estimate: {runs} runs, {runs * minutes / 120:.1f} hours on two CPU cores (--parallel 2)"
-
-
 DIGITS = Recipe(
     name="gam-digits",
     source=f"GAM, Table 1, on whole sets and the paper's network (lenet-gam), {_SHORT}; SVHN → MNIST is not at hand. "
@@ -71,16 +67,30 @@ MISMATCH_DIGITS = Recipe(
 )
 
 
-def _swept(name: str, source: str, values: dict[str, dict[str, Any]]) -> Recipe:
+def _swept(name: str, source: str, values: dict[str, dict[str, Any]], run_here: int, expected: str) -> Recipe:
     recipe = dataclasses.replace(DIGITS, seeds=1, run={**RUN, "max_steps": SWEEP_STEPS})
-    cost = _estimated(len(recipe.tasks) * (1 + len(values)) * recipe.seeds, 5.0 * SWEEP_STEPS / ADAPTATION_STEPS)
+    runs = len(recipe.tasks) * (1 + len(values)) * recipe.seeds
+    cost = f"{runs} runs, of which {run_here} were run here: about a minute each, two at a time on two busy CPU cores"
     words = f"GAM, {source}; {SWEEP_STEPS:,} steps of the adaptation"
     above = source_row(SOURCE_STEPS, None)
-    return sweep(recipe, name, words, DIGITS.row("GAM"), values, cost, above=above, expected="not measured")
+    return sweep(recipe, name, words, DIGITS.row("GAM"), values, cost, above=above, expected=expected)
 
 
-POSITIONS_DIGITS = _swept("gam-positions-digits", WHICH_LAYERS, PLACES)
-LAMBDA_DIGITS = _swept("gam-lambda-digits", "section 5: the weight lambda of eq. 3 (1 in gam-digits)", LAMBDAS)
+POSITIONS_DIGITS = _swept(
+    "gam-positions-digits",
+    WHICH_LAYERS,
+    PLACES,
+    5,
+    "measured here (USPS → MNIST): 66.8 of the second convolution, 69.7 of the penultimate layer, 78.0 of the scores, "
+    "78.0 of the last two",
+)
+LAMBDA_DIGITS = _swept(
+    "gam-lambda-digits",
+    "section 5: the weight lambda of eq. 3 (1 in gam-digits)",
+    LAMBDAS,
+    7,
+    "measured here (USPS → MNIST): 67.8, 69.2, 76.1, 78.7, 78.0 and 79.2 in this order",
+)
 
 
 def _changed(label: str, of: str, run: Mapping[str, Any] | None = None, **fields: Any) -> Row:
