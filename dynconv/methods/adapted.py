@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
@@ -154,9 +155,9 @@ class Adapted(SourceFirst):
     def updates(self, batch: Batch) -> Iterator[Update]:
         yield from self.adaptation(batch) if self.adapting else self.pretraining(batch)
 
+    @abc.abstractmethod
     def adaptation(self, batch: Batch) -> Iterator[Update]:
         """The updates of a step that adapts."""
-        raise NotImplementedError
 
     def pretraining(self, batch: Batch) -> Iterator[Update]:
         """Learn the source (ADDA, eq. 1)."""

@@ -90,6 +90,8 @@ def test_updates_are_equation_3(kind: Any, drift: Any, channels_last: bool, batc
     first = next(updates)
     assert first.of == ("discriminators",)
     torch.testing.assert_close(first.loss, discriminating, rtol=1e-10, atol=0)
+    reached = torch.autograd.grad(first.loss, own, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in reached), "the discriminators' loss is no loss of the network"
     parameters = list(made.discriminators.parameters())
     wanted = torch.autograd.grad(discriminating, parameters, retain_graph=True)
     for gradient, value in zip(torch.autograd.grad(first.loss, parameters), wanted, strict=True):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bright_folders import CLASSES, write_bright_folders
 from command_line import fails
-from PIL import Image
 from sklearn.metrics import silhouette_score
 from torch import nn
 
@@ -36,23 +36,14 @@ from dynconv.report.coefficients import (
 
 # Of the domains, whose images are dark, bright and between.
 BRIGHTNESS = {"dark": 20, "bright": 200, "grey": 110}
-CLASSES, PER_CLASS = 2, 6
+PER_CLASS = 6
 SHORT = ["--max-steps", "1", "--batch-size", "8", "--device", "cpu", "--num-bases", "3"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     root = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for domain, brightness in BRIGHTNESS.items():
-        for part in ("train", "test"):
-            for label in range(CLASSES):
-                folder = root / domain / part / f"class{label}"
-                folder.mkdir(parents=True)
-                for index in range(PER_CLASS):
-                    image = generator.integers(0, 20, (32, 32, 3), dtype=np.uint8) + np.uint8(brightness)
-                    image[:, 16 * label : 16 * label + 16] += 20
-                    Image.fromarray(image).save(folder / f"{index}.png")
+    write_bright_folders(root, BRIGHTNESS, per_class=PER_CLASS, noise=20)
     dark, bright, grey = (f"{name}={root / name}" for name in BRIGHTNESS)
     return ["--source", dark, bright, "--target", grey]
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bright_folders import CLASSES, write_bright_folders
 from command_line import fails
 from PIL import Image
 from rich.console import Console, RenderableType
@@ -33,7 +34,7 @@ from dynconv.report.source_or_not_images import count_of, two_sides
 from dynconv.report.source_or_not_play import Score, bar, picture, play_rounds, score_table
 
 BRIGHTNESS = {"dark": 20, "bright": 200}
-CLASSES, PER_CLASS = 2, 10
+PER_CLASS = 10
 SHORT = ["--max-steps", "1", "--batch-size", "8", "--device", "cpu"]
 
 
@@ -41,16 +42,7 @@ SHORT = ["--max-steps", "1", "--batch-size", "8", "--device", "cpu"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of source-only of a step, from dark to bright images."""
     root = tmp_path_factory.mktemp("data")
-    generator = np.random.default_rng(0)
-    for domain, brightness in BRIGHTNESS.items():
-        for part in ("train", "test"):
-            for label in range(CLASSES):
-                folder = root / domain / part / f"class{label}"
-                folder.mkdir(parents=True)
-                for index in range(PER_CLASS):
-                    image = generator.integers(0, 30, (32, 32, 3), dtype=np.uint8) + np.uint8(brightness)
-                    image[:, 16 * label : 16 * label + 16] += 20
-                    Image.fromarray(image).save(folder / f"{index}.png")
+    write_bright_folders(root, BRIGHTNESS, per_class=PER_CLASS, noise=30)
     out = tmp_path_factory.mktemp("runs") / "source-only"
     data = ["--source", f"dark={root / 'dark'}", "--target", f"bright={root / 'bright'}"]
     with pytest.MonkeyPatch.context() as patch:
