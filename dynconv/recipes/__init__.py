@@ -47,6 +47,7 @@ RECIPES: dict[str, Recipe] = {
         drt_images.OFFICE_SINGLE,
         drt_images.PACS_RESIDUALS,
         calibrator_small.DIGITS,
+        calibrator_small.CAUSES_DIGITS,
         *calibrator_ablations.ABLATIONS,
         calibrator.TABLE_1,
         calibrator.RELEASED_MNIST_USPS,
