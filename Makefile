@@ -12,11 +12,12 @@ ifneq ($(STATE),$(shell cat $(READY) 2>/dev/null))
 .PHONY: $(READY)
 endif
 
-.PHONY: help demo test cuda-build sanitize sanitize-gpu clean
+.PHONY: help demo test docs cuda-build sanitize sanitize-gpu clean
 
 help:
 	@echo 'make demo        train source-only, MCD and DRT on embedded digits and print one table'
 	@echo 'make test        ruff, mypy and the default tier of the tests; brings Chromium by apt where that is there and permitted'
+	@echo 'make docs        build the documentation into docs/_build/html: tutorials, guides, API reference'
 	@echo 'make cuda-build  bring nvcc by pip, compile and link the CUDA operators (needs no GPU)'
 	@echo 'make sanitize    the tests of the CPU operators under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make sanitize-gpu  the GPU tests under compute-sanitizer (needs a GPU and make cuda-build)'
@@ -45,6 +46,12 @@ test: $(READY)
 	$(SAY) 'pytest, two files at a time'
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
+docs: $(READY)
+	$(SAY) 'installing what builds the documentation'
+	@$(BIN)/pip install --quiet --disable-pip-version-check 'furo>=2024.8' 'myst-parser>=4' 'sphinx>=8'
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	$(SAY) 'open docs/_build/html/index.html'
+
 cuda-build: $(READY)
 	@VENV=$(VENV) bash csrc/cuda/build.sh
 
@@ -55,6 +62,6 @@ sanitize-gpu: $(READY)
 	@PYTHON=$(CURDIR)/$(BIN)/python bash csrc/cuda/sanitize.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f dynconv/_host*.so dynconv/_native*.so dynconv/build_record.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,7 +26,6 @@ from dynconv.bench.harness import (
     CannotRun,
     CommonOptions,
     Entry,
-    Row,
     attempt,
     chosen,
     megabytes,
@@ -39,6 +38,7 @@ from dynconv.bench.machine import DTYPES, Rates
 from dynconv.bench.problems import FORMATS, SHAPES, Shape, Spec, Tensors, from_row, own_batch, shape_of
 from dynconv.bench.providers import PROVIDERS as CONVOLUTIONS
 from dynconv.bench.providers import STATIC
+from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 from dynconv.functional import coefficients
 from dynconv.ops.coefficients import BACKENDS

@@ -21,7 +21,6 @@ from dynconv.bench.harness import (
     CannotRun,
     CommonOptions,
     Entry,
-    Row,
     attempt,
     chosen,
     megabytes,
@@ -45,6 +44,7 @@ from dynconv.bench.problems import (
     work,
 )
 from dynconv.bench.providers import GROUPED, PROVIDERS, STATIC, Call, Provider, memory_reason
+from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 
 MODES, BASES = ("forward", "forward+backward"), ("1x1", "full")

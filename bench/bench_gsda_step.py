@@ -20,16 +20,8 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from dynconv.bench.harness import (
-    CommonOptions,
-    Entry,
-    Row,
-    attempt,
-    chosen,
-    memory_columns,
-    relative_error,
-    time_entries,
-)
+from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, memory_columns, relative_error, time_entries
+from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.losses import domain_losses

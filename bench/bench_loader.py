@@ -24,7 +24,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from dynconv.bench.harness import CommonOptions, Entry, Row, attempt, chosen, relative_error, time_entries
+from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, relative_error, time_entries
+from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 from dynconv.data import Batch, DomainBatches, Protocol, SourceBatch, TargetBatch, load_protocol
 from dynconv.data.files import CACHE_MODES, CacheMode

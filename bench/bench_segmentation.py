@@ -19,19 +19,11 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynconv.bench.bench_drt_step import ReferenceConv2d, Training, distance
-from dynconv.bench.harness import (
-    CommonOptions,
-    Entry,
-    Row,
-    attempt,
-    chosen,
-    memory_columns,
-    roofline_columns,
-    time_entries,
-)
+from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, memory_columns, roofline_columns, time_entries
 from dynconv.bench.machine import DTYPES
+from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
+from dynconv.bench.supervised_step import ReferenceConv2d, Training, allowed_beside, distance
 from dynconv.models import SEGMENTATION, DynamicSpec, build, input_of
 from dynconv.nn import DynamicConv2d
 
@@ -40,8 +32,6 @@ TRAINING, INFERENCE = "training step", "inference"
 # Of Cityscapes.
 NUM_CLASSES = 19
 CHECKED_SIZE = (32, 64)
-# As in `bench_drt_step`: a dynamic network may be off by this many times what the static one is.
-_ALLOWED_OF_STATIC, _ALLOWED_AT_LEAST, _ALLOWED_AT_MOST = 10.0, 1e-4, 0.3
 
 
 @dataclass(frozen=True)
@@ -187,13 +177,13 @@ def measure(names: Sequence[str], options: Options, problem: Problem, session: S
     def found_before(name: str, _result: Any) -> tuple[float, str]:
         return errors[name]
 
-    allowed = _ALLOWED_AT_MOST
+    allowed = allowed_beside(None)
     for name in (STATIC, *names):
         row = problem.columns() | {"provider": name}
         is_off = functools.partial(found_before, name)
         entries += attempt(row, functools.partial(made, name), is_off, device, is_ours=True, allowed=allowed)
         if name == STATIC and name in errors:
-            allowed = min(_ALLOWED_AT_MOST, _ALLOWED_AT_LEAST + _ALLOWED_OF_STATIC * errors[name][0])
+            allowed = allowed_beside(errors[name][0])
     time_entries(entries, device, options)
     flops, moved = static_work(problem)
     floor = rates.floor_ms(flops, moved, problem.dtype)

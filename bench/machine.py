@@ -15,6 +15,7 @@ import torch
 
 import dynconv
 from dynconv.engine.environment import commit, hardware
+from dynconv.timing import synchronise
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -72,11 +73,6 @@ def _best_seconds(call: Callable[[], object], device: torch.device, calls: int =
         synchronise(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:])
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def free_bytes(device: torch.device) -> int:

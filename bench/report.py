@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dynconv.bench.harness import Row
+from dynconv.bench.rows import Row
 
 _GROUP = ("shape", "batch", "dtype", "mode", "basis", "residual")
 _COLUMNS = {

@@ -1,13 +1,75 @@
-"""Reading a benchmark's CSV back."""
+"""The rows of a benchmark: their columns, and reading a CSV back."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from dynconv.bench.harness import COLUMNS, IDENTITY
-
+# What a row is: two rows that agree in all of these measure the same thing.
+IDENTITY = (
+    "op",
+    "device",
+    "shape",
+    "batch",
+    "in_channels",
+    "out_channels",
+    "size",
+    "kernel",
+    "stride",
+    "groups",
+    "num_bases",
+    "dtype",
+    "mode",
+    "basis",
+    "residual",
+    "layout",
+    "graph",
+    "provider",
+)
+RESULTS = (
+    "status",
+    "note",
+    "p20_ms",
+    "p50_ms",
+    "p80_ms",
+    "min_ms",
+    "rounds",
+    "ratio_to_static",
+    "ratio_p20",
+    "ratio_p80",
+    "ratio_of_minima",
+    "ratio_to_static_nchw",
+    "ratio_to_grouped",
+    "images_per_s",
+    "error",
+    "compile_s",
+    "peak_extra_mb",
+    "peak_mb",
+    "gflop",
+    "mbytes",
+    "floor_ms",
+    "percent_of_floor",
+)
+MACHINE = (
+    "device_name",
+    "cpu_capability",
+    "threads",
+    "gbytes_per_s",
+    "gflop_per_s",
+    "dynconv",
+    "torch",
+    "triton",
+    "timm",
+    "cuda",
+    "commit",
+    "dirty",
+    "date",
+)
+COLUMNS = (*IDENTITY, *RESULTS, *MACHINE)
+Row = dict[str, Any]
+# A row as the CSV has it.
 Written = dict[str, str]
 
 

@@ -9,9 +9,10 @@ from typing import Generic, TypeVar
 
 import torch
 
-from dynconv.bench.harness import CommonOptions, OutputFailed, Recorder
+from dynconv.bench.harness import CommonOptions
 from dynconv.bench.machine import Rates, identity, measure_rates
 from dynconv.bench.memory import MemoryMeter
+from dynconv.bench.recorder import OutputFailed, Recorder
 from dynconv.bench.report import print_results
 
 Problem = TypeVar("Problem")

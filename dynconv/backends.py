@@ -12,11 +12,17 @@ from typing import Any
 
 import torch
 
+__all__ = ["build_record", "native_missing", "triton_missing"]
+
 _PACKAGE = Path(__file__).parent
 
 
 def triton_missing(device: torch.device) -> str | None:
-    """Why Triton kernels cannot run on tensors of ``device``, or None where they can."""
+    """Why Triton kernels cannot run on tensors of a device, or None where they can.
+
+    Args:
+        device: Where the tensors are.
+    """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (it exists for Linux; pip install triton)"
     if device.type == "cuda":
@@ -50,7 +56,11 @@ def load_native() -> None:
 
 
 def native_missing(device_type: str) -> str | None:
-    """Why there are no native operators for tensors of this kind of device, or None where there are."""
+    """Why there are no native operators for tensors of a kind of device, or None where there are.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"`` or another ``torch.device(...).type``.
+    """
     if device_type not in ("cpu", "cuda"):
         return f"there are no native operators for {device_type} tensors"
     return _NATIVE_MISSING.get(device_type)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dynconv.engine.config import TrainConfig
+
+# What the commands need of each extra of dynconv.
+PACKAGES = {
+    "train": ("lightning", "matplotlib", "sklearn", "torchmetrics", "tyro", "rich", "tensorboard", "torchvision"),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+    "bench": ("tyro", "rich", "torchvision"),
+}
 
 
 def fail(message: str, code: int = 2) -> int:
@@ -25,9 +31,9 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0 and int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def packages_missing(packages: Sequence[str], extra: str) -> str | None:
+def packages_missing(extra: str) -> str | None:
     """What to do about missing packages of dynconv[extra], or None where all are there."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES[extra] if importlib.util.find_spec(name) is None]
     if not missing:
         return None
     return f"this command needs packages that are not installed ({', '.join(missing)}): pip install 'dynconv[{extra}]'"

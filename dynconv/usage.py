@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+
 USAGE = """usage: dynconv COMMAND ...
 
 Dynamic convolution for PyTorch, and unsupervised domain adaptation with it.
@@ -62,13 +65,15 @@ figures:
 `dynconv plot FIGURE --help` tells each one's options.
 """
 
-REPRODUCE_USAGE = """usage: dynconv reproduce TABLE [--seeds N] [--data-root DIR] [--out DIR] [options]
+REPRODUCE_USAGE = """usage: dynconv reproduce TABLE|--all [--seeds N] [--data-root DIR] [--out DIR] [options]
 
 tables:
 {tables}
 
 What was interrupted goes on with the same command. `dynconv reproduce TABLE --dry-run` lists a table's runs, what they
-cost and what to expect of them, `dynconv reproduce TABLE --help` the options.
+cost and what to expect of them, `dynconv reproduce TABLE --help` the options. `dynconv reproduce --all`
+makes every table that the data below the data root allow, and RESULTS.md of them (--hours H: begins no run after H
+hours).
 """
 
 BENCH_USAGE = """usage: dynconv bench [OP] [--device auto|cpu|cuda] [--out CSV] [--quick] [options]
@@ -96,3 +101,14 @@ With --backbone: parameters and multiply-adds of that network, static and with e
   --image-size H W    size of the images of a network that labels every pixel (512 1024)
   --json              one JSON object instead of a table
 """
+
+
+def asks_for_help(args: Sequence[str]) -> bool:
+    """Whether a command was given nothing to do, or is asked for its help."""
+    return not args or args[0] in ("-h", "--help")
+
+
+def show_usage(usage: str, args: Sequence[str]) -> int:
+    """Print `usage` where help was asked for; on standard error where no word was given. Returns the exit code."""
+    print(usage, end="", file=sys.stdout if args else sys.stderr)
+    return 0 if args else 2

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from dynconv.bench.harness import COLUMNS
+from dynconv.bench.rows import COLUMNS
 
 QUICK = ["--device", "cpu", "--budget", "1e-4", "--min-rounds", "2"]
 ROW = dict.fromkeys(COLUMNS, "") | {

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data import Domain, Protocol, Split
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.evaluation import Scoring
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import LoadedRun
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
+from dynconv.engine.scoring import Scoring
 from dynconv.methods.calibrator import CalibratorConfig, CalibratorMethod
 
 CLASSES = ("dim", "bright")

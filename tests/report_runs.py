@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.config import TrainConfig
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
 from dynconv.methods import METHODS
 
 START = {

@@ -7,7 +7,8 @@ from pathlib import Path
 from publishers_scenes import write_camvid
 from rich.console import Console
 
-from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import train
 from dynconv.methods import METHODS
 

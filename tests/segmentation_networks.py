@@ -11,14 +11,14 @@ from dynconv.nn import DynamicConv2d
 
 # Channels of VGG16's convolutions in `make_narrow`.
 GROUPS = ((4, 4), (4, 4), (6, 6, 6), (8, 8, 8), (8, 8, 8))
+# Its levels of DRN-26.
+LEVELS = tuple((width, *level[1:]) for width, level in zip((16, 20, 24, 28, 32, 40, 40, 40), drn._LEVELS, strict=True))
 
 
 def make_narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give DRN-26 and FCN-8s few channels and leave their plan: the real ones, of 20 and 134 million parameters, take a
     half and two seconds to build."""
-    widths = (16, 20, 24, 28, 32, 40, 40, 40)
-    levels = tuple((width, *level[1:]) for width, level in zip(widths, drn._LEVELS, strict=True))
-    monkeypatch.setattr(drn, "_LEVELS", levels)
+    monkeypatch.setattr(drn, "_LEVELS", LEVELS)
     monkeypatch.setattr(fcn8s, "_GROUPS", GROUPS)
     monkeypatch.setattr(fcn8s, "_CHANNELS", (6, 8, 16))
 

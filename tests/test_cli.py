@@ -15,11 +15,13 @@ import torch
 from command_line import fails
 from PIL import Image
 
-from dynconv import cli
+from dynconv import cli, commands, ending
 from dynconv.engine.config import load_config
 from dynconv.engine.options import parse_train
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
+from dynconv.report import plot_commands
+from dynconv.usage import BENCH_USAGE, PLOT_USAGE
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def test_train_writes_a_run_and_prints_its_selection(
     assert "step 2/2" in captured.err
     assert f"curves of the training: {out}/training.png" in captured.out
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
-    config = load_config(out / "config.yaml", METHODS)
+    config = load_config(out / "config.yaml")
     assert (config.run.max_steps, config.options.lr) == (2, 0.5)
     # The same command again finds the run finished.
     assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out), "--lr", "0.5"]) == 0
@@ -296,6 +298,12 @@ def test_help_exits_with_0_and_reads_as_text(command: list[str], capsys: pytest.
     assert "--method." not in text and "--run." not in text, "flags are flat"
 
 
+def test_every_figure_that_is_named_is_drawn_and_told_of() -> None:
+    assert tuple(plot_commands.FIGURES) == commands.FIGURES
+    assert all(f"\n  {figure} " in PLOT_USAGE for figure in commands.FIGURES)
+    assert all(f"\n  {operation} " in BENCH_USAGE for operation in commands.BENCHMARKS)
+
+
 def test_help_names_every_contract_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["train", "drt", "--help"])
@@ -312,7 +320,7 @@ def test_no_command_is_wrong_use_and_lists_what_exists(capsys: pytest.CaptureFix
 
 
 def test_missing_packages_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "TRAINING_PACKAGES", ("torch", "not_a_package"))
+    monkeypatch.setitem(ending.PACKAGES, "train", ("torch", "not_a_package"))
     message = fails(capsys, "train", "drt")
     assert "not_a_package" in message and "dynconv[train]" in message
 

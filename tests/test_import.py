@@ -1,12 +1,18 @@
-"""Importing the package is light: torch alone, no CUDA start, no compiler, no training code."""
+"""Imports run downward only, and importing the package is light: torch alone, no CUDA start, no training code."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+import dynconv
 
 PROGRAM = """
 import json, sys
@@ -19,8 +25,66 @@ print(json.dumps({{"new": new, "cuda": torch.cuda.is_initialized()}}))
 # What costs much or belongs to the training code; all that torch itself has loaded by then is not counted.
 HEAVY = {"lightning", "matplotlib", "onnx", "PIL", "sklearn", "tensorboard", "torchmetrics", "torchvision", "triton"}
 HEAVY_OF_TORCH = {"torch._dynamo", "torch._inductor", "torch.onnx", "torch.utils.cpp_extension"}
-# The import rule of the house: nn and below know nothing of these.
-ABOVE_NN = {"data", "models", "losses", "methods", "engine", "metrics", "plots", "report", "recipes", "cli", "bench"}
+# The import rule of the house: a module imports from its own room and from those on the lines below it.
+FLOORS = (
+    {"__main__"},
+    {"cli"},
+    {"commands", "demo"},
+    {"bench", "report", "ending"},
+    {"recipes", "plots"},
+    {"engine"},
+    {"methods"},
+    {"losses", "models", "data", "metrics"},
+    {"nn"},
+    {"functional", "info"},
+    {"ops"},
+    {"kernels", "reference", "backends"},
+    # Below all: they import nothing of ours.
+    {"distributed", "parsing", "timing", "usage"},
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+ABOVE_NN = set().union(*FLOORS[: FLOOR_OF["nn"]])
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Room and file of every module of the package but its own __init__, which a test below has import nothing."""
+    root = Path(dynconv.__file__).parent
+    # In a checkout kernels and bench are links.
+    for folder, _, files in os.walk(root, followlinks=True):
+        for file in (Path(folder, name) for name in files if name.endswith(".py")):
+            parts = file.relative_to(root).with_suffix("").parts
+            if parts != ("__init__",):
+                yield parts[0], file
+
+
+def imported_rooms(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and room of every import of ours in a file, those within functions and for type checkers too."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for package, *rest in (name.split(".") for name in names):
+            # What `dynconv` itself has (its __version__) is no room.
+            if package == "dynconv" and rest and not rest[0].startswith("__"):
+                yield node.lineno, rest[0]
+
+
+def test_every_module_has_its_floor() -> None:
+    rooms = {room for room, _ in modules()}
+    assert rooms == set(FLOOR_OF), "FLOORS and the package have other rooms"
+
+
+def test_imports_run_downward_only() -> None:
+    upward = [
+        f"{file}:{line}: {room} imports {other}"
+        for room, file in modules()
+        for line, other in imported_rooms(file)
+        if other != room and FLOOR_OF[other] <= FLOOR_OF[room]
+    ]
+    assert upward == []
 
 
 def new_modules(statement: str) -> set[str]:

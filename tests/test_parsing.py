@@ -18,7 +18,7 @@ COMMANDS = {
     "plot training": "plot training [-h] RUN [RUN ...] [--out PNG]",
     "runs": "runs [-h] [DIR] [--json]",
     "report": "report [-h] [OPTIONS] RUN [RUN ...]",
-    "reproduce drt-digits": "reproduce [-h] [OPTIONS] TABLE",
+    "reproduce drt-digits": "reproduce [-h] [OPTIONS] [TABLE]",
 }
 
 
@@ -60,7 +60,7 @@ def test_help_tells_what_is_optional_and_what_an_option_takes(capsys: Capture, m
     out = stops(capsys, "reproduce", "drt-digits", "--help")[1]
     assert "--tasks TASK [TASK ...] Only these protocols. (default: all)" in out
     assert "--rows ROW [ROW ...] Only these rows, by their labels. (default: all)" in out
-    assert "--gpus GPU [GPU ...]" in out and "--threads N" in out and "TABLE The table's name" in out
+    assert "--gpus GPU [GPU ...]" in out and "--threads N" in out and "[TABLE] The table's name" in out
 
 
 REFUSED = {

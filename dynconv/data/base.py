@@ -1,8 +1,7 @@
-"""What a data set is here: `Split`, `Domain` and `Protocol`, and the seeded draws that make subsets and hold-outs."""
+"""What a data set is here: `Split`, `Domain` and `Protocol`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -10,13 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynconv.data.augment import CROP_SCALE, SMALL_CROP_SCALE, Augmentation, augment, centre_crop, ten_crops
-from dynconv.data.errors import DataError
+from dynconv.data.augment import CROP_SCALE, SMALL_CROP_SCALE, Augmentation, augment, centre_crop
 from dynconv.data.files import ImageFiles, Skipped
-from dynconv.data.normalise import Normalisation, normalise
-from dynconv.data.threads import read_ahead
-
-HOLD_OUT = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +24,9 @@ class Split:
         side: Height and width that a network sees, where the stored images have a margin around it to crop from;
             None where it sees the whole image.
         origins: int64 (N,), where images are there more than once: equal for those that are the same image.
+
+    Raises:
+        ValueError: Images or labels of another dtype or shape, or a `side` beyond the images'.
     """
 
     most_held_out: ClassVar[int | None] = None
@@ -131,12 +128,16 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Domain:
-    """A named data set with its classes. `test` is None where nothing is left to test on."""
+    """A named data set with its classes."""
 
     name: str
+    """As in a protocol, or as its user calls it."""
     classes: tuple[str, ...]
+    """Their names; a label is an index into them."""
     train: Split
+    """What is trained on."""
     test: Split | None
+    """What is measured on; None where nothing is left for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +149,13 @@ class Protocol:
     """
 
     name: str
+    """SOURCE[+SOURCE...]-TARGET."""
     sources: tuple[Domain, ...]
+    """At least one, all of the target's classes."""
     target: Domain
+    """Its training labels are for evaluation alone."""
     variant: str = "full"
+    """Which of the images were chosen, by the name after the @ of a protocol; "full" for all."""
     partial: tuple[int, ...] | None = None
     """The classes that the target is limited to (partial adaptation), as indices into `classes`; None for all."""
     skipped: tuple[Skipped, ...] = ()
@@ -163,6 +168,7 @@ class Protocol:
 
     @property
     def num_classes(self) -> int:
+        """C; labels are 0 to C - 1."""
         return len(self.target.classes)
 
     @property
@@ -176,157 +182,3 @@ class Protocol:
             domain.name: {"train": len(domain.train), "test": 0 if domain.test is None else len(domain.test)}
             for domain in (*self.sources, self.target)
         }
-
-
-def evaluation_batches(
-    split: Split,
-    *,
-    batch_size: int,
-    device: torch.device | str = "cpu",
-    normalisation: Normalisation = "half",
-    ten_crop: bool = False,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image of `split` once, in order: normalised images (B, C, H, W) and labels (B, *label_shape).
-
-    The last batch is shorter.
-
-    Args:
-        split: What to go through.
-        batch_size: Images per batch.
-        device: Where the batches are put.
-        normalisation: As the network wants it.
-        ten_crop: Give (B, 10, C, S, S) instead: the four corners and the centre of each image and of its mirror image,
-            whose scores are to be averaged (the custom of PADA and CDAN).
-
-    Raises:
-        ValueError: `ten_crop` of images without a margin to crop from, or `batch_size` below 1.
-        DataError: a file cannot be read.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-    if ten_crop and split.side is None:
-        height, width = split.images.shape[2:]
-        raise ValueError(
-            f"ten_crop: the images of {height} x {width} are seen whole: there is no margin to crop from; it is for "
-            "image files at 224 x 224"
-        )
-    places = torch.arange(len(split)).split(batch_size)
-
-    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
-        return (split.stored_at(indices), split.labels[indices]) if ten_crop else split.labelled_at(indices)
-
-    every = map(read, places) if isinstance(split.images, Tensor) else read_ahead(read, places, "read")
-    for images, of_images in every:
-        labels = of_images.to(device)
-        if ten_crop and split.side is not None:
-            crops = ten_crops(images, (split.side, split.side))
-            yield normalise(crops.flatten(0, 1), device, normalisation).unflatten(0, crops.shape[:2]), labels
-        else:
-            yield normalise(images, device, normalisation), labels
-
-
-def _ranked_within_class(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """For each image, its place in a seeded shuffle of its class, and the size of that class (both float64 (N,))."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffle = torch.randperm(labels.shape[0], generator=generator)
-    by_class = shuffle[torch.argsort(labels[shuffle], stable=True)]
-    counts = torch.bincount(labels)
-    starts = torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    rank = torch.empty(labels.shape[0], dtype=torch.float64)
-    rank[by_class] = (torch.arange(labels.shape[0]) - starts).to(torch.float64)
-    return rank, counts[labels].to(torch.float64)
-
-
-def stratified_hold_out(labels: Tensor, seed: int, fraction: float = HOLD_OUT) -> tuple[Tensor, Tensor]:
-    """Two disjoint sets of indices that together cover `labels` (N,): kept, and held out (`fraction` of each class).
-
-    A class of two or more images has at least one on each side; a single image is kept.
-    """
-    rank, size = _ranked_within_class(labels, seed)
-    held = torch.where(size > 1, torch.minimum((size * fraction).round().clamp(min=1), size - 1), 0.0)
-    mask = rank < held
-    return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
-
-
-def _hold_out(split: Split, seed: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """`stratified_hold_out` of a split: an image that is there more than once is held out once, and no copy kept."""
-    if split.origins is None:
-        return stratified_hold_out(split.labels, seed, fraction)
-    _, image = torch.unique(split.origins, return_inverse=True)
-    first = torch.full((int(image.max()) + 1,), len(image)).scatter_reduce(0, image, torch.arange(len(image)), "amin")
-    kept, held = stratified_hold_out(split.labels[first], seed, fraction)
-    return torch.nonzero(torch.isin(image, kept)).flatten(), first[held]
-
-
-def stratified_draw(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices, ascending, of `count` images in which every class keeps its share and none is lost.
-
-    Raises:
-        DataError: `count` is below the number of classes present.
-    """
-    present = int(torch.unique(labels).numel())
-    if count < present:
-        raise DataError(f"a limit of {count} images cannot hold the {present} classes present: give at least {present}")
-    rank, size = _ranked_within_class(labels, seed)
-    # The first of each class goes in whatever its share; then the classes advance at the same relative pace.
-    key = torch.where(rank == 0, 0.0, (rank + 0.5) / size)
-    return torch.argsort(key, stable=True)[:count].sort().values
-
-
-def uniform_draw(total: int, count: int, seed: int) -> Tensor:
-    """Indices, ascending, of `count` of `total` images, drawn without a look at any label."""
-    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].sort().values
-
-
-def supervised_by_target(protocol: Protocol) -> Protocol:
-    """`protocol` with the target's training split, labels and all, as its only source: for a bound, not for adaptation.
-
-    Raises:
-        DataError: the target has no test split of its own, so that what was trained on would be tested on.
-    """
-    target = protocol.target
-    if target.test is None or target.test is target.train:
-        raise DataError(f"{target.name}: no test split is left beside the labelled training images")
-    # Its test split stands under the target's name alone.
-    return replace(protocol, sources=(replace(target, test=None),))
-
-
-def with_pseudo_labels(protocol: Protocol, indices: Tensor, labels: Tensor) -> Protocol:
-    """`protocol` with training images of its target as one more source, the last, "TARGET (pseudo-labelled)".
-
-    It has no test split. The target stays as it is, with all its unlabelled training images.
-
-    Args:
-        protocol: Sources and target.
-        indices: int64 (n,), places in `protocol.target.train`.
-        labels: int64 (n,), what they are taken for.
-    """
-    target = protocol.target
-    train = replace(target.train.subset(indices), labels=labels)
-    source = Domain(f"{target.name} (pseudo-labelled)", target.classes, train, None)
-    return replace(protocol, sources=(*protocol.sources, source))
-
-
-def source_validation_split(
-    protocol: Protocol, seed: int, fraction: float = HOLD_OUT
-) -> tuple[Protocol, tuple[Split, ...]]:
-    """Take a stratified `fraction` of each source's training split, of scenes at most `SceneSplit.most_held_out`, away
-    from training, for `source-val`.
-
-    Returns:
-        The protocol with smaller source training splits, and one held-out `Split` per source, in their order.
-    """
-    kept_sources: list[Domain] = []
-    held_splits: list[Split] = []
-    for source in protocol.sources:
-        most = source.train.most_held_out
-        own = fraction if most is None else min(fraction, most / max(len(source.train), 1))
-        kept, held = _hold_out(source.train, seed, own)
-        if held.numel() == 0:
-            raise DataError(
-                f"source {source.name}: {len(source.train)} training images, no class with two: nothing can be held "
-                "out for source validation"
-            )
-        kept_sources.append(replace(source, train=source.train.subset(kept)))
-        held_splits.append(source.train.subset(held))
-    return replace(protocol, sources=tuple(kept_sources)), tuple(held_splits)

@@ -1,122 +1,27 @@
-"""The endless stream of training batches, whose whole state is one number and the selection of target images."""
+"""Batches: the endless stream that training draws, whose whole state is one number and the selection of target images;
+and those of a split, once through, for evaluation."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dynconv.data.augment import AUGMENTATIONS, Augmentation
+from dynconv.data.augment import AUGMENTATIONS, Augmentation, ten_crops
 from dynconv.data.base import Protocol, Split
+from dynconv.data.batch import Batch, SourceBatch, TargetBatch, TargetSelection
 from dynconv.data.normalise import NORMALISATIONS, Normalisation, normalise
 from dynconv.data.samplers import Balanced, Shuffled
-from dynconv.data.threads import reading_pool
+from dynconv.data.threads import read_ahead, reading_pool
 from dynconv.distributed import share_of
 
 # The last word of the generator's key of each random draw (see `samplers`).
 _AUGMENTATION = 3
-
-
-@dataclass
-class SourceBatch:
-    """Labelled images of the sources.
-
-    Attributes:
-        images: float32 (B, C, H, W), normalised, channels_last.
-        labels: int64 (B,); of label maps (B, H, W), where 255 is no class.
-        domains: int64 (B,), index into `Protocol.sources`.
-    """
-
-    images: Tensor
-    labels: Tensor
-    domains: Tensor
-
-
-@dataclass
-class TargetBatch:
-    """Target images: there is no field for a label, but for those that a method gave them itself.
-
-    Attributes:
-        images: float32 (B, C, H, W), normalised, channels_last.
-        indices: int64 (B,), places in `Protocol.target.train`.
-        pseudo_labels: int64 (B,), as the `TargetSelection` has them that the images are drawn from; None where all
-            images are drawn.
-        pseudo_probabilities: float32 (B, num_classes), likewise; None where the selection has none.
-    """
-
-    images: Tensor
-    indices: Tensor
-    pseudo_labels: Tensor | None = None
-    pseudo_probabilities: Tensor | None = None
-
-    def part(self, rows: slice) -> TargetBatch:
-        """The images at `rows` with all that belongs to them; views."""
-        pseudo = (None if each is None else each[rows] for each in (self.pseudo_labels, self.pseudo_probabilities))
-        return TargetBatch(self.images[rows], self.indices[rows], *pseudo)
-
-
-@dataclass
-class Batch:
-    source: SourceBatch
-    target: TargetBatch
-
-    def split(self, count: int) -> list[Batch]:
-        """`count` consecutive parts, as equal as the batch allows; views."""
-        parts = []
-        for index in range(count):
-            source = share_of(len(self.source.images), index, count)
-            target = share_of(len(self.target.images), index, count)
-            parts.append(
-                Batch(
-                    SourceBatch(self.source.images[source], self.source.labels[source], self.source.domains[source]),
-                    self.target.part(target),
-                )
-            )
-        return parts
-
-
-@dataclass(frozen=True, eq=False)
-class TargetSelection:
-    """Target images to train on, with the classes a network gave them.
-
-    Attributes:
-        indices: int64 (n,), places in `Protocol.target.train`, none twice.
-        labels: int64 (n,), their pseudo labels.
-        probabilities: float32 (n, num_classes), how sure of each class the network was; None where nobody asks.
-
-    Raises:
-        ValueError: another type or shape, or an index twice.
-    """
-
-    indices: Tensor
-    labels: Tensor
-    probabilities: Tensor | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in (("indices", self.indices), ("labels", self.labels)):
-            if value.dtype != torch.int64 or value.shape != (self.indices.numel(),):
-                expected = f"int64 ({self.indices.numel()},)"
-                raise ValueError(f"{name}: expected {expected}, got {value.dtype} {tuple(value.shape)}")
-        if self.indices.unique().numel() != self.indices.numel():
-            raise ValueError("indices: expected every image once at most, got some of them twice")
-        soft = self.probabilities
-        if soft is not None and (soft.dtype != torch.float32 or soft.ndim != 2 or len(soft) != self.indices.numel()):
-            expected = f"float32 ({self.indices.numel()}, num_classes)"
-            raise ValueError(f"probabilities: expected {expected}, got {soft.dtype} {tuple(soft.shape)}")
-
-    def state(self) -> dict[str, Tensor]:
-        """What `TargetSelection(**state)` makes anew."""
-        own = {"indices": self.indices, "labels": self.labels}
-        return own if self.probabilities is None else {**own, "probabilities": self.probabilities}
-
-    def copy(self) -> TargetSelection:
-        """The same in memory of its own, on the CPU."""
-        return TargetSelection(**{name: value.clone().cpu() for name, value in self.state().items()})
 
 
 class _Drawn(NamedTuple):
@@ -361,3 +266,50 @@ class DomainBatches:
         stored = state["selection"]
         self.select_target(None if stored is None else TargetSelection(**stored))
         self._step = int(state["step"])
+
+
+def evaluation_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    normalisation: Normalisation = "half",
+    ten_crop: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image of `split` once, in order: normalised images (B, C, H, W) and labels (B, *label_shape).
+
+    The last batch is shorter.
+
+    Args:
+        split: What to go through.
+        batch_size: Images per batch.
+        device: Where the batches are put.
+        normalisation: As the network wants it.
+        ten_crop: Give (B, 10, C, S, S) instead: the four corners and the centre of each image and of its mirror image,
+            whose scores are to be averaged (the custom of PADA and CDAN).
+
+    Raises:
+        ValueError: `ten_crop` of images without a margin to crop from, or `batch_size` below 1.
+        DataError: a file cannot be read.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    if ten_crop and split.side is None:
+        height, width = split.images.shape[2:]
+        raise ValueError(
+            f"ten_crop: the images of {height} x {width} are seen whole: there is no margin to crop from; it is for "
+            "image files at 224 x 224"
+        )
+    places = torch.arange(len(split)).split(batch_size)
+
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        return (split.stored_at(indices), split.labels[indices]) if ten_crop else split.labelled_at(indices)
+
+    every = map(read, places) if isinstance(split.images, Tensor) else read_ahead(read, places, "read")
+    for images, of_images in every:
+        labels = of_images.to(device)
+        if ten_crop and split.side is not None:
+            crops = ten_crops(images, (split.side, split.side))
+            yield normalise(crops.flatten(0, 1), device, normalisation).unflatten(0, crops.shape[:2]), labels
+        else:
+            yield normalise(images, device, normalisation), labels

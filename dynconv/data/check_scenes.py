@@ -15,8 +15,8 @@ from dynconv.data.errors import DataError
 from dynconv.data.findings import Findings, Kind
 from dynconv.data.folders import parse_assignment
 from dynconv.data.manifest import published
-from dynconv.data.scenes.listing import SCENE_SETS, Scene, SceneListing, expected_counts, list_own, list_scenes
-from dynconv.data.scenes.reading import SceneError, read_scene
+from dynconv.data.scenes.listing import SCENE_SETS, SceneListing, expected_counts, list_own, list_scenes
+from dynconv.data.scenes.reading import Scene, SceneError, read_scene
 from dynconv.data.threads import reading_pool
 
 # Scenes handed to the threads at a time, between two movements of a progress bar.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol as Interface
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dynconv.data import digit_five
+from dynconv.data.arrays import to_split
 from dynconv.data.base import Domain
 from dynconv.data.cache import Arrays, cached, stamp
 from dynconv.data.digit_files import (
@@ -27,7 +28,6 @@ from dynconv.data.digit_files import (
 from dynconv.data.download import Download
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, Skipped
-from dynconv.data.images import to_split
 from dynconv.data.skip import without_unreadable
 
 __all__ = ["CLASSES", "DIGIT_SETS", "REAL", "DigitSet", "Drawing", "fetch", "load_digits", "read_digits"]
@@ -159,18 +159,16 @@ def _drawn(arrays: Arrays, drawing: Drawing) -> Arrays:
 _AGAIN = "Delete what is damaged and fetch it again"
 
 
-def _mnist_m_from_publisher(root: Path) -> str:
-    return (
-        "the authors of DANN (Ganin et al., 2016) publish mnist_m.tar.gz at http://yaroslav.ganin.net (Unsupervised "
-        f"Domain Adaptation by Backpropagation); unpack it in {root}"
-    )
+def _from_dann(archive: str, folder: str = "", part: str = "") -> Callable[[Path], str]:
+    """How to get a set that the authors of DANN publish; `folder` below the data root is where the archive belongs."""
 
+    def how_to_get(root: Path) -> str:
+        return (
+            f"the authors of DANN (Ganin et al., 2016) publish {archive} at http://yaroslav.ganin.net (Unsupervised "
+            f"Domain Adaptation by Backpropagation{part}); unpack it in {root / folder}"
+        )
 
-def _syn_from_publisher(root: Path) -> str:
-    return (
-        "the authors of DANN (Ganin et al., 2016) publish SynthDigits.zip at http://yaroslav.ganin.net (Unsupervised "
-        f"Domain Adaptation by Backpropagation, SYN NUMBERS); unpack it in {root / 'SynthDigits'}"
-    )
+    return how_to_get
 
 
 _MNIST = tuple(
@@ -227,7 +225,7 @@ REAL: dict[str, DigitSet] = {
         "MNIST-M",
         MNIST_M_LABELS,
         read_mnist_m,
-        _mnist_m_from_publisher,
+        _from_dann("mnist_m.tar.gz"),
         {"train": 59001, "test": 9001},
         image_files=list_mnist_m,
     ),
@@ -249,7 +247,7 @@ REAL: dict[str, DigitSet] = {
         "Synthetic Digits",
         _SYN,
         read_stacks(*_SYN),
-        _syn_from_publisher,
+        _from_dann("SynthDigits.zip", "SynthDigits", ", SYN NUMBERS"),
         {"train": 479400, "test": 9553},
         cache_drawn=True,
     ),

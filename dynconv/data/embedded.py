@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from dynconv.data.base import Domain, stratified_hold_out
+from dynconv.data.arrays import to_split
+from dynconv.data.base import Domain
 from dynconv.data.cache import Arrays, cached
 from dynconv.data.digits import CLASSES
+from dynconv.data.draws import stratified_hold_out
 from dynconv.data.errors import DataError
-from dynconv.data.images import to_split
 
 NAMES = ("optical", "plain", "textured", "coloured", "inverted")
 

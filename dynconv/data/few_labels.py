@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from dynconv.data.base import HOLD_OUT, Protocol, Split, stratified_draw, stratified_hold_out
+from dynconv.data.base import Protocol, Split
+from dynconv.data.draws import HOLD_OUT, stratified_draw, stratified_hold_out
 from dynconv.data.errors import DataError
 from dynconv.data.variants import DRAW_SEED
 

@@ -156,7 +156,11 @@ class ImageFiles:
         return other
 
     def decoded(self, index: int) -> np.ndarray[Any, Any]:
-        """uint8 (H, W, C), from the file."""
+        """The image at `index`, uint8 (H, W, C), decoded from its file.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         try:
             return decode(self.paths[index], self.name, self.decoding.size, self.decoding.channels)
         except DataError as error:
@@ -165,7 +169,7 @@ class ImageFiles:
             ) from error
 
     def check(self, index: int) -> None:
-        """Raise a DataError, in words, where the file cannot be read."""
+        """Raise a DataError, in words, where the file at `index` cannot be read."""
         read_picture(self.paths[index], self.name, self.decoding.channels)
 
     def _frames(self, places: Sequence[int]) -> np.ndarray[Any, Any]:
@@ -230,9 +234,11 @@ class Skipped(NamedTuple):
     """An image that was left out because it cannot be read."""
 
     domain: str
+    """The name of the domain that it is of."""
     path: str
     """Relative to the domain's folder, or to that of its list."""
     why: str
+    """What is wrong with it, in words."""
 
 
 def unreadable(files: ImageFiles, on_progress: Callable[[int, int], None] | None = None) -> list[tuple[int, str]]:

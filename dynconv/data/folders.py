@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dynconv.data.base import Domain, Split, stratified_draw, stratified_hold_out, uniform_draw
+from dynconv.data.base import Domain, Split
+from dynconv.data.draws import stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, ImageFiles, kept
 from dynconv.data.translated import translated_rows
@@ -197,5 +198,8 @@ def _divide(listing: Listing, role: str) -> tuple[list[tuple[Path, int]], list[t
         return rows, rows
     kept, held = stratified_hold_out(torch.tensor([label for _, label in rows]), SPLIT_SEED)
     if held.numel() == 0:
-        raise DataError(f"{listing.name}: {listing.place} has one image per class: none is left for a test split")
+        raise DataError(
+            f"{listing.name}: {listing.place} has one image per class: none is left for a test split; give two or more "
+            "of each class, or folders train and test"
+        )
     return [rows[index] for index in kept.tolist()], [rows[index] for index in held.tolist()]

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Normalisation = Literal["half", "imagenet"]
+Normalisation = Literal["half", "imagenet", "unit"]
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,7 +24,8 @@ def normalise(
         images: Values from 0 to 255.
         device: Where to put them.
         normalisation: "half": to [-1, 1]. "imagenet": from [0, 1], less the mean and divided by the deviation of each
-            channel over ImageNet, as torchvision's pretrained networks want it.
+            channel over ImageNet, as torchvision's pretrained networks want it. "unit": to [0, 1], as released ERFNet
+            wants it.
 
     Raises:
         ValueError: an unknown normalisation, or "imagenet" for images without three channels.
@@ -35,6 +36,8 @@ def normalise(
     values = images.to(dtype=torch.float32, memory_format=torch.channels_last)
     if normalisation == "half":
         return values.div_(127.5).sub_(1.0)
+    if normalisation == "unit":
+        return values.div_(255.0)
     if images.shape[1] != 3:
         raise ValueError(f"normalisation: 'imagenet' is for three channels, got images {tuple(images.shape)}")
     factor, offset = _imagenet(images.device)

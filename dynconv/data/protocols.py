@@ -14,7 +14,6 @@ import torch
 from dynconv.data import digits, embedded, folders
 from dynconv.data.base import Domain, Protocol
 from dynconv.data.cache import cache_root
-from dynconv.data.catalogue import KnownProtocol, known_protocols
 from dynconv.data.class_choice import ClassChoice, common_only, match_classes, words
 from dynconv.data.errors import DataError
 from dynconv.data.files import MEMORY_LIMIT, CacheMode, Decoding, Skipped
@@ -27,18 +26,18 @@ from dynconv.data.specs import (
     check_names,
     data_root_of,
     default_variant,
-    known_domains,
     known_name,
     parse_spec,
 )
 from dynconv.data.variants import DRAW_SEED, Choice, Role
 
-__all__ = ["KnownProtocol", "known_domains", "known_protocols", "load_domain", "load_protocol", "parse_spec"]
-
 SCENES = (
     "driving scenes, in which every pixel has a label; give a --backbone that labels pixels: erfnet-encoder, erfnet, "
     "drn26 or fcn8s"
 )
+
+# A domain, and its images that were left out.
+Loaded = tuple[Domain, tuple[Skipped, ...]]
 
 # Image files for networks of 224 x 224 are kept with a margin to crop from, the custom since AlexNet: 256 x 256.
 MARGINS = {224: 256}
@@ -230,9 +229,6 @@ def _decoding(image_size: int, channels: int, threads: int | None, *rest: Any) -
     return decoding, None if stored == image_size else image_size
 
 
-Loaded = tuple[Domain, tuple[Skipped, ...]]
-
-
 def _protocol(
     name: str,
     loaders: Sequence[Callable[[Role, int | None, bool], Loaded]],
@@ -271,9 +267,7 @@ def _from_digits(
     return _digits(name, choice=Choice(name, variant, pair, role, limit, stratified), **options)
 
 
-def _digits(
-    name: str, *, choice: Choice, decoding: Decoding, data_root: Path | None, skip_bad: bool
-) -> tuple[Domain, tuple[Skipped, ...]]:
+def _digits(name: str, *, choice: Choice, decoding: Decoding, data_root: Path | None, skip_bad: bool) -> Loaded:
     """A digit domain, without the image files that cannot be read if they are to be skipped, and these."""
     cache, image_size, channels = cache_root(decoding.cache_dir), decoding.size, decoding.channels
     collection, _, member = name.partition(":")

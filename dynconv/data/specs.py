@@ -36,6 +36,9 @@ def parse_spec(spec: str) -> tuple[tuple[str, ...], str, str]:
     """A protocol's name to (sources, target, variant), domains of a collection with their prefix. The variant of
     driving scenes is their class setting ("19", "16", ...).
 
+    Args:
+        spec: SOURCE[+SOURCE...]-TARGET[@VARIANT], or COLLECTION:TARGET for all its other domains as sources.
+
     Raises:
         DataError: a malformed name, an unknown domain or variant (with the known ones), or a domain named twice.
     """

@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from dynconv.data.base import stratified_draw, uniform_draw
 from dynconv.data.digits import DIGIT_SETS, REAL
+from dynconv.data.draws import stratified_draw, uniform_draw
 from dynconv.data.errors import DataError
 
 DRAW_SEED = 0

@@ -16,9 +16,9 @@ from dynconv.data import Normalisation, normalise
 from dynconv.data.normalise import black_and_span
 from dynconv.data.protocols import MARGINS
 from dynconv.data.scenes.label_maps import IGNORE, palette_of
-from dynconv.engine.evaluation import evaluating
-from dynconv.engine.inspect import LoadedRun, calibrator_method, seen_size
+from dynconv.engine.loaded_run import LoadedRun, calibrator_method, seen_size
 from dynconv.engine.programs import SUFFIXES, Agreement, Format, agreement, new_folder, provenance, write_program
+from dynconv.engine.scoring import evaluating
 from dynconv.methods import Method
 
 ModelPart = Literal["model", "classifier"]

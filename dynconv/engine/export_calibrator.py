@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dynconv.engine.export import Size, adapted_model, decoding, input_size
-from dynconv.engine.inspect import LoadedRun, calibrating
+from dynconv.engine.loaded_run import LoadedRun, calibrating
 from dynconv.engine.overhead import BATCHES, Overhead, measure_overhead
 from dynconv.engine.programs import SUFFIXES, Agreement, Axes, Format, agreement, new_folder, provenance, write_program
 from dynconv.models.calibrator import Calibrator

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from dynconv.data import Domain, Protocol, evaluation_batches
 from dynconv.data.translated import translated_name
-from dynconv.engine.evaluation import evaluating
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.loaded_run import LoadedRun
 from dynconv.engine.programs import new_folder, provenance
+from dynconv.engine.scoring import evaluating
 from dynconv.methods import CycleGAN
 
 # Images translated at a time: at 32 x 32 and width 32 some 300 MB.

@@ -30,6 +30,7 @@ def run_commands(
     gpus: Sequence[str] = (),
     line: Callable[[str], None] = print,
     ended: Callable[[str, int], None] = lambda name, code: None,
+    may_start: Callable[[], bool] = lambda: True,
 ) -> dict[str, int]:
     """Run every command, `parallel` at a time, each with `threads` threads.
 
@@ -46,9 +47,10 @@ def run_commands(
             sees.
         line: Takes each line, from several threads.
         ended: Takes the name and the exit code of each command that ended, one at a time.
+        may_start: Asked before each command; one that may not start is left out.
 
     Returns:
-        Exit code of each command by its name; of one killed by a signal the signal's number, negative.
+        Exit code of each command that started by its name; of one killed by a signal the signal's number, negative.
 
     Raises:
         KeyboardInterrupt: After an interrupt, when the commands have ended.
@@ -67,7 +69,7 @@ def run_commands(
 
     def start(name: str, gpu: str | None) -> subprocess.Popen[str] | None:
         with starting:
-            if stopped:
+            if stopped or not may_start():
                 return None
             # A session of its own: a terminal's Ctrl-C would reach it beside the signal passed on below, and two are
             # one too many for a checkpoint.
@@ -87,6 +89,7 @@ def run_commands(
         gpu = free.get()
         process = start(name, gpu)
         if process is None:
+            free.put(gpu)
             return None
         with process:
             for text in process.stderr or ():

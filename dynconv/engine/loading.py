@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from dynconv.data import Protocol, Skipped, Split, load_protocol, source_validation_split, supervised_by_target
+from dynconv.data import Protocol, Skipped, Split, load_protocol, source_validation_split
+from dynconv.data.arrangements import supervised_by_target
 from dynconv.data.few_labels import few_labelled
 from dynconv.data.files import Decoding
 from dynconv.data.scenes.protocol import SceneOptions, load_scene_protocol

@@ -11,8 +11,9 @@ import tyro
 
 from dynconv.data import parse_spec
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, load_checkpoint
-from dynconv.engine.config import CheckpointName, RunOptions, TrainConfig, absolute_paths, load_config
+from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import CheckpointName, DataRoot, Device, RunOptions, absolute_paths
 from dynconv.methods import METHODS, GaussianConfig, MethodConfig
 from dynconv.methods.source_first import StartedConfig, no_longer_the_sources
 from dynconv.parsing import parse_options
@@ -21,6 +22,7 @@ from dynconv.parsing import parse_options
 OF_NETWORK = (
     "backbone",
     "weights",
+    "image_norm",
     "norm",
     "bottleneck",
     "residual",
@@ -73,9 +75,9 @@ class MatchOptions:
     statistics_images: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """Training images of each side, evenly spread, that are looked at; 0 for all. Default: 2,000 images or 100
     scenes."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_root: DataRoot = None
     """Folder of the real data sets. Default: the one the run was trained with."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ def match_config(options: MatchOptions) -> TrainConfig:
     folder = RunFolder(options.run)
     if not folder.config.exists():
         raise ValueError(f"{options.run} is no run folder: there is no {folder.config}")
-    trained = load_config(folder.config, METHODS)
+    trained = load_config(folder.config)
     _check_network(options.run, trained)
     weights = folder.checkpoint(options.checkpoint)
     check_configuration(weights, load_checkpoint(weights, required=WEIGHTS), trained)

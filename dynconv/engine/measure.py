@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dynconv.data import load_domain
 from dynconv.data.scenes.protocol import load_scene_domain
-from dynconv.engine.config import CheckpointName, Precision
-from dynconv.engine.evaluation import evaluating, split_metrics
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.evaluation import split_metrics
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.loading import loading_progress, scene_options
+from dynconv.engine.run_options import CheckpointName, Device, Precision
+from dynconv.engine.scoring import evaluating
 from dynconv.engine.segmentation import SceneScoring, evaluation_of, scene_metrics
 
 
@@ -21,7 +22,7 @@ def measure_run(
     domain: str | None = None,
     checkpoint: CheckpointName = "last",
     data_root: Path | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     precision: Precision | None = None,
 ) -> dict[str, Any]:
     """Metrics of a run's checkpoint, as `SPLIT/DOMAIN/METRIC`, with `run`, `checkpoint`, `step` and `config_hash`.
@@ -57,7 +58,7 @@ def measure_run(
         on_progress=loading_progress(),
     )
     if other.test is None or len(other.test) == 0:
-        raise ValueError(f"--domain {domain}: there is no image to measure on")
+        raise ValueError(f"--domain {domain}: there is no image to measure on; give a folder or list that holds some")
     with evaluating(method):
         found = split_metrics(
             method,
@@ -77,7 +78,10 @@ def _scene_domain(loaded: LoadedRun, domain: str) -> dict[str, float]:
     options = dataclasses.replace(scene_options(loaded.config), size=loaded.image_size)
     other = load_scene_domain(domain, options, classes=loaded.classes, data_root=loaded.root)
     if other.test is None:
-        raise ValueError(f"--domain {domain}: there is no scene to measure on")
+        raise ValueError(
+            f"--domain {domain}: there is no scene with a label map to measure on; give a folder with trainannot or "
+            "testannot"
+        )
     scenes = SceneScoring(loaded.scoring, run.eval_window, run.full_resolution)
     with evaluating(loaded.method):
         return scene_metrics(loaded.method, f"test/{other.name}", other.test, loaded.classes, scenes, by_class=True)

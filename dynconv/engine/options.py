@@ -1,4 +1,4 @@
-"""From the words of `dynconv train`, `dynconv eval` and `dynconv plot` to typed options."""
+"""The options of `dynconv train`, `eval`, `predict`, `export` and `runs`, typed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 import tyro
 
-from dynconv.engine.config import CheckpointName, Precision, RunOptions, TrainConfig, absolute_paths, load_config
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.run_options import CheckpointName, DataRoot, Device, Precision, RunOptions, absolute_paths
 from dynconv.methods import METHODS
-from dynconv.parsing import check_picture, parse_options
 
 C = TypeVar("C")
 # Without the None that stands for the run's own.
@@ -41,9 +41,9 @@ class EvalOptions:
     label-free validator on the target's."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print one JSON object instead of a table."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_root: DataRoot = None
     """Folder of the real data sets. Default: the one the run was trained with."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
     precision: Annotated[Precision | None, tyro.conf.arg(metavar=PRECISIONS, help_behavior_hint="")] = None
     """Numeric precision. Default: the run's own."""
@@ -65,7 +65,7 @@ class PredictOptions:
     """Classes per image, the likeliest first."""
     checkpoint: CheckpointName = "last"
     """The last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as in eval)")] = None
     """Images (or crops of them) computed at a time; of a run of segmentation it is one."""
@@ -107,7 +107,7 @@ class ExportOptions:
     own --image-size."""
     checkpoint: CheckpointName = "last"
     """The last checkpoint, or the one that a validator chose."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_root: DataRoot = None
     """Folder of the real data sets ("stylised" only). Default: the one the run was trained with."""
 
     def __post_init__(self) -> None:
@@ -118,80 +118,6 @@ class ExportOptions:
             raise ValueError(f"--image-size {given} is for networks that label every pixel: leave it out")
         if self.part != "stylised" and self.data_root is not None:
             raise ValueError(f"--data-root {self.data_root} has no use: --part {self.part} reads no data; leave it out")
-
-
-@dataclass(frozen=True)
-class PlotOptions:
-    """Draw what runs logged, finished or not; several are drawn beside each other."""
-
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
-    """The run folders."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
-    """Image file to write; its suffix chooses the format. Default: RUN/training.png, of a single RUN."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("RUN: expected at least one run folder, got none")
-        if self.out is not None:
-            check_picture(self.out, "training.png")
-
-
-@dataclass(frozen=True)
-class CoefficientOptions:
-    """Draw the dynamic coefficients of trained runs: t-SNE of all layers and of either half, by domain and by class,
-    and histograms of each layer; RUN/coefficients.json has the numbers."""
-
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
-    """The run folders, of networks with --residual subspace or combined."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
-    """Image file to write, of a single RUN; the histograms and the numbers lie beside it. Default:
-    RUN/coefficients.png."""
-    points: Annotated[int, tyro.conf.arg(metavar="N")] = 300
-    """Test images of each domain, at most. t-SNE of 1,500 takes about 20 s on a CPU core, three times."""
-    checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder of the real data sets. Default: the one the run was trained with."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("RUN: expected at least one run folder, got none")
-        if self.points < 1:
-            raise ValueError(f"--points must be at least 1, got {self.points}")
-        if self.out is not None and len(self.runs) > 1:
-            raise ValueError(
-                f"--out {self.out} is for a single RUN, got {len(self.runs)}; leave it out, and each has its pictures "
-                "in its own folder"
-            )
-        if self.out is not None:
-            check_picture(self.out, "coefficients.png")
-
-
-@dataclass(frozen=True)
-class DegradationOptions:
-    """Draw what adaptation costs on each source domain: accuracy on its test images less that of the domain's oracle, a
-    network trained on that domain alone (DRT, Fig. 2)."""
-
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
-    """The adapted runs, finished; a folder stands for all runs below it."""
-    oracles: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
-    """Finished runs of source-only with a single source, at least one for each source of RUN."""
-    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
-    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
-
-    def __post_init__(self) -> None:
-        for name, given in (("RUN", self.runs), ("--oracles", self.oracles)):
-            if not given:
-                raise ValueError(f"{name}: expected at least one run folder, got none")
-        check_picture(self.out, "degradation.png")
 
 
 @dataclass(frozen=True)
@@ -214,7 +140,7 @@ def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
     config_class = METHODS[method].config_class
     run, own = RunOptions(), config_class()
     if (path := value_of("--config", args)) is not None:
-        loaded = load_config(Path(path), METHODS)
+        loaded = load_config(Path(path))
         if loaded.method != method:
             raise ValueError(f"--config {path} is of the method {loaded.method!r}, the command says {method!r}")
         run, own = _without_overridden(loaded.run, args), loaded.options
@@ -226,41 +152,6 @@ def parse_train(method: str, args: Sequence[str]) -> TrainConfig:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     return TrainConfig(method, absolute_paths(options.run), _absolute_files(options.method))
-
-
-def parse_eval(args: Sequence[str]) -> EvalOptions:
-    """The options that the words after `dynconv eval` describe. SystemExit as in `parse_options`."""
-    return parse_options(EvalOptions, "eval", args)
-
-
-def parse_predict(args: Sequence[str]) -> PredictOptions:
-    """The options that the words after `dynconv predict` describe. SystemExit as in `parse_options`."""
-    return parse_options(PredictOptions, "predict", args)
-
-
-def parse_export(args: Sequence[str]) -> ExportOptions:
-    """The options that the words after `dynconv export` describe. SystemExit as in `parse_options`."""
-    return parse_options(ExportOptions, "export", args)
-
-
-def parse_plot(args: Sequence[str]) -> PlotOptions:
-    """The options that the words after `dynconv plot training` describe. SystemExit as in `parse_options`."""
-    return parse_options(PlotOptions, "plot training", args)
-
-
-def parse_coefficients(args: Sequence[str]) -> CoefficientOptions:
-    """The options that the words after `dynconv plot coefficients` describe. SystemExit as in `parse_options`."""
-    return parse_options(CoefficientOptions, "plot coefficients", args)
-
-
-def parse_degradation(args: Sequence[str]) -> DegradationOptions:
-    """The options that the words after `dynconv plot degradation` describe. SystemExit as in `parse_options`."""
-    return parse_options(DegradationOptions, "plot degradation", args)
-
-
-def parse_runs(args: Sequence[str]) -> RunsOptions:
-    """The options that the words after `dynconv runs` describe. SystemExit as in `parse_options`."""
-    return parse_options(RunsOptions, "runs", args)
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:

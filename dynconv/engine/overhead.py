@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynconv.bench.timing import interleave
 from dynconv.engine.environment import hardware
 from dynconv.models.cost import count_cost
+from dynconv.timing import interleave
 
 BATCHES = (1, 64)
 # Seconds of each of the two calls at each batch size, and the fewest rounds; calls of more than ten budgets have one.

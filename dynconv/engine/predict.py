@@ -24,9 +24,9 @@ from dynconv.data.files import Decoding
 from dynconv.data.protocols import MARGINS
 from dynconv.data.threads import read_ahead
 from dynconv.engine.durable import put_in_place, temporary_of
-from dynconv.engine.evaluation import CROPS, evaluating
 from dynconv.engine.find_images import find_images
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.loaded_run import LoadedRun
+from dynconv.engine.scoring import CROPS, evaluating
 
 STANDARD_OUTPUT = Path("-")
 # Where no terminal shows a bar, so many lines tell how far it is.

@@ -19,12 +19,12 @@ from dynconv.data.scenes.label_maps import palette_of
 from dynconv.data.scenes.reading import resized
 from dynconv.data.threads import read_ahead
 from dynconv.engine.durable import put_in_place, temporary_of
-from dynconv.engine.evaluation import evaluating
 from dynconv.engine.find_images import find_images
-from dynconv.engine.inspect import LoadedRun, seen_size
+from dynconv.engine.loaded_run import LoadedRun, seen_size
 from dynconv.engine.options import PredictOptions
 from dynconv.engine.predict import STANDARD_OUTPUT, counting
 from dynconv.engine.run_folder import write_atomically
+from dynconv.engine.scoring import evaluating
 from dynconv.engine.segmentation import SceneScoring
 from dynconv.metrics.segmentation import IGNORE
 

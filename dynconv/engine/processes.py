@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynconv.distributed import all_mean, barrier, world_size
-from dynconv.engine.config import RunOptions
+from dynconv.engine.run_options import RunOptions
 
 # Steps between two looks at whether a process was told to stop: on a GPU each of them waits for the device.
 AGREE_EVERY = 10

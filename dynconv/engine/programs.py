@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dynconv
 from dynconv.engine.durable import put_in_place, temporary_of
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.loaded_run import LoadedRun
 
 Format = Literal["torch", "onnx"]
 SUFFIXES: dict[Format, str] = {"torch": ".pt2", "onnx": ".onnx"}

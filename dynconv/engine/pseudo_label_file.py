@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dynconv.distributed import is_main
-from dynconv.engine.config import CheckpointName
 from dynconv.engine.run_folder import RunFolder, write_atomically
+from dynconv.engine.run_options import CheckpointName
 
 TENSORS = {"indices": torch.int64, "labels": torch.int64, "confidences": torch.float64}
 START_OVER = "put the run's own file back, or delete the run folder to start over"

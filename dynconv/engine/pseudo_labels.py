@@ -26,11 +26,12 @@ from torch import Tensor
 
 from dynconv.data import Domain, Split, parse_spec
 from dynconv.distributed import gather_rows, my_share, world_size
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.evaluation import evaluating
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.pseudo_label_file import START_OVER, PseudoLabels, read_pseudo_labels
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
+from dynconv.engine.scoring import evaluating
 from dynconv.methods import METHODS
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from dynconv.distributed import barrier, is_main
 from dynconv.engine.checkpoint import STATE, UnusableCheckpoint, load_checkpoint
 from dynconv.engine.environment import environment
-from dynconv.methods import METHODS
 
 if TYPE_CHECKING:
     from dynconv.engine.run import Run
@@ -24,7 +23,7 @@ def take_up(run: Run) -> None:
             checkpoints can be used.
     """
     folder = run.folder
-    folder.take(run.config, METHODS)
+    folder.take(run.config)
     try:
         used = _load_newest(run)
         # Every process has read what it needs of the folder.

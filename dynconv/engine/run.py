@@ -22,16 +22,18 @@ from dynconv.engine.checkpoint import (
     random_states,
     set_random_states,
 )
-from dynconv.engine.config import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN, TrainConfig, load_config
-from dynconv.engine.evaluation import Evaluation, evaluating
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.evaluation import Evaluation
 from dynconv.engine.interrupt import Interrupted, InterruptGuard
 from dynconv.engine.journal import Journal
+from dynconv.engine.meter import CURES, Diverged, Meter, not_finite
 from dynconv.engine.processes import AGREE_EVERY, average, running_statistics, under_torchrun
-from dynconv.engine.progress import CURES, Diverged, Meter, not_finite
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN
+from dynconv.engine.scoring import evaluating
 from dynconv.engine.selection import KEPT, merit
 from dynconv.engine.step import Stepper
-from dynconv.methods import METHODS, Method
+from dynconv.methods import Method
 from dynconv.metrics import NonFiniteError
 
 
@@ -264,7 +266,7 @@ class Run:
 
     def resume_command(self) -> str:
         """The words that go on with this run from its last checkpoint, as it was started or last resumed."""
-        run, stored = self.config.run, load_config(self.folder.config, METHODS).run
+        run, stored = self.config.run, load_config(self.folder.config).run
         words = ["dynconv", "train", self.config.method, "--config", str(self.folder.config)]
         words += ["--out", str(self.folder.path)]
         if run.devices > 1:

@@ -45,7 +45,7 @@ class RunFolder:
         """The file of the checkpoint `name`: "last", "source-val" or "label-free"."""
         return self.checkpoints / f"{name}.pt"
 
-    def claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
+    def claim(self, config: TrainConfig) -> None:
         """Check that the folder can hold this run; nothing is written.
 
         Raises:
@@ -55,9 +55,9 @@ class RunFolder:
         with self._accessible():
             if not self.lock.held and is_main() and (who := holder(self.lock.path)) is not None:
                 raise ValueError(in_use(self.path, who))
-            self._claim(config, methods)
+            self._claim(config)
 
-    def take(self, config: TrainConfig, methods: dict[str, Any]) -> None:
+    def take(self, config: TrainConfig) -> None:
         """Lock the folder, which is made where it is not there, and check again that it can hold this run.
 
         Raises:
@@ -66,12 +66,12 @@ class RunFolder:
         with self._accessible():
             self.lock.acquire()
             try:
-                self._claim(config, methods)
+                self._claim(config)
             except BaseException:
                 self.lock.release()
                 raise
 
-    def _claim(self, config: TrainConfig, methods: dict[str, Any]) -> None:
+    def _claim(self, config: TrainConfig) -> None:
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -84,7 +84,7 @@ class RunFolder:
             return
         if config.run.resume == "never":
             raise ValueError(f"--out {self.path} holds a run already and --resume is never; give a new folder")
-        found = load_config(self.config, methods)
+        found = load_config(self.config)
         if found.hash != config.hash:
             lines = "\n  ".join(differences(found.identity(), config.identity()))
             raise ValueError(

@@ -15,7 +15,6 @@ from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.lock import holder
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import Row, mean_of, select
-from dynconv.methods import METHODS
 from dynconv.metrics.names import judged_by
 
 State = Literal["done", "running", "unfinished", "damaged"]
@@ -70,18 +69,18 @@ def _find(root: Path) -> Iterator[RunState]:
         # One without its configuration is no run to `dynconv train`, and yet something that was one.
         if "config.yaml" in files or ("results.jsonl" in files and "env.json" in files):
             folders.clear()
-            yield inspect(Path(path))
+            yield state_of(Path(path))
         folders.sort()
     for error in closed:
         yield RunState(str(error.filename), "damaged", f"cannot be read: {error.strerror}")
 
 
-def inspect(path: Path) -> RunState:
+def state_of(path: Path) -> RunState:
     """The state of the run in the folder `path`."""
     folder, found = RunFolder(path), RunState(str(path))
     try:
         found.changed = _changed(folder)
-        config = load_config(folder.config, METHODS)
+        config = load_config(folder.config)
         found.method, found.task, found.seed = config.method, config.run.task, config.run.seed
         found.metric = judged_by(config.network_input.labels)
         found.max_steps = config.run.max_steps or _max_steps(folder)

@@ -19,7 +19,8 @@ from dynconv.data.scenes.split import SceneSplit
 from dynconv.data.threads import read_ahead
 from dynconv.distributed import gather_rows, is_main, my_share
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.evaluation import Evaluation, Scoring, my_part, spread
+from dynconv.engine.evaluation import Evaluation
+from dynconv.engine.scoring import Scoring, my_part, spread
 from dynconv.engine.windows import windowed_scores
 from dynconv.methods import Method
 from dynconv.metrics import UnlabelledError, prediction_validators, segmentation

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynconv.data import Batch
 from dynconv.distributed import all_min, average_gradients
-from dynconv.engine.progress import Meter
+from dynconv.engine.meter import Meter
 from dynconv.methods import Method, Update
 
 

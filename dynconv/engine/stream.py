@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynconv.data import Split
 from dynconv.data.samplers import Shuffled
-from dynconv.engine.inspect import LoadedRun, calibrating, source_images
+from dynconv.engine.loaded_run import LoadedRun, calibrating, source_images
 from dynconv.methods.calibrator import CalibratorMethod
 from dynconv.metrics.errors import check_finite_values
 

@@ -7,23 +7,24 @@ from lightning.fabric import Fabric, seed_everything
 from rich.console import Console
 from torch import nn
 
-from dynconv.data import DomainBatches, with_pseudo_labels
+from dynconv.data import DomainBatches
+from dynconv.data.arrangements import with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.evaluation import Scoring
 from dynconv.engine.interrupt import Interrupted
 from dynconv.engine.loading import check_skipped, load_domains, record_skipped, training_domains
+from dynconv.engine.meter import Diverged
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
-from dynconv.engine.progress import Diverged
 from dynconv.engine.pseudo_label_file import record_pseudo_labels
 from dynconv.engine.pseudo_labels import check_pseudo_labels, pseudo_labels
 from dynconv.engine.resume import take_up
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.scoring import Scoring
 from dynconv.engine.segmentation import evaluation_of
 from dynconv.engine.source_run import check_source_run
 from dynconv.methods import METHODS
-from dynconv.models import use_memory_format
+from dynconv.models.features import use_memory_format
 
 __all__ = [
     "Diverged",
@@ -97,7 +98,7 @@ def open_folder(config: TrainConfig) -> RunFolder:
             f"--batch-size {config.batch_size}: it is divided among {parts // config.run.accumulate} processes and "
             f"{config.run.accumulate} micro-batches (--accumulate), so give a multiple of {parts}"
         )
-    folder.claim(config, METHODS)
+    folder.claim(config)
     return folder
 
 

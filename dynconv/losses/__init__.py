@@ -7,27 +7,20 @@ from dynconv.losses.entropy import class_balance, conditional_entropy
 from dynconv.losses.feature_norm import hard_norm_loss, mean_norm, stepwise_norm_loss
 from dynconv.losses.gradient_synchronisation import Hierarchy, parse_tree, synchronisation_terms
 from dynconv.losses.mapping import (
-    MappingForm,
     discrimination_loss,
     least_squares_discrimination_loss,
     least_squares_mapping_loss,
     mapping_loss,
 )
 from dynconv.losses.mmd import GaussianKernels, jmmd, mk_mmd, optimal_weights, quadruple_terms, term_covariance
-from dynconv.losses.moments import RELEASED_SOURCES, MomentDistances, moment_distances, released_moment_distance
-from dynconv.losses.rows import as_rows, by_pieces
+from dynconv.losses.moments import MomentDistances, moment_distances, released_moment_distance
 from dynconv.losses.spectral import spectral_penalty
-from dynconv.losses.weight_drift import DriftForm, weight_drift
+from dynconv.losses.weight_drift import weight_drift
 
 __all__ = [
-    "RELEASED_SOURCES",
-    "DriftForm",
     "GaussianKernels",
     "Hierarchy",
-    "MappingForm",
     "MomentDistances",
-    "as_rows",
-    "by_pieces",
     "class_balance",
     "classifier_discrepancy",
     "conditional_entropy",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv.distributed import all_sum, world_size
+from dynconv.losses.precision import widened
 
 IGNORE = 255
 """The label of a pixel without a class. In label maps alone: 255 is a class among the 345 of DomainNet."""
@@ -38,7 +38,7 @@ def cross_entropy(scores: Tensor, labels: Tensor, *, smoothing: float = 0.0) -> 
     if not 0 <= spread <= 1:
         limit = (classes - 1) / classes
         raise ValueError(f"smoothing: expected 0 to (C - 1) / C = {limit:.3g} for {classes} classes, got {smoothing}")
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    scores = widened(scores)
     if scores.dim() == 2:
         return F.cross_entropy(scores, labels, label_smoothing=spread)
     if scores.dim() != 4 or labels.shape != (scores.shape[0], *scores.shape[2:]):

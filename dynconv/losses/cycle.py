@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from dynconv.losses.precision import widened
 
 
 def least_squares(judged: Tensor, wanted: float) -> Tensor:
@@ -16,7 +17,7 @@ def least_squares(judged: Tensor, wanted: float) -> Tensor:
     Returns:
         A scalar in float32, or float64 for float64.
     """
-    return (_widened(judged) - wanted).square().mean()
+    return (widened(judged) - wanted).square().mean()
 
 
 def absolute_difference(images: Tensor, wanted: Tensor) -> Tensor:
@@ -29,8 +30,4 @@ def absolute_difference(images: Tensor, wanted: Tensor) -> Tensor:
     Returns:
         A scalar in float32, or float64 for float64.
     """
-    return (_widened(images) - _widened(wanted)).abs().mean()
-
-
-def _widened(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))
+    return (widened(images) - widened(wanted)).abs().mean()

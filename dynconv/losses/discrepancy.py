@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from dynconv.losses.precision import wide
 
 
 def probabilities(scores: Tensor) -> Tensor:
-    """Softmax over classes, of (B, C) or (B, C, H, W), in float32 at least.
+    """Softmax over classes.
 
-    Half-precision scores are raised first: a mean over B * C small differences loses its last bits in them.
+    Args:
+        scores: (B, C) or (B, C, H, W), before the softmax, of any floating dtype.
+
+    Returns:
+        Of the same shape, in float32, or float64 for float64 scores. Half-precision scores are raised first: a mean
+        over B * C small differences loses its last bits in them.
     """
-    return scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return scores.softmax(dim=1, dtype=wide(scores.dtype))
 
 
 def classifier_discrepancy(first: Tensor, second: Tensor, *, distance: Literal["l1", "l2"] = "l1") -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dynconv.distributed import all_mean
 from dynconv.losses.discrepancy import probabilities
+from dynconv.losses.precision import wide
 from dynconv.losses.rows import as_rows
 
 
@@ -40,7 +40,7 @@ def conditional_entropy(scores: Tensor) -> Tensor:
         ValueError: Where the scores are neither a matrix nor maps.
     """
     _check(scores)
-    logs = scores.log_softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    logs = scores.log_softmax(dim=1, dtype=wide(scores.dtype))
     return -(logs.exp() * logs).sum(dim=1)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dynconv.distributed import all_mean
+from dynconv.losses.precision import wide
 
 
 def hard_norm_loss(features: Tensor, radius: float) -> Tensor:
@@ -48,7 +49,17 @@ def stepwise_norm_loss(features: Tensor, step_size: float) -> Tensor:
 
 
 def mean_norm(features: Tensor) -> Tensor:
-    """mean_b ||f_b|| of features (B, F), B >= 1: a scalar without gradient. ValueError as in `hard_norm_loss`."""
+    """mean_b ||f_b||, for logs.
+
+    Args:
+        features: (B, F), B >= 1.
+
+    Returns:
+        A scalar without gradient, in float32, or float64 for float64 features.
+
+    Raises:
+        ValueError: Where the features are no matrix or have no row.
+    """
     return _norms(features.detach()).mean()
 
 
@@ -56,4 +67,4 @@ def _norms(features: Tensor) -> Tensor:
     if features.dim() != 2 or len(features) == 0:
         raise ValueError(f"features: expected (B, F) with at least one row, got {tuple(features.shape)}")
     # In half precision a sum of 1000 squares loses its last bits, and above 65504 it overflows.
-    return torch.linalg.vector_norm(features, dim=1, dtype=torch.promote_types(features.dtype, torch.float32))
+    return torch.linalg.vector_norm(features, dim=1, dtype=wide(features.dtype))

@@ -32,6 +32,7 @@ class Hierarchy:
 
     @property
     def num_nodes(self) -> int:
+        """M, the number of discriminators."""
         return len(self.levels)
 
     @property
@@ -125,7 +126,17 @@ class Hierarchy:
 
 
 def parse_tree(text: str) -> list[Tree]:
-    """Nested groups written as JSON lists, such as `[[0, 1], [2, 3]]`. ValueError where it is none."""
+    """Nested groups written as JSON lists.
+
+    Args:
+        text: Such as `[[0, 1], [2, 3]]`.
+
+    Returns:
+        The lists, for `Hierarchy.from_tree`, which checks the classes in them.
+
+    Raises:
+        ValueError: The text is no JSON, or no list.
+    """
     try:
         tree = json.loads(text)
     except json.JSONDecodeError as error:
@@ -147,10 +158,18 @@ def synchronisation_terms(magnitudes: Tensor, edges: Tensor, levels: Sequence[in
 
     Returns:
         (depth - 1,), the terms by level.
+
+    Raises:
+        ValueError: Magnitudes, edges and levels are of different numbers of nodes.
     """
-    shares = edges.to(magnitudes)
-    differences = (magnitudes - shares @ magnitudes).abs()
-    inner = (shares > 0).any(dim=1)
+    nodes = len(levels)
+    if magnitudes.shape != (nodes,) or edges.shape != (nodes, nodes):
+        raise ValueError(
+            f"magnitudes, edges: expected ({nodes},) and ({nodes}, {nodes}) for {nodes} levels, one of each node, got "
+            f"{tuple(magnitudes.shape)} and {tuple(edges.shape)}"
+        )
+    differences = (magnitudes - edges.to(magnitudes) @ magnitudes).abs()
     depths = torch.tensor(levels, device=magnitudes.device)
-    of_level = (inner & (depths == torch.arange(max(levels), device=depths.device)[:, None])).to(magnitudes)
+    # Every node above the last level is a group, for none is empty.
+    of_level = (depths == torch.arange(max(levels), device=depths.device)[:, None]).to(magnitudes)
     return (of_level @ differences) / of_level.sum(dim=1)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynconv.losses.precision import widened
+
 
 def group_loss(logits: Sequence[Tensor], groups: Sequence[int]) -> Tensor:
     """-sum_i E log softmax(logits_i)[groups_i]: the loss of the discriminators (eq. 5 and 6) and, with group 0 for all,
@@ -30,5 +32,4 @@ def group_accuracy(logits: Sequence[Tensor], groups: Sequence[int]) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, group: int) -> Tensor:
-    raised = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(raised, torch.full((len(logits),), group, device=logits.device))
+    return F.cross_entropy(widened(logits), torch.full((len(logits),), group, device=logits.device))

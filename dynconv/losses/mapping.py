@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dynconv.losses.precision import widened
 
 MappingForm = Literal["inverted", "minimax", "confusion"]
 
@@ -22,7 +23,7 @@ def discrimination_loss(source: Tensor, target: Tensor) -> Tensor:
     Returns:
         A scalar in float32, or float64 for float64 logits; 2 log 2 where D is 1/2 everywhere.
     """
-    source, target = _raised(source), _raised(target)
+    source, target = widened(source), widened(target)
     return F.softplus(-source).mean() + F.softplus(target).mean()
 
 
@@ -42,11 +43,11 @@ def mapping_loss(source: Tensor, target: Tensor, form: MappingForm) -> Tensor:
         ValueError: For another form.
     """
     if form == "inverted":
-        return F.softplus(-_raised(target)).mean()
+        return F.softplus(-widened(target)).mean()
     if form == "minimax":
         return -discrimination_loss(source, target)
     if form == "confusion":
-        return _confusion(_raised(source)) + _confusion(_raised(target))
+        return _confusion(widened(source)) + _confusion(widened(target))
     raise ValueError(f"form: expected 'inverted', 'minimax' or 'confusion', got {form!r}")
 
 
@@ -61,7 +62,7 @@ def least_squares_discrimination_loss(source: Tensor, target: Tensor) -> Tensor:
     Returns:
         A scalar in float32, or float64 for float64 outputs; 1/4 where D is 1/2 everywhere.
     """
-    return ((_raised(source) - 1).square().mean() + _raised(target).square().mean()) / 2
+    return ((widened(source) - 1).square().mean() + widened(target).square().mean()) / 2
 
 
 def least_squares_mapping_loss(target: Tensor) -> Tensor:
@@ -73,12 +74,8 @@ def least_squares_mapping_loss(target: Tensor) -> Tensor:
     Returns:
         A scalar in float32, or float64 for float64 outputs.
     """
-    return (_raised(target) - 1).square().mean() / 2
+    return (widened(target) - 1).square().mean() / 2
 
 
 def _confusion(logits: Tensor) -> Tensor:
     return (F.softplus(-logits) + F.softplus(logits)).mean() / 2
-
-
-def _raised(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from dynconv.losses.precision import without_autocast
+from dynconv.losses.precision import wide, without_autocast
 
 Estimator = Literal["linear", "ring", "unbiased", "biased"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
@@ -64,7 +64,16 @@ class GaussianKernels:
         return (gamma * powers).clamp(min=torch.finfo(distances.dtype).tiny ** 0.5)
 
     def at(self, distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """(T, number): every kernel at T entries of the squared distances (N, N) of all samples."""
+        """Every kernel at T entries of the matrix of squared distances.
+
+        Args:
+            distances: (N, N), of all samples; `bandwidths` is taken from them.
+            rows: int64 (T,), the entries' first indices.
+            columns: int64 (T,), their second ones.
+
+        Returns:
+            (T, number) in the distances' dtype, from 0 to 1.
+        """
         return torch.exp(-distances[rows, columns][:, None] / self.bandwidths(distances))
 
 
@@ -253,7 +262,7 @@ def _squared_distances(source: Tensor, target: Tensor) -> Tensor:
     distances = sums - 2 * products
     # Samples that coincide are 0 apart and have no gradient: what rounding leaves there may be less than 0.
     distances = distances.masked_fill(distances <= 1e-13 * sums, 0.0)
-    return distances.to(torch.promote_types(both.dtype, torch.float32))
+    return distances.to(wide(both.dtype))
 
 
 def _pairs(source: int, target: int, estimator: Estimator, distances: Tensor) -> _Pairs:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv.distributed import all_sum
-from dynconv.losses.precision import without_autocast
+from dynconv.losses.precision import wide, without_autocast
 
 RELEASED_SOURCES = 4
 
@@ -65,15 +65,23 @@ def moment_distances(
 
 
 def released_moment_distance(source: Tensor, domains: Tensor, target: Tensor, *, num_moments: int = 5) -> Tensor:
-    """The regulariser of the released code of M3SDA, which is another than that of its paper: a scalar.
+    """The regulariser of the released code of M3SDA, which is another than that of its paper.
 
     Written for four sources, it sums ten distances of each moment and divides the whole by 6, where
+
     - the moments are those of centred features (the paper's are raw), but the fourth source is not centred;
     - the first moment's distance is no distance of means, which would all be 0, but the norm of the element-wise
       difference of two batches: the n-th samples of both domains, as many as the smaller has (of one process's share);
     - the distance of the fourth source to the second counts twice, and that to the third not at all.
 
-    Arguments as in `moment_distances`, of four sources; the released code has five moments.
+    Args:
+        source: Features (N, F) of source samples.
+        domains: int64 (N,), which of the four sources each is of.
+        target: Features (M, F) of target samples.
+        num_moments: The released code has five.
+
+    Returns:
+        A scalar.
 
     Raises:
         ValueError: As `moment_distances`.
@@ -112,7 +120,7 @@ def _joined(source: Tensor, domains: Tensor, target: Tensor, num_sources: int) -
             f"{int(domains.min())} to {int(domains.max())}"
         )
     # A fifth power has no room in half precision.
-    dtype = torch.promote_types(source.dtype, torch.float32)
+    dtype = wide(source.dtype)
     features = torch.cat([source, target]).to(dtype)
     numbers = torch.cat([domains, domains.new_full((len(target),), num_sources)])
     return features, F.one_hot(numbers, num_sources + 1).to(dtype)

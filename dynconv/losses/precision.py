@@ -1,4 +1,4 @@
-"""Sums that are too long, or of numbers too near one another, for the half precision that autocast multiplies in."""
+"""Sums too long, or of numbers too near one another, for half precision: losses are taken in float32 at least."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32 for half precision, and else `dtype`: what losses of such values are computed in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def widened(values: Tensor) -> Tensor:
+    """`values` in float32 at least."""
+    return values.to(wide(values.dtype))
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager[None]:

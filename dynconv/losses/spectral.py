@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynconv.distributed import all_sum, world_size
-from dynconv.losses.precision import without_autocast
+from dynconv.losses.precision import widened, without_autocast
 
 
 def spectral_penalty(features: Tensor, count: int = 1) -> Tensor:
@@ -33,7 +33,7 @@ def spectral_penalty(features: Tensor, count: int = 1) -> Tensor:
         raise ValueError(f"count: expected at least 1, got {count}")
     # Autocast would multiply in bfloat16, whose 8 bits are too few for a decomposition.
     with without_autocast(features):
-        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        features = widened(features)
         return all_sum((features @ _leading_directions(features.detach(), count)).square().sum())
 
 

@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dynconv.losses.precision import widened
+
 DriftForm = Literal["sum", "mean"]
 
 
@@ -34,9 +36,5 @@ def weight_drift(source: Iterable[Tensor], target: Iterable[Tensor], form: Drift
             f"source, target: expected the parameters of two networks of one kind, got {len(theirs)} and {len(own)} "
             "tensors, or others in shape"
         )
-    squares = [_raised(one).sub(_raised(other)).square() for one, other in zip(theirs, own, strict=True)]
+    squares = [widened(one).sub(widened(other)).square() for one, other in zip(theirs, own, strict=True)]
     return torch.stack([each.mean() if form == "mean" else each.sum() for each in squares]).sum()
-
-
-def _raised(weights: Tensor) -> Tensor:
-    return weights.to(torch.promote_types(weights.dtype, torch.float32))

@@ -3,7 +3,7 @@
 from dynconv.methods.adabn import AdaBN, AdaBNConfig
 from dynconv.methods.adda import ADDA, ADDAConfig
 from dynconv.methods.afn import AFN, AFNConfig
-from dynconv.methods.base import About, Matched, Method, Refresh, Update
+from dynconv.methods.base import Method
 from dynconv.methods.bsp import BSP, BSPConfig
 from dynconv.methods.calibrator import CalibratorConfig, CalibratorMethod
 from dynconv.methods.cdan import CDAN, CDANConfig
@@ -15,11 +15,13 @@ from dynconv.methods.drt import DRT, DRTConfig
 from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.methods.gaussian import Gaussian, GaussianConfig
 from dynconv.methods.gsda import GSDA, GSDAConfig
+from dynconv.methods.imported import Imported, ImportedConfig
 from dynconv.methods.jan import JAN, JANConfig
 from dynconv.methods.m3sda import M3SDA, M3SDAConfig
 from dynconv.methods.mada import MADA, MADAConfig
 from dynconv.methods.mcd import MCD, MCDConfig
 from dynconv.methods.pada import PADA, PADAConfig
+from dynconv.methods.records import About, Matched, Refresh, Update
 from dynconv.methods.self_training import SelfTraining, SelfTrainingConfig
 from dynconv.methods.source_only import SourceOnly, SourceOnlyConfig
 from dynconv.methods.target_only import TargetOnly, TargetOnlyConfig
@@ -27,6 +29,7 @@ from dynconv.methods.target_only import TargetOnly, TargetOnlyConfig
 METHODS: dict[str, type[Method]] = {
     "source-only": SourceOnly,
     "target-only": TargetOnly,
+    "imported": Imported,
     "adabn": AdaBN,
     "gaussian": Gaussian,
     "self-training": SelfTraining,
@@ -82,6 +85,8 @@ __all__ = [
     "GSDAConfig",
     "Gaussian",
     "GaussianConfig",
+    "Imported",
+    "ImportedConfig",
     "JANConfig",
     "M3SDAConfig",
     "MADAConfig",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range
+from dynconv.methods.records import About
 from dynconv.methods.source_only import SourceOnly, SourceOnlyConfig
 from dynconv.models import NormalisationPolicy, domain_norms, set_target_statistics
 

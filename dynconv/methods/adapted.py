@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from dynconv.losses import DriftForm, domain_accuracies, weight_drift
-from dynconv.methods.base import Update
+from dynconv.losses import domain_accuracies, weight_drift
+from dynconv.losses.weight_drift import DriftForm
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.encoders import Encoders, encoding, evaluated
+from dynconv.methods.records import Update
 from dynconv.methods.source_first import SourceFirst, SourceFirstConfig
 from dynconv.models import DomainName, Features
 

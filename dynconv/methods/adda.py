@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from dynconv.distributed import all_mean
-from dynconv.losses import MappingForm, as_rows, by_pieces, discrimination_loss, mapping_loss
+from dynconv.losses import discrimination_loss, mapping_loss
+from dynconv.losses.mapping import MappingForm
+from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.methods.adapted import Adapted, AdaptedConfig, accuracy_of_domains
-from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.records import About, Update
 from dynconv.models import NormalisationPolicy
 from dynconv.nn import DiscriminatorBank
 

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import conditional_entropy, cross_entropy, probabilities
-from dynconv.methods.base import Method, Refresh, Update
+from dynconv.losses.precision import wide
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import Refresh, Update
 from dynconv.methods.schedules import sigmoid_ramp
 from dynconv.methods.selection import select_confident
 from dynconv.nn import DiscriminatorBank, gradient_reversal
@@ -216,7 +218,7 @@ class AdversarialMethod(Method):
         """Features and scores of the source's and the target's images."""
         source, target = self.encode(batch)
         features = torch.cat([source, target])
-        dtype = torch.promote_types(features.dtype, torch.float32)
+        dtype = wide(features.dtype)
         domains = torch.zeros(len(features), dtype=dtype, device=features.device)
         domains[: len(source)] = 1
         return Encoded(features, self.heads[0](features), domains, batch.source.labels)

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynconv.losses import conditional_entropy, hard_norm_loss, mean_norm, stepwise_norm_loss
-from dynconv.methods.base import About, Method, Update
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Update
 from dynconv.models import NormalisationPolicy, split_by_domain
 from dynconv.models.features import Features
 

@@ -6,8 +6,7 @@ import abc
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from dynconv.losses import cross_entropy
 from dynconv.methods.checks import check_segmentation
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Matched, Refresh, Update
 from dynconv.methods.schedules import learning_rate_factor
 from dynconv.models import (
     DomainName,
@@ -28,63 +28,7 @@ from dynconv.models import (
 )
 
 if TYPE_CHECKING:
-    from dynconv.data import Batch, TargetSelection
-
-
-@dataclass
-class Update:
-    """One optimiser step a method asks for.
-
-    The engine clears the gradients, calls `loss.backward()` and steps the groups in `of`, all before it asks the
-    method for the next update; gradients that reached other groups are dropped.
-    """
-
-    loss: Tensor
-    """A scalar."""
-    of: tuple[str, ...]
-    """The optimisers, by their names in `Method.optimisers()`, that step."""
-    logs: Mapping[str, float | Tensor] = field(default_factory=dict)
-    """Detached scalars by name."""
-
-
-@dataclass
-class Refresh:
-    """What a method found when it looked at its scores of all unlabelled target images."""
-
-    changed: bool = False
-    """Whether `selection` replaces the one before."""
-    selection: TargetSelection | None = None
-    """The target images to train on from now on, with their pseudo labels; None for all of them."""
-    logs: Mapping[str, float] = field(default_factory=dict)
-    """Scalars by name."""
-    message: str | None = None
-    """A line for whoever watches the run."""
-
-
-@dataclass
-class Matched:
-    """What a method found when it looked at images of both domains."""
-
-    logs: Mapping[str, float] = field(default_factory=dict)
-    """Scalars by name."""
-    message: str | None = None
-    """A line for whoever watches the run."""
-
-
-@dataclass(frozen=True)
-class About:
-    """Where a method comes from and what it is made for; docs/methods.md is made of these."""
-
-    paper: str
-    """Authors, venue and year."""
-    variants: tuple[str, ...] = ()
-    """Published names of what the method also is, by its default or by some choice of its fields."""
-    multi_source: Literal["by domain", "union"] = "union"
-    """Whether several sources are told apart, or their union is one source."""
-    partial: bool = False
-    """Whether it is made for targets that lack some of the source's classes."""
-    segmentation: bool = False
-    """Whether it also trains networks that label every pixel."""
+    from dynconv.data import Batch
 
 
 class Method(nn.Module, abc.ABC):
@@ -113,6 +57,8 @@ class Method(nn.Module, abc.ABC):
     """Whether it is a bound and no adaptation: its only source is the target's labelled training split."""
     matched_to_target: ClassVar[bool] = False
     """Whether its one network ends as the target's in closed form, so that the source's is no longer there."""
+    takes_scores: ClassVar[bool] = False
+    """Whether what makes scores in a FILE of `weights` is taken too, and not learnt anew."""
     step: Tensor
 
     def __init__(self, config: MethodConfig, num_classes: int, *, num_heads: int = 1) -> None:
@@ -127,6 +73,8 @@ class Method(nn.Module, abc.ABC):
             norm=config.norm,
             bottleneck=config.bottleneck,
             weights=config.weights,
+            image_norm=config.image_norm,
+            with_scores=self.takes_scores,
         )
         self.config = config
         self.num_classes = num_classes
@@ -134,6 +82,7 @@ class Method(nn.Module, abc.ABC):
         self.normalisation = network.normalisation
         self.features = network.features
         self._notice = network.notice
+        self._scores = network.scores
         self._pretrained = {id(parameter) for parameter in network.pretrained}
         if config.normalisation_policy in ("domain-specific", "adabn"):
             split_by_domain(self.features, shared_affine=config.normalisation_policy == "adabn")
@@ -147,7 +96,13 @@ class Method(nn.Module, abc.ABC):
 
     @classmethod
     def for_task(cls, config: MethodConfig, num_classes: int, num_sources: int) -> Self:
-        """The method for a task of so many classes and sources; most methods take any number of sources for one."""
+        """The method for a task of so many classes and sources; most methods take any number of sources for one.
+
+        Args:
+            config: An instance of `config_class`.
+            num_classes: Classes to tell apart.
+            num_sources: Labelled source domains, each of which a batch has images of.
+        """
         return cls(config, num_classes)
 
     @classmethod
@@ -166,7 +121,7 @@ class Method(nn.Module, abc.ABC):
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a ValueError where the method goes on from a network of other classes than `classes`, which are in the
-        order of the scores."""
+        order of the scores. Called before the first step; what depends on the classes' names is decided here."""
 
     @property
     def notice(self) -> str | None:
@@ -333,7 +288,11 @@ class Method(nn.Module, abc.ABC):
         return [(new, 1.0), (pretrained, config.pretrained_lr_factor), (residual, config.residual_lr_factor)]
 
     def begin_step(self, step: int, max_steps: int) -> None:
-        """Set every schedule for `step`, counted from 0, of `max_steps`."""
+        """Set every schedule for `step`, counted from 0, of `max_steps`.
+
+        Raises:
+            ValueError: `step` is not within the run.
+        """
         if not 0 <= step < max_steps:
             raise ValueError(f"step: expected 0 to max_steps - 1 = {max_steps - 1}, got {step}")
         self.step.fill_(step)

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from dynconv.losses import spectral_penalty
 from dynconv.methods.adversarial import Alignment, Encoded, reversed_gradient
-from dynconv.methods.base import About
 from dynconv.methods.cdan import CDAN, CONDITIONING, CDANConfig
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.dann import domain_game
+from dynconv.methods.records import About
 from dynconv.models import NormalisationPolicy
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data.normalise import Normalisation, black_and_span
-from dynconv.losses import as_rows, by_pieces
 from dynconv.losses.groups import group_accuracy, group_loss
-from dynconv.methods.base import About, Update
+from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.methods.checks import check_range, check_unused, labels_pixels
 from dynconv.methods.config import Backbone
+from dynconv.methods.records import About, Update
 from dynconv.methods.source_first import SourceFirst, SourceFirstConfig
 from dynconv.models import NormalisationPolicy
 from dynconv.models.calibrator import Calibrator, PerturbationForm

@@ -18,9 +18,9 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.dann import domain_game
+from dynconv.methods.records import About
 from dynconv.models import NormalisationPolicy
 
 # The fields that say what the discriminator is conditioned on, and how.

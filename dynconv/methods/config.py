@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynconv.methods.checks import check_range, check_types, check_unused
-from dynconv.models import DynamicSpec, NormalisationPolicy, weights_of
+from dynconv.models import DynamicSpec, NormalisationChoice, NormalisationPolicy
+from dynconv.models.network import weights_of
 
 Backbone = Literal[
     "lenet-small",
@@ -26,7 +27,12 @@ Backbone = Literal[
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """The fields that every method has."""
+    """The fields that every method has. A method's own config adds its own, and may have other defaults of these.
+
+    Raises:
+        ValueError: A value out of its range, or fields that contradict each other: a field that differs from its
+            default and that nothing reads with the others as they are is no silent mistake.
+    """
 
     backbone: Backbone = "lenet-small"
     """The network: `lenet-small` for quick runs on digits, `lenet-m3sda` for Digit-Five as in M3SDA and DRT, `lenet-
@@ -36,6 +42,10 @@ class MethodConfig:
     weights: str = "auto"
     """Where its weights come from: "imagenet" (torchvision's), "none", a FILE with a state_dict, or "auto": ImageNet
     for resnet50 and resnet101, none for the others."""
+    image_norm: NormalisationChoice = "auto"
+    """What images are normalised by: "half" (to [-1, 1]), "imagenet" (less its mean, divided by its deviation), "unit"
+    (to [0, 1], as released ERFNet's files want it), or "auto": "imagenet" with weights, "half" for the LeNets, `dtn`,
+    `resnet-small` and from scratch."""
     norm: Literal["batch", "none"] = "batch"
     """Whether the network has batch normalisation (the ResNets always have, `fcn8s` and `lenet-gam` never)."""
     normalisation_policy: NormalisationPolicy = "joint"

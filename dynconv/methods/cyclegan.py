@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from dynconv.data.normalise import black_and_span
 from dynconv.distributed import gather_rows, rank, share_of, world_size
 from dynconv.losses.cycle import absolute_difference, least_squares
-from dynconv.methods.base import About, Method, Update
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Update
 from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
 from dynconv.models import NormalisationPolicy
 from dynconv.models.calibrator import ResnetGenerator
@@ -60,10 +61,7 @@ class CycleGANConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_source_policy(self.normalisation_policy, SOURCE_POLICIES, "cyclegan's classifier")
-        check_range(self, ("width", "discriminator_width"), least=1)
-        for name in ("blocks", "discriminator_layers"):
-            if getattr(self, name) is not None:
-                check_range(self, (name,), least=1)
+        check_range(self, ("width", "discriminator_width", "blocks", "discriminator_layers"), least=1)
         check_range(self, ("cycle_weight", "identity_weight", "pool_size", "gan_beta1", "gan_decay"), least=0)
         check_range(self, ("gan_lr",), above=0)
         for name in ("gan_beta1", "gan_decay"):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dynconv.losses.mmd import mk_mmd, optimal_weights, quadruple_terms, term_covariance
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.kernel_alignment import KernelConfig, KernelMethod, Layers, check_images
+from dynconv.methods.records import About
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
-from dynconv.methods.base import About
+from dynconv.methods.records import About
 from dynconv.models import NormalisationPolicy
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from dynconv.distributed import gather_rows_with_gradient
 from dynconv.losses.mmd import Estimator, GaussianKernels, fewest_samples, mk_mmd
-from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.kernel_alignment import check_images, mixed_order
 from dynconv.methods.mcd import MCD, MCDConfig, risen
+from dynconv.methods.records import About, Update
 from dynconv.methods.source_only import SOURCE_POLICIES, check_source_policy
 from dynconv.models import NormalisationPolicy
 

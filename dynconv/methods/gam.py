@@ -14,28 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.losses import (
-    MappingForm,
-    as_rows,
-    by_pieces,
     discrimination_loss,
     least_squares_discrimination_loss,
     least_squares_mapping_loss,
     mapping_loss,
 )
+from dynconv.losses.mapping import MappingForm
+from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.methods.adapted import Adapted, AdaptedConfig, accuracy_of_domains, follow
-from dynconv.methods.base import About, Matched, Update
 from dynconv.methods.checks import check_range, check_unused, labels_pixels
 from dynconv.methods.encoders import evaluated
 from dynconv.methods.gaussian import described
+from dynconv.methods.records import About, Matched, Update
 from dynconv.methods.source_only import check_source_policy
-from dynconv.models import (
-    DomainName,
-    NormalisationPolicy,
-    input_of,
-    match_gaussian,
-    weights_left_out,
-)
+from dynconv.models import DomainName, NormalisationPolicy, input_of, match_gaussian
 from dynconv.models.taps import SCORES, layer_names, quarters, resolve_layers, tapped
+from dynconv.models.weights import weights_left_out
 from dynconv.nn import DiscriminatorBank
 
 if TYPE_CHECKING:

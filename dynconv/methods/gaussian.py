@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from dynconv.methods.base import About, Matched, Update
 from dynconv.methods.checks import check_range
+from dynconv.methods.records import About, Matched, Update
 from dynconv.methods.source_first import Started, StartedConfig
 from dynconv.methods.source_only import check_source_policy
 from dynconv.models import MatchedLayer, NormalisationPolicy, match_gaussian
@@ -42,8 +42,7 @@ class GaussianConfig(StartedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_source_policy(self.normalisation_policy, ("source-only", "frozen"), "gaussian matching's training")
-        if self.statistics_images is not None:
-            check_range(self, ("statistics_images",), least=0)
+        check_range(self, ("statistics_images",), least=0)
 
 
 class Gaussian(Started):

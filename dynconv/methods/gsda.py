@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dynconv.distributed import all_mean, world_size
 from dynconv.losses import Hierarchy, domain_accuracies, parse_tree, synchronisation_terms
 from dynconv.methods.adversarial import AdversarialConfig, AdversarialMethod, Alignment, Encoded, fixed
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
+from dynconv.methods.records import About
 from dynconv.nn import DiscriminatorBank
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from dynconv.losses import probabilities
 from dynconv.losses.mmd import GaussianKernels, jmmd
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.kernel_alignment import KernelConfig, KernelMethod, Layers
+from dynconv.methods.records import About
 from dynconv.nn import gradient_reversal
 
 

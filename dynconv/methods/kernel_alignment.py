@@ -13,9 +13,10 @@ from torch import Tensor
 from dynconv.distributed import gather_rows_with_gradient
 from dynconv.losses import cross_entropy
 from dynconv.losses.mmd import Bandwidth, Estimator, GaussianKernels, fewest_samples
-from dynconv.methods.base import Method, Update
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import Update
 from dynconv.methods.schedules import sigmoid_ramp
 
 if TYPE_CHECKING:

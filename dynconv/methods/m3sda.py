@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from dynconv.distributed import all_mean
 from dynconv.losses import (
-    RELEASED_SOURCES,
     MomentDistances,
     classifier_discrepancy,
     cross_entropy,
     moment_distances,
     released_moment_distance,
 )
-from dynconv.methods.base import About, Method, Update
+from dynconv.losses.moments import RELEASED_SOURCES
+from dynconv.losses.precision import wide
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Update
 from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:
@@ -62,9 +64,7 @@ class M3SDAConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, ("moment_weight",), least=0)
-        check_range(self, ("discrepancy_steps",), least=1)
-        if self.num_moments is not None:
-            check_range(self, ("num_moments",), least=1)
+        check_range(self, ("discrepancy_steps", "num_moments"), least=1)
         if self.moment_weight == 0:
             choice = "moment_weight 0, which matches no moments"
             check_unused(self, ("moments",), choice, "give a moment_weight")
@@ -179,7 +179,7 @@ class M3SDA(Method):
         """The sum over sources of the mean cross entropy of its samples' features, summed over its classifiers (L_D of
         eq. 2); a source without a sample counts for nothing."""
         rows = [source.domains == index for index in range(self.num_sources)]
-        dtype = torch.promote_types(features.dtype, torch.float32)
+        dtype = wide(features.dtype)
         # The mean over the batch of all processes, whose shares of a source may differ.
         counts = all_mean(torch.stack([of.sum() for of in rows]).to(dtype))
         losses = [features.new_zeros((), dtype=dtype)]

@@ -16,9 +16,9 @@ from dynconv.methods.adversarial import (
     Encoded,
     reversed_gradient,
 )
-from dynconv.methods.base import About
 from dynconv.methods.checks import check_range
 from dynconv.methods.dann import domain_game
+from dynconv.methods.records import About
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dynconv.losses import class_balance, classifier_discrepancy
-from dynconv.methods.base import About, Method, Update
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Update
 from dynconv.methods.schedules import sigmoid_ramp
 from dynconv.models import NormalisationPolicy
 from dynconv.nn import GradientReversal
@@ -54,12 +55,10 @@ class MCDConfig(MethodConfig):
         check_range(self, ("discrepancy_weight", "class_balance", "ramp_steps"), least=0)
         check_range(self, ("reversal_weight",), above=0)
         check_range(self, ("discrepancy_steps",), least=1)
-        if self.form == "three-step" and self.reversal_weight != 1:
-            raise ValueError(
-                f"reversal_weight: {self.reversal_weight} contradicts form 'three-step', which reverses no gradient; "
-                f"choose form 'reversal' or leave reversal_weight at 1"
-            )
-        if self.form == "reversal":
+        if self.form == "three-step":
+            choice = "form 'three-step', which reverses no gradient"
+            check_unused(self, ("reversal_weight",), choice, "choose form 'reversal'")
+        else:
             choice = "form 'reversal', which takes no step C"
             check_unused(self, ("discrepancy_steps",), choice, "choose form 'three-step'")
 

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv.distributed import all_mean, all_min
+from dynconv.losses import probabilities
+from dynconv.losses.precision import widened
 from dynconv.methods.adversarial import Encoded
-from dynconv.methods.base import About, Refresh
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.dann import DANN, DANNConfig
+from dynconv.methods.records import About, Refresh
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PADA(DANN):
         """Estimate the weight of each class: its mean probability on the target (eq. 4)."""
         # Before the first step the predictions say nothing.
         if int(self.step) > 0:
-            mean = scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32)).mean(dim=0)
+            mean = probabilities(scores).mean(dim=0)
             self.class_weights.copy_(mean / mean.mean())
         low, high = self.class_weights.aminmax()
         return Refresh(logs={"class-weights/smallest": float(low), "class-weights/largest": float(high)})
@@ -79,7 +81,7 @@ class PADA(DANN):
         """Cross entropy with each class's weight (eq. 5), as `classifier_mean` says."""
         if self.config.weighting == "discriminator":
             return super().classification_loss(scores, labels)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = widened(scores)
         weights = self.class_weights.to(scores.dtype)
         if self.config.classifier_mean == "samples":
             weights = weights / weights.max()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from dynconv.data import TargetSelection
-from dynconv.methods.base import Refresh
+from dynconv.losses import probabilities
+from dynconv.methods.records import Refresh
 
 
 def select_confident(scores: Tensor, confidence: float, share: float) -> Refresh:
@@ -25,7 +26,7 @@ def select_confident(scores: Tensor, confidence: float, share: float) -> Refresh
     Returns:
         The selection with its pseudo labels, and what to log of it.
     """
-    probability, label = scores.softmax(dim=1, dtype=torch.promote_types(scores.dtype, torch.float32)).max(dim=1)
+    probability, label = probabilities(scores).max(dim=1)
     taken = probability >= confidence
     lacking = torch.bincount(label[taken], minlength=scores.shape[1])[label] == 0
     surest = surest_of_each_class(probability, label, share)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from dynconv.data import TargetSelection
 from dynconv.losses import cross_entropy, probabilities
-from dynconv.methods.base import About, Method, Refresh, Update
+from dynconv.losses.precision import widened
+from dynconv.methods.base import Method
 from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Refresh, Update
 from dynconv.methods.selection import surest_of_each_class
 from dynconv.methods.source_only import SOURCE_POLICIES
 
@@ -154,7 +156,7 @@ class SelfTraining(Method):
         are given; `label_smoothing` is for the sources' true labels alone."""
         if soft is None:
             return cross_entropy(scores, labels)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        scores = widened(scores)
         return F.cross_entropy(scores, soft.to(scores.dtype))
 
     def _selected(self, scores: Tensor, chosen: Tensor, label: Tensor) -> Refresh:

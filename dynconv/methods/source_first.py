@@ -164,6 +164,7 @@ def load_source(
             name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
         }
         weights = found["config"].get(f"{method}.weights", MethodConfig.weights)
+        chosen = found["config"].get(f"{method}.image_norm", MethodConfig.image_norm)
         state = network_of(found["method"], domain)
     except Exception as error:
         raise ValueError(
@@ -184,11 +185,13 @@ def load_source(
         raise ValueError(
             f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"
         )
-    if input_of(config.backbone, weights) != input_of(config.backbone, config.weights):
+    wanted = input_of(config.backbone, weights, chosen).normalisation
+    if wanted != input_of(config.backbone, config.weights, config.image_norm).normalisation:
         kept = weights == "none" or labels_pixels(config)
+        advice = f"weights {weights if kept else 'auto'!r}" if chosen == config.image_norm else ""
         raise ValueError(
             f"{where} is of a run of {method} with weights {weights!r}, and with {config.weights!r} the images are "
-            f"normalised otherwise than there; give weights {weights if kept else 'auto'!r}"
+            f"normalised otherwise than there; give {advice or f'image_norm {wanted!r}'}"
         )
     networks.load_state_dict(state)
     return classes

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dynconv.methods.base import About, Method, Update
+from dynconv.methods.base import Method
 from dynconv.methods.config import MethodConfig
+from dynconv.methods.records import About, Update
 from dynconv.models import NormalisationPolicy
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ class SourceOnly(Method):
 
     config_class = SourceOnlyConfig
     about = About("none: cross entropy on the source", segmentation=True)
-
-    def __init__(self, config: SourceOnlyConfig, num_classes: int) -> None:
-        super().__init__(config, num_classes)
 
     def updates(self, batch: Batch) -> Iterator[Update]:
         yield self.source_update(batch)

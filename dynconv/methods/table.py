@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Sequence
@@ -122,7 +123,9 @@ def _own_fields(config: type[MethodConfig]) -> list[str]:
 
 
 def _link(title: str) -> str:
-    return f"[{title[0].lower()}{title[1:]}](#{title.lower().replace(' ', '-')})"
+    # GitHub's name of a heading, and MyST's.
+    anchor = re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+    return f"[{title[0].lower()}{title[1:]}](#{anchor})"
 
 
 def _fields_table(config: type[MethodConfig], names: Sequence[str]) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from dynconv.methods.base import About, Update
 from dynconv.methods.checks import check_range
+from dynconv.methods.records import About, Update
 from dynconv.methods.source_first import Started, StartedConfig
 from dynconv.methods.source_only import check_source_policy
 from dynconv.models import DomainName, NormalisationPolicy

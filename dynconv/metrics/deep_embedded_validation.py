@@ -92,7 +92,15 @@ def controlled_risk(weights: Tensor, losses: Tensor) -> float:
 
     Args:
         weights, losses: Of each sample, float64 (N,), N > 0.
+
+    Raises:
+        ValueError: No sample, or weights and losses of different numbers.
     """
+    if weights.dim() != 1 or weights.shape != losses.shape or not len(weights):
+        raise ValueError(
+            f"weights, losses: expected (N,) each, of at least one sample, got {tuple(weights.shape)} and "
+            f"{tuple(losses.shape)}"
+        )
     weighted = weights * losses
     if len(weights) < 2:
         return float(weighted.mean())

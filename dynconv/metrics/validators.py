@@ -46,8 +46,14 @@ def information_maximisation(scores: Tensor) -> float:
     """Entropy of the mean prediction minus the mean entropy, in nats, 0 to log C; higher is better.
 
     The mutual information of image and predicted class: high where the classifier is sure of each image and uses all
-    classes, so that unlike `entropy` it does not reward one class everywhere (Shi and Sha, ICML 2012, eq. 8). Arguments
-    and errors as of `entropy`.
+    classes, so that unlike `entropy` it does not reward one class everywhere (Shi and Sha, ICML 2012, eq. 8).
+
+    Args:
+        scores: (N, C), before the softmax.
+
+    Raises:
+        ValueError: No matrix, or no sample in it.
+        NonFiniteError: A score is not finite.
     """
     logs = _log_probabilities(scores)
     mean = logs.exp().mean(dim=0)
@@ -84,8 +90,14 @@ def nuclear_norm(scores: Tensor) -> float:
     """Nuclear norm of the probabilities (N, C) over its bound sqrt(N min(N, C)), above 0 to 1; higher is better.
 
     1 where every prediction is sure and all classes are predicted equally often: the quantity of batch nuclear-norm
-    maximisation (BNM: Cui et al., CVPR 2020, eq. 8 and the bound of section 3.3). Arguments and errors as of
-    `entropy`.
+    maximisation (BNM: Cui et al., CVPR 2020, eq. 8 and the bound of section 3.3).
+
+    Args:
+        scores: (N, C), before the softmax.
+
+    Raises:
+        ValueError: No matrix, or no sample in it.
+        NonFiniteError: A score is not finite.
     """
     probabilities = _log_probabilities(scores).exp()
     bound = math.sqrt(len(probabilities) * min(probabilities.shape))
@@ -93,7 +105,15 @@ def nuclear_norm(scores: Tensor) -> float:
 
 
 def prediction_validators(scores: Tensor) -> dict[str, float]:
-    """Those of `VALIDATORS` that need the target's scores (N, C) alone, by name. Errors as of `entropy`."""
+    """Those of `VALIDATORS` that need the target's scores alone, by name.
+
+    Args:
+        scores: (N, C), before the softmax.
+
+    Raises:
+        ValueError: No matrix, or no sample in it.
+        NonFiniteError: A score is not finite.
+    """
     return {
         "entropy": entropy(scores),
         "information-maximisation": information_maximisation(scores),

@@ -3,19 +3,10 @@
 from dynconv.models.calibrator import Calibrator
 from dynconv.models.calibrator_file import load_calibrator, save_calibrator
 from dynconv.models.dynamic import DynamicSpec, dynamic_parameters
-from dynconv.models.features import Features, use_memory_format
+from dynconv.models.features import Features
 from dynconv.models.gaussian_matching import MatchedLayer, match_gaussian, matched_layers
 from dynconv.models.lenet import LeNet
-from dynconv.models.network import (
-    NAMES,
-    SEGMENTATION,
-    Network,
-    NetworkInput,
-    Normalisation,
-    build,
-    input_of,
-    weights_of,
-)
+from dynconv.models.network import NAMES, SEGMENTATION, Network, NetworkInput, NormalisationChoice, build, input_of
 from dynconv.models.normalisation import (
     DomainBatchNorm,
     DomainName,
@@ -27,7 +18,6 @@ from dynconv.models.normalisation import (
     statistics_held,
 )
 from dynconv.models.segmentation import SegmentationFeatures, SegmentationHead
-from dynconv.models.weights import weights_left_out
 
 __all__ = [
     "NAMES",
@@ -41,7 +31,7 @@ __all__ = [
     "MatchedLayer",
     "Network",
     "NetworkInput",
-    "Normalisation",
+    "NormalisationChoice",
     "NormalisationPolicy",
     "SegmentationFeatures",
     "SegmentationHead",
@@ -57,7 +47,4 @@ __all__ = [
     "set_target_statistics",
     "split_by_domain",
     "statistics_held",
-    "use_memory_format",
-    "weights_left_out",
-    "weights_of",
 ]

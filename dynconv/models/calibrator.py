@@ -101,7 +101,10 @@ class Calibrator(nn.Module):
             white (section 5.2; its best on driving scenes is 0.01).
         form: "tanh": epsilon * tanh(G'), of both signs. "nonnegative" (released code): (tanh(G') + 1) / 4 clamped to
             [0, epsilon]; there images are in [-1, 1], so that its 0.4, 0.8 and 0.9 are 0.2, 0.4 and 0.45 here.
-        dropout: Of the generator's output.
+        dropout: Probability of dropping a value of the generator's output, at least 0 and below 1.
+
+    Raises:
+        ValueError: A number out of its range, or an unknown form; of `forward`, images of another shape.
     """
 
     def __init__(

@@ -9,15 +9,17 @@ from typing import Any, Literal
 from torch import nn
 
 from dynconv.nn import DynamicConv2d
-
-Residual = Literal["subspace", "channel", "combined"]
-ScaleActivation = Literal["sigmoid", "hard"]
-BranchInit = Literal["normal", "kaiming"]
+from dynconv.nn.coefficient_branch import BranchInit, ScaleActivation
+from dynconv.nn.dynamic_conv2d import Residual
 
 
 @dataclass(frozen=True)
 class DynamicSpec:
-    """How the convolutions of a backbone become dynamic (DRT, section 3.3)."""
+    """How the convolutions of a backbone become dynamic (DRT, section 3.3).
+
+    Raises:
+        ValueError: No base, no reduction, or a temperature that is no positive number.
+    """
 
     residual: Residual = "subspace"
     """Subspace routing (eq. 4), channel attention (eq. 3) or both combined (eq. 5)."""
@@ -47,12 +49,20 @@ class DynamicSpec:
         return asdict(self)
 
     def convolution(self, in_channels: int, out_channels: int, kernel_size: int, padding: int) -> nn.Module:
-        """A `DynamicConv2d` of this description, as a `ConvFactory`."""
+        """A `DynamicConv2d` of this description.
+
+        Args:
+            in_channels, out_channels, kernel_size, padding: As of `nn.Conv2d`.
+        """
         return DynamicConv2d(in_channels, out_channels, kernel_size, padding=padding, **self.options())
 
 
 def dynamic_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that dynamic convolutions add to their static twins: bases and branches, in module order."""
+    """The parameters that dynamic convolutions add to their static twins: bases and branches, in module order.
+
+    Args:
+        module: Any module; without a dynamic convolution the list is empty.
+    """
     return [
         parameter
         for convolution in module.modules()

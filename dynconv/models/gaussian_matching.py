@@ -24,13 +24,19 @@ class MatchedLayer(NamedTuple):
     """What was found at a layer, and what was folded into it; tensors are float64 (C,), of its output channels."""
 
     name: str
+    """Of the module, as in `get_submodule`."""
     source_mean: Tensor
+    """Of each channel over the source's images and places, in the source's network."""
     source_deviation: Tensor
+    """The standard deviation likewise."""
     target_mean: Tensor
-    """With the layers before it matched."""
+    """Over the target's images, with the layers before it matched."""
     target_deviation: Tensor
+    """The standard deviation likewise."""
     scale: Tensor
+    """What the target's channels are multiplied by."""
     shift: Tensor
+    """What is added to them then."""
     unscaled: int
     """Channels with no variance in the target, whose scale is 1."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from dynconv.models.drn import DRN26
 from dynconv.models.dtn import DTN
@@ -18,6 +19,7 @@ from dynconv.models.fcn8s import FCN8s
 from dynconv.models.features import Features, WithBottleneck
 from dynconv.models.lenet import LeNet, Stage, static_convolution
 from dynconv.models.released_drt import check_fits, num_bases_of, renamed
+from dynconv.models.released_scores import published_scores
 from dynconv.models.released_segmentation import load_published
 from dynconv.models.resnet import ResNet, SmallResNet
 from dynconv.models.segmentation import SegmentationFeatures
@@ -26,7 +28,8 @@ from dynconv.nn import to_dynamic
 from dynconv.nn.dynamic_conv2d import Start
 
 Norm = Literal["batch", "none"]
-Normalisation = Literal["half", "imagenet"]
+Normalisation = Literal["half", "imagenet", "unit"]
+NormalisationChoice = Literal["auto", "half", "imagenet", "unit"]
 Labels = Literal["image", "pixel"]
 
 
@@ -42,11 +45,15 @@ class Network(NamedTuple):
     image_size: int
     """Side of the images; 0 where they may have any that `NetworkInput.multiple` allows."""
     normalisation: Normalisation
-    """What the images must be normalised by: "half" ([-1, 1]) or "imagenet" (its mean and deviation per channel)."""
+    """What the images must be normalised by: "half" ([-1, 1]), "imagenet" (its mean and deviation per channel) or
+    "unit" ([0, 1])."""
     pretrained: list[nn.Parameter]
     """The parameters of the features that came with the weights; none from scratch."""
     notice: str | None = None
     """What was taken of a file that holds more or less than the features; None where that is nothing to tell."""
+    scores: Mapping[str, Tensor] = MappingProxyType({})
+    """By the names of a head's parameters, what makes scores in the file, of the file's classes; empty where it was not
+    asked for, and where no file is read."""
 
 
 class NetworkInput(NamedTuple):
@@ -101,12 +108,20 @@ NAMES = (*_LENETS, "dtn", "resnet-small", *_DEPTHS, *SEGMENTATION)
 _NORMED = ("resnet-small", *_DEPTHS)
 
 
-def input_of(name: str, weights: str = "auto") -> NetworkInput:
-    """Size and normalisation of the images that `build(name, weights=weights)` gives a network for.
+def input_of(name: str, weights: str = "auto", image_norm: NormalisationChoice = "auto") -> NetworkInput:
+    """Size and normalisation of the images that `build` with the same arguments gives a network for.
+
+    Args:
+        name, weights, image_norm: As of `build`; no file is read.
 
     Raises:
-        ValueError: For an unknown name.
+        ValueError: An unknown name, or ImageNet weights of a network that has none.
     """
+    found = _usual_input(name, weights)
+    return found if image_norm == "auto" else found._replace(normalisation=image_norm)
+
+
+def _usual_input(name: str, weights: str) -> NetworkInput:
     if name not in NAMES:
         raise ValueError(f"backbone: expected one of {', '.join(NAMES)}, got {name!r}")
     if name in _LENETS:
@@ -130,6 +145,8 @@ def build(
     norm: Norm = "batch",
     bottleneck: int = 0,
     weights: str = "auto",
+    image_norm: NormalisationChoice = "auto",
+    with_scores: bool = False,
 ) -> Network:
     """A backbone and the recipe of its classifiers.
 
@@ -149,13 +166,17 @@ def build(
             with a state_dict (torchvision's names for those two, with or without a classifier; with the names of
             released DRT's dynamic ResNet its bases and branches are taken too; for segmentation with our names or those
             of `released_segmentation`), or "auto": ImageNet where there is such a set of weights, none elsewhere.
+        image_norm: What its images are normalised by; "auto": "imagenet" for a ResNet or a network for
+            segmentation with weights, else "half".
+        with_scores: Whether a file's layers that make scores (`released_scores`) are given as `Network.scores`; without
+            it they are left out.
 
     Raises:
         ValueError: For an unknown name or norm, fewer than two classes, a negative bottleneck, weights that are not
-            there, cannot be read or do not fit, or a description that cannot start at given weights (channel attention
-            whose scale is a sigmoid; any but its own beside released DRT's).
+            there, cannot be read or do not fit (`with_scores`: have no such layers), or a description that cannot start
+            at given weights (channel attention whose scale is a sigmoid; any but its own beside released DRT's).
     """
-    image_size, normalisation, *_ = input_of(name, weights)
+    image_size, normalisation, *_ = input_of(name, weights, image_norm)
     features: Features
     if norm not in ("batch", "none"):
         raise ValueError(f"norm: expected 'batch' or 'none', got {norm!r}")
@@ -173,6 +194,7 @@ def build(
     file = weights_of(name, weights)
     from_scratch = file == "none"
     pretrained, notice = list[nn.Parameter](), None
+    scores: Mapping[str, Tensor] = {}
     if name in _LENETS:
         features = _lenet(name, norm, dynamic if from_scratch else None)
     elif name == "dtn":
@@ -185,7 +207,7 @@ def build(
         features = ResNet(_DEPTHS[name]) if name in _DEPTHS else SmallResNet()
     head: Callable[[], nn.Module]
     if not from_scratch:
-        pretrained, notice = _take_weights(features, name, file, dynamic)
+        pretrained, notice, scores = _take_weights(features, name, file, dynamic, with_scores=with_scores)
     elif dynamic is not None and name not in _LENETS:
         _make_dynamic(features, dynamic, "random")
     if bottleneck:
@@ -194,7 +216,7 @@ def build(
         head = functools.partial(features.make_head, num_classes)
     else:
         head = functools.partial(nn.Linear, features.out_features, num_classes)
-    return Network(features, head, image_size, normalisation, pretrained, notice)
+    return Network(features, head, image_size, normalisation, pretrained, notice, scores)
 
 
 def weights_of(name: str, weights: str) -> str:
@@ -211,26 +233,28 @@ def weights_of(name: str, weights: str) -> str:
 
 
 def _take_weights(
-    features: Features, name: str, file: str, dynamic: DynamicSpec | None
-) -> tuple[list[nn.Parameter], str | None]:
-    """Give a static backbone its weights, and make it dynamic: `pretrained` and `notice` of the `Network`."""
+    features: Features, name: str, file: str, dynamic: DynamicSpec | None, *, with_scores: bool
+) -> tuple[list[nn.Parameter], str | None, dict[str, Tensor]]:
+    """Give a static backbone its weights, and make it dynamic: `pretrained`, `notice` and `scores` of the `Network`."""
     state = None if are_left_out() else imagenet_state(name) if file == "imagenet" else read_state(Path(file))
     trunk, where = features.trunk if isinstance(features, ResNet) else features, f"--weights {file}"
     released = isinstance(features, ResNet) and state is not None and num_bases_of(state, where) > 0
     pretrained, notice = list(features.parameters()), None
+    taken = published_scores(features, state, where) if with_scores and state is not None else {}
+    scores = {} if state is None else {own: state[published] for own, published in taken.items()}
     if state is not None and released:
         check_fits(state, dynamic, where)
     elif state is not None and isinstance(features, SegmentationFeatures):
-        pretrained, notice = load_published(features, state, where)
+        pretrained, notice = load_published(features, state, where, taken.values())
     elif state is not None:
         load_state(trunk, state, where)
     if dynamic is not None:
         _make_dynamic(features, dynamic, "static")
     if state is None or not released:
-        return pretrained, notice
+        return pretrained, notice, scores
     left_out = load_state(trunk, renamed(state, trunk, where), where)
     without = f"; its classifier is left out ({words(left_out)})" if left_out else ""
-    return list(features.parameters()), f"{where}: bases and branches came with the weights{without}"
+    return list(features.parameters()), f"{where}: bases and branches came with the weights{without}", scores
 
 
 def _make_dynamic(features: Features, dynamic: DynamicSpec, start: Start) -> None:

@@ -45,7 +45,12 @@ class DomainBatchNorm(nn.Module):
 
 
 def split_by_domain(module: nn.Module, *, shared_affine: bool) -> None:
-    """Put a `DomainBatchNorm` in the place of every batch normalisation within `module`, in place."""
+    """Put a `DomainBatchNorm` in the place of every batch normalisation within a module, in place.
+
+    Args:
+        module: What holds the layers; it cannot be such a layer itself.
+        shared_affine: As of `DomainBatchNorm`.
+    """
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
@@ -53,13 +58,21 @@ def split_by_domain(module: nn.Module, *, shared_affine: bool) -> None:
 
 
 def domain_norms(module: nn.Module) -> list[DomainBatchNorm]:
-    """The `DomainBatchNorm` layers of `module`."""
+    """The `DomainBatchNorm` layers of a module, in module order.
+
+    Args:
+        module: Any module.
+    """
     return [layer for layer in module.modules() if isinstance(layer, DomainBatchNorm)]
 
 
 @contextlib.contextmanager
 def normalised_as(module: nn.Module, domain: DomainName) -> Iterator[None]:
-    """Within the context every `DomainBatchNorm` of `module` takes its inputs for images of `domain`.
+    """Within the context every `DomainBatchNorm` of a module takes its inputs for images of one domain.
+
+    Args:
+        module: Any module.
+        domain: "source" or "target".
 
     Raises:
         ValueError: `domain` is neither "source" nor "target".
@@ -79,8 +92,12 @@ def normalised_as(module: nn.Module, domain: DomainName) -> Iterator[None]:
 
 @contextlib.contextmanager
 def statistics_held(module: nn.Module) -> Iterator[None]:
-    """Within the context every batch normalisation of `module` takes its running statistics and leaves them as they
-    are; dropout goes on as before, and gradients reach weights and biases."""
+    """Within the context every batch normalisation of a module takes its running statistics and leaves them as they
+    are; dropout goes on as before, and gradients reach weights and biases.
+
+    Args:
+        module: Any module, in training mode or not.
+    """
     layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.training]
     for layer in layers:
         layer.training = False

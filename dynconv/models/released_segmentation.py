@@ -13,13 +13,14 @@ FCN-8s
     `upscore*`.
 
 What makes scores is left out, and a line says so: a network's heads start anew, for how many classes a file scores does
-not tell which they are, and heads that started alike (MCD's) would stay alike.
+not tell which they are, and heads that started alike (MCD's) would stay alike. Where the classes are told (the method
+`imported`) `released_scores` knows these layers.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ _FCN8S = {
 
 
 def load_published(
-    features: SegmentationFeatures, state: Mapping[str, Tensor], where: str
+    features: SegmentationFeatures, state: Mapping[str, Tensor], where: str, scores: Collection[str] = ()
 ) -> tuple[list[nn.Parameter], str | None]:
     """Copy `state`, with our names or published ones, into a static network.
 
@@ -44,6 +45,7 @@ def load_published(
         features: A network of this package.
         state: Names to tensors, prefixes of wrappers cut.
         where: Where it is from, for the message.
+        scores: Names of `state` that the caller takes for the head.
 
     Returns:
         The parameters that were in it, and a line for whoever watches the run where some of it was left out, or it was
@@ -64,12 +66,19 @@ def load_published(
         kept = found = _without(state, r"(encoder|decoder)\.output_conv\.|classifier\.")
         if not isinstance(features, ERFNet):
             kept = found = _without(found, r"decoder\.")
+            if scores and any(name.startswith("decoder.") for name in state):
+                # train/main.py: the decoder's phase goes on with the encoder and never calls this layer.
+                told.append(
+                    "encoder.output_conv fits an encoder of ERFNet's first phase (model_encoder_best.pth): with the "
+                    "decoder, in the second, the encoder has learnt further and this layer has not"
+                )
         elif not any(name.startswith("decoder.") for name in found):
             part, found = features.encoder, _renamed(found, {"encoder.": ""})
             told.append("the file holds the encoder alone; the decoder starts at random")
     load_state(part, found, where)
-    if left_out := [name for name in state if name not in kept]:
-        told.append(f"left out: {words(left_out)}; the network's own scores are learnt anew")
+    if left_out := [name for name in state if name not in kept and name not in scores]:
+        anew = "" if scores else "; the network's own scores are learnt anew"
+        told.append(f"left out: {words(left_out)}{anew}")
     return list(part.parameters()), f"{where}: {'; '.join(told)}" if told else None
 
 

@@ -44,18 +44,26 @@ def imagenet_state(name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: The download failed: where it was looked for, and what to do without a network.
     """
-    from torchvision.models import ResNet50_Weights, ResNet101_Weights
-
-    weights = {"resnet50": ResNet50_Weights, "resnet101": ResNet101_Weights}[name].IMAGENET1K_V1
+    weights = _imagenet(name)
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
     except Exception as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
         raise ValueError(
-            f"weights: the ImageNet weights of {name} are not in {file} and could not be had from {weights.url} "
-            f"({type(error).__name__}: {error}). Put the file there (TORCH_HOME moves the folder), give a state_dict "
-            "with --weights FILE, or start from scratch with --weights none"
+            f"weights: the ImageNet weights of {name} are not in {imagenet_file(name)} and could not be had from "
+            f"{weights.url} ({type(error).__name__}: {error}). Put the file there (TORCH_HOME moves the folder), give "
+            "a state_dict with --weights FILE, or start from scratch with --weights none"
         ) from error
+
+
+def imagenet_file(name: str) -> Path:
+    """Where torch.hub keeps the file that `imagenet_state` reads, or would."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(_imagenet(name).url).name
+
+
+def _imagenet(name: str) -> Any:
+    from torchvision.models import ResNet50_Weights, ResNet101_Weights
+
+    return {"resnet50": ResNet50_Weights, "resnet101": ResNet101_Weights}[name].IMAGENET1K_V1
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

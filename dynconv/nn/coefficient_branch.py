@@ -38,6 +38,7 @@ class CoefficientBranch(nn.Module):
             ``"hard"``: s = relu6(z + 3) / 3, in [0, 2] and exactly 1 at z = 0.
         init: Start of both layers. ``"normal"``: N(0, 0.01), as DRT's release. ``"kaiming"``: Kaiming-normal (fan in,
             ReLU), for narrow inputs: see ``reset_parameters``.
+        device, dtype: Of ``w1`` and ``w2``.
 
     Attributes:
         w1: (hidden, C).

@@ -14,7 +14,11 @@ from dynconv.nn.dynamic_conv2d import DynamicConv2d
 
 
 class CollectedCoefficients:
-    """Filled by the forward passes inside :func:`collect_coefficients`."""
+    """Filled by the forward passes inside :func:`collect_coefficients`, which makes it.
+
+    Args:
+        layers: The layers to collect from, by their names in the model.
+    """
 
     def __init__(self, layers: dict[str, DynamicConv2d]) -> None:
         self._layers = layers
@@ -79,7 +83,7 @@ class CollectedCoefficients:
 
 @contextmanager
 def collect_coefficients(model: nn.Module) -> Iterator[CollectedCoefficients]:
-    """Collect the coefficients pi of every dynamic layer of ``model`` for each sample that passes through.
+    """Collect the coefficients pi of every dynamic layer of ``model`` for each sample that passes through::
 
         with collect_coefficients(model) as collected:
             for images in loader:
@@ -88,6 +92,9 @@ def collect_coefficients(model: nn.Module) -> Iterator[CollectedCoefficients]:
 
     Any number of forward passes; the hooks are gone when the block ends, by an exception too. Vectors carry no gradient
     and stay on the device. A pass that raises is left out.
+
+    Args:
+        model: The module that is called; its dynamic layers may be anywhere within it.
 
     Raises:
         ValueError: ``model`` has no ``DynamicConv2d`` with a basis.

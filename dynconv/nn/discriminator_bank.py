@@ -34,7 +34,7 @@ class DiscriminatorBank(nn.Module):
         device, dtype: Of the parameters.
 
     Raises:
-        TypeError: ``activation`` is neither a name nor a module.
+        TypeError: ``activation`` is neither a name nor a module, or another argument is no number.
         ValueError: A number is out of its range.
     """
 
@@ -198,6 +198,7 @@ class DiscriminatorBank(nn.Module):
 
         Raises:
             IndexError: There is no such discriminator.
+            TypeError: ``module`` is no module.
             ValueError: The module has other layers, or other values in the layers that are shared; nothing was changed.
         """
         self._check_index(index)

@@ -44,6 +44,7 @@ class DynamicConv2d(nn.Conv2d):
         branch: The :class:`CoefficientBranch`.
 
     Raises:
+        TypeError: ``num_bases`` is no int.
         ValueError: An option out of range, or an even kernel with a 1x1 basis (it has no centre tap).
     """
 

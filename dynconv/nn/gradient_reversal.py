@@ -33,6 +33,9 @@ def gradient_reversal(x: Tensor, weight: float | Tensor = 1.0) -> Tensor:
         x: Any floating tensor.
         weight: A number or a 0-dim tensor on x's device. No gradient flows to it. A tensor can change its value
             between calls without a recompilation under ``torch.compile``; a number is compiled in.
+
+    Returns:
+        A view of x.
     """
     if not isinstance(weight, Tensor):
         # float64, so that a float64 x sees the number as given; a 0-dim tensor does not promote a float32 gradient.
@@ -63,6 +66,7 @@ class GradientReversal(nn.Module):
 
     @property
     def weight(self) -> float:
+        """What the reversed gradient is multiplied by; finite, else setting it raises a ValueError."""
         return self._weight.item()
 
     @weight.setter

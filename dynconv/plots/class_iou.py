@@ -51,7 +51,7 @@ def class_iou_figure(ious: Mapping[str, ClassIoUs], classes: Sequence[str], *, t
         rows, values = zip(*there, strict=True)
         at = [row + (place - (len(ious) - 1) / 2) * BAR / step for row in rows]
         bars = axis.barh(at, values, height=BAR / step, color=colour(place), label=f"{name}: mean {mean:.1f}")
-        axis.bar_label(bars, fmt="%.1f", fontsize=5.5, padding=2)
+        axis.bar_label(bars, fmt="%.1f", fontsize=6.5, padding=2)
     axis.set_yticks(range(len(classes)), classes, fontsize=8)
     axis.set_ylim(len(classes) - 0.4, -0.6)
     # Behind a bar of 100 there is room for its number.

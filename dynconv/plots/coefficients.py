@@ -26,7 +26,7 @@ CLASS_SHAPES = ("o", "^", "s", "v", "D", "X")
 # scale, parts its points: with 1/4 for each of four bases it is 0.4 % of a coefficient.
 HARDLY = 1e-3
 # Inches: a panel of the plane, and one of a layer's histograms.
-PLANE = 3.9
+PLANE = 3.0
 LAYER = (2.5, 1.9)
 # Around the layers' panels.
 LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.1, 0.75, 0.55
@@ -115,9 +115,10 @@ def save_coefficients(
                 loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0.0,
             )  # fmt: skip
     figure.suptitle(
-        f"{title}\nt-SNE, coloured by domain (above) and by class (below); silhouettes are of the vectors, not of the "
-        "plane",
-        fontsize=11,
+        # In lines that a single panel holds.
+        f"{title}\nt-SNE, coloured by domain (above) and by class (below);\n"
+        "silhouettes are of the vectors, not of the plane",
+        fontsize=10,
     )
     write_figure(figure, path)
 
@@ -126,9 +127,9 @@ def _warn(axis: Any, panel: Panel) -> None:
     # Above the points, where no point lies.
     axis.margins(y=0.05)
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.2 * (high - low))
+    axis.set_ylim(low, high + 0.3 * (high - low))
     axis.text(
-        0.5, 0.98, "these coefficients hardly depend on the image:\n"
+        0.5, 0.98, "these coefficients hardly\ndepend on the image:\n"
         f"standard deviation {panel.deviation:.1g}, of 1/K = {panel.uniform:.3g}",
         ha="center", va="top", transform=axis.transAxes, fontsize=9, color=COLOURS[2],
     )  # fmt: skip

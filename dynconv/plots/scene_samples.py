@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from dynconv.data.scenes.label_maps import palette_of
-from dynconv.data.scenes.listing import SceneListing, read_scene
+from dynconv.data.scenes.listing import SceneListing
+from dynconv.data.scenes.reading import read_scene
 from dynconv.plots.samples import write_figure
 from dynconv.plots.scenes import BLACK, LEGEND_COLUMNS, NO_CLASS, add_legend, coloured
 

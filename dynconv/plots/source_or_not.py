@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 DPI = 130
 # Of a map with 400 places and more; fewer would leave most bins of a smaller one empty.
 BINS = 40
-COLUMNS = 5
+COLUMNS = 4
 # Inches: a pair's panel, the chart of the layers, and what a layer takes of its width.
 PANEL = (2.7, 2.0)
 CHART, LAYER = 4.1, 0.55
@@ -102,14 +102,14 @@ def save_source_or_not(
         "(Wilson, of the pairs or the images) for other images, of these units. By calling either domain: it says of "
         "each image whose it is; by comparing: it sees the differences of both alone."
     )
-    below.supxlabel(textwrap.fill(notes, int(14 * width), break_on_hyphens=False), fontsize=7)
+    below.supxlabel(textwrap.fill(notes, int(12 * width), break_on_hyphens=False), fontsize=8)
     write_figure(figure, path)
 
 
 def _draw_pair(axis: Any, panel: PairPanel) -> None:
-    axis.set_title(panel.title, fontsize=7)
-    axis.set_xlabel(panel.answer, fontsize=7)
-    axis.tick_params(labelsize=6)
+    axis.set_title(panel.title, fontsize=8)
+    axis.set_xlabel(panel.answer, fontsize=8)
+    axis.tick_params(labelsize=7)
     if max(map(len, panel.values)) == 1:
         for place, (value, stroke) in enumerate(zip(panel.values, ("-", "--"), strict=True)):
             line = {"color": colour(place), "linewidth": 2.2, "linestyle": stroke, "label": f"image {place + 1}"}
@@ -119,9 +119,9 @@ def _draw_pair(axis: Any, panel: PairPanel) -> None:
         axis.set_xlim(low - margin, high + margin)
         axis.set_yticks([])
         words = "a single value of each image:\nactivation on the unit's range"
-        axis.text(0.5, (1 + STROKE) / 2, words, ha="center", va="center", transform=axis.transAxes, fontsize=6)
+        axis.text(0.5, (1 + STROKE) / 2, words, ha="center", va="center", transform=axis.transAxes, fontsize=7)
         return
-    axis.set_ylabel("share of places, %", fontsize=6)
+    axis.set_ylabel("share of places, %", fontsize=7)
     places = min(map(len, panel.values))
     edges, shares = shared_histogram(panel.values, min(max(2 * math.isqrt(places), 4), BINS))
     # Below a single place.
@@ -161,7 +161,7 @@ def _draw_layers(axis: Any, layers: Sequence[LayerAnswers]) -> None:
         )  # fmt: skip
     axis.axhline(50, color="black", linestyle=":", linewidth=0.9, label="chance")
     names = [f"{number}: {layer.name}\n{layer.constants}" for number, layer in enumerate(layers, 1)]
-    axis.set_xticks(np.arange(len(layers)), names, fontsize=7)
+    axis.set_xticks(np.arange(len(layers)), names, fontsize=8)
     if len(layers) > 5:
         axis.tick_params(axis="x", rotation=40)
         for text in axis.get_xticklabels():
@@ -171,4 +171,4 @@ def _draw_layers(axis: Any, layers: Sequence[LayerAnswers]) -> None:
     axis.set_ylabel("right answers from one unit alone, %", fontsize=8)
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0.0, frameon=False)
+    axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.01), ncols=3, frameon=False)

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 DPI = 130
 # Inches: an image or a spectrum of the strips, a mean spectrum, the words beside a strip, and above a domain.
-TILE, MEAN, WORDS, HEAD = 0.82, 2.1, 1.0, 0.9
+TILE, MEAN, WORDS, HEAD = 0.65, 1.75, 0.95, 1.0
 BEFORE, AFTER = COLOURS[0], COLOURS[2]
 
 
@@ -91,7 +91,7 @@ def _draw_strips(panel: Any, domain: DomainSpectra, factor: int, highest: float)
             axis.imshow(picture, interpolation="nearest", **style)
             axis.set_xticks([])
             axis.set_yticks([])
-        axes[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
+        axes[0].set_ylabel(name, fontsize=8, rotation=0, ha="right", va="center")
 
 
 def _draw_means(panel: Any, domain: DomainSpectra, frequencies: Array, radius: float, highest: float) -> None:
@@ -108,20 +108,25 @@ def _draw_means(panel: Any, domain: DomainSpectra, frequencies: Array, radius: f
         ("mean after", after, level),
         ("after less before", change, signed | {"vmax": furthest}),
     )
+    axes = []
     for place, (name, picture, style) in enumerate(pictures):
         axis = panel.add_subplot(grid[0, place])
         drawn = axis.imshow(picture, **around, **style)
         axis.set_title(name, fontsize=8)
         axis.set_xticks([-0.5, 0, 0.5])
-        axis.set_yticks([-0.5, 0, 0.5])
-        axis.tick_params(labelsize=6)
-        panel.colorbar(drawn, ax=axis, shrink=0.75, pad=0.02).ax.tick_params(labelsize=6)
+        axis.set_yticks([-0.5, 0, 0.5], ["−0.5", "0", "0.5"] if place == 0 else [])
+        axis.tick_params(labelsize=7)
+        axes.append(axis)
+        if place > 0:
+            # Before and after have one scale.
+            bar = panel.colorbar(drawn, ax=axes[:2] if place == 1 else axis, shrink=0.75, pad=0.02)
+            bar.ax.tick_params(labelsize=7)
     axis = panel.add_subplot(grid[1, :])
     for name, curve, own in zip(("before", "after"), domain.curves, (BEFORE, AFTER), strict=True):
         axis.plot(frequencies, curve, color=own, label=name, linewidth=1.5, linestyle="-" if own == BEFORE else "--")
     axis.axvline(radius, color="black", linewidth=0.8, linestyle=":", label=f"{radius:g}: high beyond")
     axis.set_xlabel("frequency, cycles per pixel (sampled at 1)", fontsize=8)
     axis.set_ylabel("mean of log(1 + |F|)", fontsize=8)
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=8, frameon=False)

@@ -86,6 +86,7 @@ RECIPES: dict[str, Recipe] = {
         gam_scenes.TABLE_3_STYLISED,
         gam_scenes.TABLE_4,
         gam_scenes.TABLE_4_22,
+        gam_scenes.TABLE_4_PUBLISHED,
         gam_scenes.POSITIONS,
         gam_scenes.LAMBDA,
         gam_small.CAMVID,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.config import TrainConfig
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
 from dynconv.methods import MethodConfig
 from dynconv.metrics.names import MEAN_IOU, SEGMENTATION_METRICS
 from dynconv.recipes.published import TABLES, PublishedRow, PublishedTable
@@ -27,11 +28,19 @@ _HEADS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: a method with its options."""
+    """One line of a table: a method with its options.
+
+    Raises:
+        ValueError: It follows two rows, or starts from one with a method that has no `source_checkpoint`.
+    """
 
     label: str
+    """What the table calls it."""
     method: str
+    """Its name in `dynconv.methods.METHODS`."""
     options: MethodConfig
+    """An instance of the method's config."""
+    """A file of `weights` is named by its place in the data root."""
     cites: str | None = None
     """The row of the recipe's published table that this one is held against; None where the paper has none."""
     after: str | None = None
@@ -74,7 +83,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every run of a table."""
+    """Every run of a table.
+
+    Raises:
+        ValueError: Rows, published table, bounds, groups and label options that do not fit together; the message names
+            the recipe.
+    """
 
     name: str
     """What `dynconv reproduce` calls it."""
@@ -83,6 +97,7 @@ class Recipe:
     tasks: Mapping[str, str]
     """Protocol to the head of its column."""
     rows: tuple[Row, ...]
+    """In the order of the table, each after the row that it follows."""
     run: Mapping[str, Any]
     """Fields of `RunOptions` that differ from their defaults."""
     seeds: int
@@ -93,6 +108,8 @@ class Recipe:
     """Time and hardware of the whole table where it was run; an estimate, named so, where it was not."""
     needs: str
     """Data and weights."""
+    scale: Literal["small", "paper"] = "paper"
+    """Whether it is made for a CPU (hours at most), or has the paper's networks and steps, which want a GPU."""
     metric: str = "accuracy"
     """What the table shows of the test images."""
     split: Literal["target-test", "source-test"] = "target-test"
@@ -116,7 +133,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if unknown := [row.label for row in self.rows if row.cites is not None and self.published is None]:
             raise ValueError(f"{self.name}: {', '.join(unknown)} cite a row, and the recipe names no published table")
-        self._check_labels()
+        self._check_label_options()
         if wrong := [task for task, figures in self.bounds.items() if len(figures) != len(self.metrics)]:
             raise ValueError(
                 f"{self.name}: bounds of {', '.join(wrong)}: expected figures of {', '.join(self.metrics)}"
@@ -126,6 +143,17 @@ class Recipe:
             raise ValueError(f"{self.name}: expected each task in one of the groups, got {self.groups}")
         rows = tuple(dataclasses.replace(row, published=self._published_of(row)) for row in self.rows)
         object.__setattr__(self, "rows", rows)
+
+    @property
+    def title(self) -> str:
+        """`source` up to the first semicolon, or end of a sentence, that stands in no brackets."""
+        depth = 0
+        for place, letter in enumerate(self.source):
+            depth += (letter == "(") - (letter == ")")
+            ends = letter == ";" or (letter == "." and self.source[place + 1 : place + 3].strip().isupper())
+            if depth == 0 and ends:
+                return self.source[:place]
+        return self.source
 
     @property
     def table(self) -> PublishedTable | None:
@@ -170,7 +198,13 @@ class Recipe:
 
     def figure(self, row: PublishedRow, task: str, metric: str | None = None) -> float | None:
         """A published row's figure for a task, that of its `column`; where the metric is the mean over the classes, the
-        mean of all columns; None where the table has neither."""
+        mean of all columns; None where the table has neither.
+
+        Args:
+            row: Of `table`.
+            task: One of `tasks`.
+            metric: As of `column`.
+        """
         if self.table is not None and self.metric == "class-mean-accuracy":
             return row.mean
         place = self.column(task, metric)
@@ -232,9 +266,13 @@ class Recipe:
             options = row.starting(after)
         elif after is not None:
             fields["pseudo_labels_from"] = after
-        return TrainConfig(row.method, RunOptions(**fields), options)
+        run = RunOptions(**fields)
+        if options.weights not in ("auto", "none", "imagenet"):
+            file = (run.data_root or Path()) / options.weights
+            options = dataclasses.replace(options, weights=str(file.absolute()))
+        return TrainConfig(row.method, run, options)
 
-    def _check_labels(self) -> None:
+    def _check_label_options(self) -> None:
         """Raise a ValueError where a row, or the recipe, names a row that is not there."""
         if self.ablation and self.baseline is not None:
             raise ValueError(f"{self.name}: the rows of an ablation have no baseline {self.baseline!r}; leave out one")

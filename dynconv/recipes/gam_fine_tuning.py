@@ -76,6 +76,7 @@ CAMVID = Recipe(
     ),
     run=gam_small.CAMVID.run,
     seeds=gam_small.CAMVID.seeds,
+    scale="small",
     expected="measured here (seed 0): 31.4, 33.5, 34.3 and 34.8 from the network without transfer, 31.8, 33.8, 34.3 "
     "and 34.5 from GAM's",
     cost="20 runs, of which 10 were run here, two of them those of gam-camvid: 15 minutes of runs, two at a time on "

@@ -24,6 +24,7 @@ DIGITS_ABLATION = Recipe(
     # Of MNIST as target 10,000 images: all 60,000 are looked at for pseudo labels every 100 steps otherwise.
     run={"max_steps": 1000, "eval_every": 250, "batch_size": 36, "target_limit": 10_000, "log_every": 50},
     seeds=3,
+    scale="small",
     expected="measured here: 90.9 to 92.7 on MNIST → USPS, 86.8 to 91.7 on USPS → MNIST",
     cost="24 runs, 31 minutes on two busy CPU cores",
     needs="MNIST, USPS",
@@ -48,6 +49,7 @@ OFFICE_ABLATION = Recipe(
     rows=ablation_rows(_SMALL, cite=True),
     run={"max_steps": 800, "eval_every": 200, "batch_size": 36, "log_every": 50},
     seeds=2,
+    scale="small",
     expected="measured here: 39.4 to 51.0 on D → W, 48.8 to 56.7 on W → D",
     cost="16 runs, 49 minutes on two busy CPU cores",
     needs="Office-31",

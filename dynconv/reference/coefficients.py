@@ -19,7 +19,12 @@ def coefficients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """z = W2 relu(W1 mean_hw(x)); pi = softmax(z[:K] / temperature), s = 1 + sigmoid(z[K:]) or relu6(z[K:] + 3) / 3.
 
-    Shapes as in :func:`dynconv.functional.coefficients`.
+    Args:
+        x, w1, w2, num_bases, num_scales, temperature, scale_activation: As in :func:`dynconv.functional.coefficients`,
+            of one floating dtype, float64 too, and not checked.
+
+    Returns:
+        (pi, s): (B, K) or None where ``num_bases`` is 0, and (B, num_scales) or None where ``num_scales`` is 0.
     """
     z = F.linear(F.relu(F.linear(x.mean(dim=(2, 3)), w1)), w2)
     logits, gates = z.split([num_bases, num_scales], dim=1)

@@ -22,7 +22,16 @@ def dynamic_conv2d(
 ) -> Tensor:
     """W_b = diag(s_b) W0 + sum_i pi_bi Phi_i (DRT, eq. 2 and 5 with s = 1 + Lambda), y_b = conv(x_b, W_b) + bias.
 
-    Shapes as in :func:`dynconv.functional.dynamic_conv2d`. A 1x1 basis stands at the centre tap of the kernel.
+    Args:
+        x, weight, bias, scale, basis, coefficients, groups: As in :func:`dynconv.functional.dynamic_conv2d`, of one
+            floating dtype, float64 too. A 1x1 basis stands at the centre tap of the kernel.
+        stride, padding, dilation: A number for the height and one for the width.
+
+    Returns:
+        (B, Cout, Hout, Wout), differentiable any number of times.
+
+    Raises:
+        ValueError: Neither ``weight`` nor ``basis`` is given; nothing else is checked.
     """
     batch, static = x.shape[0], weight if weight is not None else basis
     if static is None:

@@ -20,7 +20,15 @@ def feature_gradient_norms(
     dropout_masks: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Norms (N, M), logits (N, M) and losses (M,) as in :func:`dynconv.functional.feature_gradient_norms` (GSDA, eq. 6
-    to 12), in the inputs' dtype, differentiable any number of times where no norm is zero."""
+    to 12), in the inputs' dtype, differentiable any number of times where no norm is zero.
+
+    Args:
+        features, weights, biases, targets, sample_weights, activation, negative_slope, dropout_masks: As in
+            :func:`dynconv.functional.feature_gradient_norms`, of one floating dtype, float64 too, and not checked.
+
+    Returns:
+        (norms, logits, losses).
+    """
     if isinstance(activation, str):
         slope = 0.0 if activation == "relu" else negative_slope
 

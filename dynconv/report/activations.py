@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from dynconv.engine.evaluation import evaluating
+from dynconv.engine.scoring import evaluating
 from dynconv.methods.calibrator import CalibratorMethod
 from dynconv.methods.encoders import Encoders
 from dynconv.metrics.errors import check_finite_values
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dynconv.data import Split
     from dynconv.engine.evaluation import Evaluation
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
     from dynconv.methods import Method
     from dynconv.models import DomainName, Features
 

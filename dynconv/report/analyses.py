@@ -51,7 +51,7 @@ def _analysis(run: FoundRun, options: ReportOptions, announce: Callable[[], None
         return held
     announce()
     # Here: training code takes 5 s to import, and a report of runs whose analyses are kept needs none of it.
-    from dynconv.engine.inspect import load_run
+    from dynconv.engine.loaded_run import load_run
 
     loaded = load_run(
         run.folder.path, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root

@@ -11,7 +11,7 @@ import torch
 from dynconv.data import Split
 
 if TYPE_CHECKING:
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +71,7 @@ def analyse(loaded: LoadedRun) -> Analysis:
     Raises:
         ValueError: Data missing, no target test images, too few images for t-SNE, or features that are not finite.
     """
-    from dynconv.engine.inspect import dump
+    from dynconv.engine.loaded_run import dump
 
     protocol, held_out = loaded.domains()
     if protocol.target.test is None or len(protocol.target.test) == 0:

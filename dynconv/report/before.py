@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynconv.engine.labels import OF_SCENES
+from dynconv.engine.label_options import OF_SCENES
 from dynconv.engine.selection import Row
 from dynconv.methods.source_first import SourceFirstConfig
 from dynconv.report.collect import FoundRun
@@ -16,7 +16,7 @@ OWN_CLASSIFIER = "own classifier"
 # A source-only run stands for "before" where it has the same network, saw the same images of the sources, and is judged
 # in the same way.
 SAME_RUN = ("protocol", "source", "target", "seed", "source_limit", "ten_crop", *OF_SCENES)
-SAME_NETWORK = ("backbone", "weights", "norm", "bottleneck")
+SAME_NETWORK = ("backbone", "weights", "image_norm", "norm", "bottleneck")
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from dynconv.data import evaluation_batches
-from dynconv.engine.inspect import LoadedRun, calibrating, load_run, source_images
+from dynconv.engine.loaded_run import LoadedRun, calibrating, load_run, source_images
+from dynconv.engine.run_options import Device
 from dynconv.metrics.errors import check_finite_values
 from dynconv.report.analysis import evenly
 
 if TYPE_CHECKING:
     from dynconv.data import Split
-    from dynconv.engine.config import CheckpointName
+    from dynconv.engine.run_options import CheckpointName
     from dynconv.methods.calibrator import CalibratorMethod
     from dynconv.models import DomainName
 
@@ -126,7 +127,7 @@ def open_calibrated(
     run: Path,
     *,
     checkpoint: CheckpointName = "last",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     data_root: Path | None = None,
 ) -> CalibratedRun:
     """Open a run of the method calibrator; the arguments are those of `load_run`.

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from dynconv.engine.run_folder import write_atomically
+from dynconv.engine.run_options import Device
 from dynconv.methods.encoders import Encoders
 from dynconv.nn import DynamicConv2d, collect_coefficients
 from dynconv.plots.coefficients import Panel, save_coefficients, save_histograms
@@ -21,8 +22,8 @@ from dynconv.report.table import counted
 
 if TYPE_CHECKING:
     from dynconv.data import Split
-    from dynconv.engine.config import CheckpointName
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
+    from dynconv.engine.run_options import CheckpointName
     from dynconv.models import DomainName
 
 Array = np.ndarray[Any, Any]
@@ -179,7 +180,7 @@ def save_coefficient_figures(
     *,
     points: int,
     checkpoint: CheckpointName = "last",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     data_root: Path | None = None,
 ) -> list[Path]:
     """Draw a run's coefficients in the plane and as histograms, and write their numbers.
@@ -198,7 +199,7 @@ def save_coefficient_figures(
     Raises:
         ValueError: As `load_run` and `collect`, too few images for t-SNE, or a file that cannot be written.
     """
-    from dynconv.engine.inspect import check_whole_images, load_run
+    from dynconv.engine.loaded_run import check_whole_images, load_run
 
     loaded = load_run(run, checkpoint=checkpoint, device=device, data_root=data_root)
     # The plane is coloured by the images' classes too.

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.runs import inspect
+from dynconv.engine.runs import state_of
 from dynconv.engine.selection import Row, before
 from dynconv.methods import METHODS
 from dynconv.metrics.names import judged_by
@@ -145,7 +145,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(path: Path, name: str) -> FoundRun | Unreadable:
     folder = RunFolder(path)
     try:
-        config = load_config(folder.config, METHODS)
+        config = load_config(folder.config)
         config.run.require_data()
     except ValueError as error:
         return Unreadable(name, str(error))
@@ -155,7 +155,7 @@ def _read(path: Path, name: str) -> FoundRun | Unreadable:
     training_rows = _or_reason(folder.training_rows, missing, nothing)
     done = _or_reason(folder.read_done, missing, None)
     starts = _or_reason(lambda: _starts(folder), missing, nothing)
-    state = inspect(path)
+    state = state_of(path)
     running = state.state == "running"
     if state.note and not running and state.note not in missing:
         missing.append(state.note)

@@ -17,7 +17,7 @@ from dynconv.report.scenes import TRUTH, Array, Scenes, check_segmentation_run, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
     from dynconv.models import DomainName
 
 # What tells which scenes a run is judged by.

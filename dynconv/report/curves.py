@@ -15,7 +15,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from dynconv.engine.config import DEFAULT_EPOCHS
+from dynconv.engine.run_options import DEFAULT_EPOCHS
 from dynconv.engine.selection import Row, mean_of
 from dynconv.methods.adapted import AdaptedConfig
 from dynconv.methods.gam import GAMConfig

@@ -68,9 +68,9 @@ def discriminator_costs(
 
     from dynconv.methods.adda import ADDA
     from dynconv.methods.gam import GAM
-    from dynconv.models import weights_left_out
     from dynconv.models.cost import count_cost
     from dynconv.models.taps import SCORES
+    from dynconv.models.weights import weights_left_out
 
     # Tap, channels, places and discriminator.
     seen: list[tuple[str, int, int, Any]]

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from dynconv.engine.config import CheckpointName
+from dynconv.engine.run_options import CheckpointName
 from dynconv.methods.calibrator import CalibratorConfig
 from dynconv.plots.epsilon import Curve, Panel, save_epsilon
 from dynconv.report.before import SOURCE_ONLY, STEP_0, before

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynconv.engine.config import NOT_IDENTITY
-from dynconv.engine.labels import SIZES
+from dynconv.engine.label_options import SIZES
 from dynconv.methods import METHODS
 from dynconv.methods.adapted import AdaptedConfig
 from dynconv.methods.config import MethodConfig

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from dynconv.engine.run_options import DataRoot, Device
 from dynconv.parsing import parse_options
 
 
@@ -34,9 +35,9 @@ class ReportOptions:
     published: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]", help_behavior_hint="")] = ()
     """Tables of the papers to cite whole behind the results, by name (drt-4), or all. A name that is none is answered
     with the list of them."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
+    data_root: DataRoot = None
     """Folder of the real data sets. Default: the one each run was trained with."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to compute features and predictions."""
 
     def __post_init__(self) -> None:

@@ -6,39 +6,45 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dynconv.engine.comparison_options import parse_curves, parse_sweep
-from dynconv.engine.options import parse_coefficients, parse_degradation, parse_plot
-from dynconv.engine.plot_options import (
-    FigureOptions,
-    parse_epsilon,
-    parse_fine_tuning,
-    parse_perturbation,
-    parse_predictions,
-    parse_scenes,
-    parse_spectra,
-    parse_stream,
-    parse_trade_off,
+from dynconv.parsing import parse_options
+from dynconv.report.comparison_options import (
+    CurvesOptions,
+    DegradationOptions,
+    FineTuningOptions,
+    SweepOptions,
+    TrainingOptions,
 )
-from dynconv.engine.source_or_not_options import parse_source_or_not
+from dynconv.report.plot_options import (
+    CoefficientOptions,
+    EpsilonOptions,
+    FigureOptions,
+    PerturbationOptions,
+    PredictionOptions,
+    ScenesOptions,
+    SpectraOptions,
+    StreamOptions,
+    TradeOffOptions,
+)
+from dynconv.report.source_or_not_options import SourceOrNotOptions
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from dynconv.report.calibrated import CalibratedRun
 
 
-def draw_training(args: Sequence[str]) -> None:
+def draw_training(options: TrainingOptions) -> None:
     """`dynconv plot training`."""
-    options = parse_plot(args)
     from dynconv.engine.run_folder import RunFolder
     from dynconv.report.figures import save_training_figure
 
     print(save_training_figure([RunFolder(run) for run in options.runs], options.out))
 
 
-def draw_coefficients(args: Sequence[str]) -> None:
+def draw_coefficients(options: CoefficientOptions) -> None:
     """`dynconv plot coefficients`."""
-    options = parse_coefficients(args)
     from dynconv.report.coefficients import save_coefficient_figures
 
     for run in options.runs:
@@ -54,27 +60,19 @@ def draw_coefficients(args: Sequence[str]) -> None:
             print(path, flush=True)
 
 
-def draw_degradation(args: Sequence[str]) -> None:
+def draw_degradation(options: DegradationOptions) -> None:
     """`dynconv plot degradation`."""
-    options = parse_degradation(args)
-    from rich.console import Console
-
     from dynconv.report.degradation import training_warning
     from dynconv.report.degradation_figure import degradation_tables, save_degradation_figure
 
     found = save_degradation_figure(options.runs, options.oracles, options.out, line=_warn)
     if warning := training_warning(found):
         _warn(warning)
-    Console().print(degradation_tables(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(degradation_tables(found), options.out)
 
 
-def draw_trade_off(args: Sequence[str]) -> None:
+def draw_trade_off(options: TradeOffOptions) -> None:
     """`dynconv plot trade-off`."""
-    options = parse_trade_off(args)
-    from rich.console import Console
-
     from dynconv.report.collect import FoundRun
     from dynconv.report.trade_off import measure_as_target, save_trade_off_figure, trade_off_table
 
@@ -84,72 +82,47 @@ def draw_trade_off(args: Sequence[str]) -> None:
 
     own = options.source_as == "source"
     found = save_trade_off_figure(options.runs, options.out, options.checkpoint, None if own else measure, line=_warn)
-    Console().print(trade_off_table(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(trade_off_table(found), options.out)
 
 
-def draw_epsilon(args: Sequence[str]) -> None:
+def draw_epsilon(options: EpsilonOptions) -> None:
     """`dynconv plot epsilon`."""
-    options = parse_epsilon(args)
-    from rich.console import Console
-
     from dynconv.report.epsilon import epsilon_table, save_epsilon_figure, save_sweep_figure
 
     if options.sweep:
         found = save_sweep_figure(_open(options.runs[0], options), options.out)
     else:
         found = save_epsilon_figure(options.runs, options.out, options.checkpoint, line=_warn)
-    Console().print(epsilon_table(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(epsilon_table(found), options.out)
 
 
-def draw_curves(args: Sequence[str]) -> None:
+def draw_curves(options: CurvesOptions) -> None:
     """`dynconv plot curves`."""
-    options = parse_curves(args)
-    from rich.console import Console
-
     from dynconv.report.curves import curves_table, save_curves_figure
 
     found = save_curves_figure(options.runs, options.out, options.metric, line=_warn)
-    Console().print(curves_table(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(curves_table(found), options.out)
 
 
-def draw_sweep(args: Sequence[str]) -> None:
+def draw_sweep(options: SweepOptions) -> None:
     """`dynconv plot sweep`."""
-    options = parse_sweep(args)
-    from rich.console import Console
-
     from dynconv.report.sweep import save_sweep_figure, sweep_table
 
     found = save_sweep_figure(options.runs, options.out, options.field, options.checkpoint, line=_warn)
-    Console().print(sweep_table(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(sweep_table(found), options.out)
 
 
-def draw_fine_tuning(args: Sequence[str]) -> None:
+def draw_fine_tuning(options: FineTuningOptions) -> None:
     """`dynconv plot fine-tuning`."""
-    options = parse_fine_tuning(args)
-    from rich.console import Console
-
-    from dynconv.report.fine_tuning import fine_tuning_tables, save_fine_tuning_figure
+    from dynconv.report.fine_tuning_figure import fine_tuning_tables, save_fine_tuning_figure
 
     found = save_fine_tuning_figure(options.runs, options.out, line=_warn)
-    Console().print(fine_tuning_tables(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(fine_tuning_tables(found), options.out)
 
 
-def draw_stream(args: Sequence[str]) -> None:
+def draw_stream(options: StreamOptions) -> None:
     """`dynconv plot stream`."""
-    options = parse_stream(args)
-    from rich.console import Console
-
-    from dynconv.engine.inspect import check_whole_images, load_run
+    from dynconv.engine.loaded_run import check_whole_images, load_run
     from dynconv.engine.stream import Schedule
     from dynconv.report.stream import save_stream_figure, stream_table
 
@@ -161,15 +134,12 @@ def draw_stream(args: Sequence[str]) -> None:
         check_whole_images(run, "plot stream")
     schedule = Schedule(options.blocks, options.block_batches, options.batch_size, options.seed)
     found = save_stream_figure(loaded, options.out, schedule)
-    Console().print(stream_table(found))
-    for path in (options.out, options.out.with_suffix(".csv")):
-        print(path)
+    _tell(stream_table(found), options.out)
 
 
-def draw_scenes(args: Sequence[str]) -> None:
+def draw_scenes(options: ScenesOptions) -> None:
     """`dynconv plot scenes`."""
-    options = parse_scenes(args)
-    from dynconv.engine.inspect import LoadedRun, load_run
+    from dynconv.engine.loaded_run import LoadedRun, load_run
     from dynconv.report.compared_scenes import save_comparison
     from dynconv.report.scenes import save_scenes_figure
 
@@ -183,9 +153,8 @@ def draw_scenes(args: Sequence[str]) -> None:
     print(options.picture)
 
 
-def draw_spectra(args: Sequence[str]) -> None:
+def draw_spectra(options: SpectraOptions) -> None:
     """`dynconv plot spectra`."""
-    options = parse_spectra(args)
     from dynconv.report.spectra import save_spectra_figure
 
     written = save_spectra_figure(
@@ -199,9 +168,8 @@ def draw_spectra(args: Sequence[str]) -> None:
         print(path)
 
 
-def draw_predictions(args: Sequence[str]) -> None:
+def draw_predictions(options: PredictionOptions) -> None:
     """`dynconv plot predictions`."""
-    options = parse_predictions(args)
     from dynconv.report.prediction_panels import save_prediction_figure
 
     written = save_prediction_figure(
@@ -211,9 +179,8 @@ def draw_predictions(args: Sequence[str]) -> None:
         print(path)
 
 
-def draw_perturbation(args: Sequence[str]) -> None:
+def draw_perturbation(options: PerturbationOptions) -> None:
     """`dynconv plot perturbation`."""
-    options = parse_perturbation(args)
     from rich.console import Console
 
     from dynconv.report.perturbation_figure import perturbation_tables, save_perturbation_figure
@@ -226,12 +193,11 @@ def draw_perturbation(args: Sequence[str]) -> None:
         print(path)
 
 
-def draw_source_or_not(args: Sequence[str]) -> None:
+def draw_source_or_not(options: SourceOrNotOptions) -> None:
     """`dynconv plot source-or-not`."""
-    options = parse_source_or_not(args)
     from rich.console import Console
 
-    from dynconv.engine.inspect import load_run
+    from dynconv.engine.loaded_run import load_run
     from dynconv.report.source_or_not import play_game
     from dynconv.report.source_or_not_figure import save_source_or_not_figure, source_or_not_table
     from dynconv.report.source_or_not_play import introduction, play_rounds, score_table
@@ -252,7 +218,7 @@ def draw_source_or_not(args: Sequence[str]) -> None:
 
 
 def _open(run: Path, options: FigureOptions) -> CalibratedRun:
-    from dynconv.engine.inspect import check_whole_images
+    from dynconv.engine.loaded_run import check_whole_images
     from dynconv.report.calibrated import open_calibrated
 
     opened = open_calibrated(run, checkpoint=options.checkpoint, device=options.device, data_root=options.data_root)
@@ -262,29 +228,44 @@ def _open(run: Path, options: FigureOptions) -> CalibratedRun:
     return opened
 
 
+def _tell(table: RenderableType, out: Path) -> None:
+    """Print what was measured, and the files that hold it: the figure and its numbers."""
+    from rich.console import Console
+
+    Console().print(table)
+    for path in (out, out.with_suffix(".csv")):
+        print(path)
+
+
 def _warn(text: str) -> None:
     print(f"dynconv: {text}", file=sys.stderr)
 
 
-DRAW: dict[str, Callable[[Sequence[str]], None]] = {
-    "training": draw_training,
-    "coefficients": draw_coefficients,
-    "degradation": draw_degradation,
-    "trade-off": draw_trade_off,
-    "epsilon": draw_epsilon,
-    "curves": draw_curves,
-    "sweep": draw_sweep,
-    "fine-tuning": draw_fine_tuning,
-    "stream": draw_stream,
-    "scenes": draw_scenes,
-    "spectra": draw_spectra,
-    "predictions": draw_predictions,
-    "perturbation": draw_perturbation,
-    "source-or-not": draw_source_or_not,
+FIGURES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "training": (TrainingOptions, draw_training),
+    "coefficients": (CoefficientOptions, draw_coefficients),
+    "degradation": (DegradationOptions, draw_degradation),
+    "trade-off": (TradeOffOptions, draw_trade_off),
+    "epsilon": (EpsilonOptions, draw_epsilon),
+    "curves": (CurvesOptions, draw_curves),
+    "sweep": (SweepOptions, draw_sweep),
+    "fine-tuning": (FineTuningOptions, draw_fine_tuning),
+    "stream": (StreamOptions, draw_stream),
+    "scenes": (ScenesOptions, draw_scenes),
+    "spectra": (SpectraOptions, draw_spectra),
+    "predictions": (PredictionOptions, draw_predictions),
+    "perturbation": (PerturbationOptions, draw_perturbation),
+    "source-or-not": (SourceOrNotOptions, draw_source_or_not),
 }
-"""By the figure's name. Each prints the files that it wrote.
+"""By the figure's name: its options, and what draws it and prints the files that it wrote."""
 
-Raises:
-    ValueError: What cannot be drawn, and why.
-    SystemExit: As `parse_options`.
-"""
+
+def draw(figure: str, args: Sequence[str]) -> None:
+    """Draw one of `FIGURES` as the words `args` after its name say.
+
+    Raises:
+        ValueError: What cannot be drawn, and why.
+        SystemExit: As `parse_options`.
+    """
+    options, draw_figure = FIGURES[figure]
+    draw_figure(parse_options(options, f"plot {figure}", args))

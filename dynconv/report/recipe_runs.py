@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.run_folder import RunFolder
-from dynconv.methods import METHODS
 from dynconv.recipes import Recipe, Row
 from dynconv.report.started import started_from
 
@@ -129,7 +128,7 @@ def _other_configuration(run: RecipeRun) -> str:
     if not file.exists():
         return f"there is no {file.name}" if run.folder.done.exists() else ""
     try:
-        found = load_config(file, METHODS)
+        found = load_config(file)
     except (ValueError, TypeError) as error:
         return str(error).removeprefix(f"{file}: ")
     if run.finished and run.after is not None and not run.learns_pseudo_labels:

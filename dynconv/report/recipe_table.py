@@ -1,14 +1,11 @@
-"""The table of a recipe's finished runs: ours beside the paper's, as Markdown and as lines for a CSV."""
+"""The tables of a recipe's finished runs as Markdown: ours beside the paper's."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import fmean
 
-from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.selection import mean_of
-from dynconv.metrics.names import SEGMENTATION_METRICS, in_words
+from dynconv.metrics.names import in_words
 from dynconv.recipes import TABLES, PublishedRow, PublishedTable, Recipe, Row
 from dynconv.report.recipe_figures import (
     Record,
@@ -22,44 +19,7 @@ from dynconv.report.recipe_figures import (
     values,
 )
 from dynconv.report.recipe_metrics import CITED, of_metrics
-from dynconv.report.table import RULES, markdown, selected_rows
-
-SPLITS = ("target-test", "source-test")
-
-
-def record(task: str, label: str, seed: int, folder: RunFolder, metric: str = "accuracy") -> Record:
-    """A finished run's line of the CSV: per cent under each rule of selection, and what made them."""
-    selected = selected_rows(folder)
-    start = json.loads(folder.environment.read_text(encoding="utf-8"))[0]
-    git = start["git"] or {"commit": "", "dirty": ""}
-    scores = {}
-    for rule in RULES:
-        for split in SPLITS:
-            # Of the sources the mean over the classes is not measured.
-            name = metric if split == "target-test" else None
-            scores[f"{split} {rule}"] = _per_cent(selected.get(rule, {}), split, name)
-    last = selected["last"]
-    for other in SEGMENTATION_METRICS[1:] if metric == SEGMENTATION_METRICS[0] else ():
-        scores |= {f"{split} last {other}": _per_cent(last, split, other) for split in SPLITS}
-    return {
-        "task": task,
-        "row": label,
-        "seed": seed,
-        **scores,
-        "steps": last["step"],
-        "seconds": last["seconds"],
-        "config_hash": last["config_hash"],
-        "torch": start["versions"]["torch"],
-        "cpu": start["hardware"]["cpu"],
-        "threads": start["hardware"]["threads"],
-        "commit": git["commit"],
-        "dirty": git["dirty"],
-    }
-
-
-def _per_cent(row: dict[str, Any], split: str, metric: str | None) -> float | str:
-    value = mean_of(row, split, metric)
-    return "" if value is None else round(100 * value, 2)
+from dynconv.report.table import RULES, markdown
 
 
 def report(recipe: Recipe, records: Sequence[Record]) -> str:
@@ -67,8 +27,8 @@ def report(recipe: Recipe, records: Sequence[Record]) -> str:
 
     Test figures at the last step with the paper's and the difference, beside the paper's rows that were not run; where
     the recipe groups its tasks, the mean and the best of each group; of segmentation every measure, before and after;
-    the paired differences of rows that are compared with another; the average under each rule of selection; and the
-    paper's whole table where its columns are others.
+    the paired differences of rows that are compared with another; the average under each rule of selection, with steps
+    and time; and the paper's whole table where its columns are others.
     """
     tasks = {task: head for task, head in recipe.tasks.items() if any(r["task"] == task for r in records)}
     rows = [row for row in recipe.rows if any(r["row"] == row.label for r in records)]
@@ -77,11 +37,15 @@ def report(recipe: Recipe, records: Sequence[Record]) -> str:
     parts += _differences(recipe, records, rows, tasks)
     parts += [
         "Average over the tasks at the step that each rule of selection chooses; oracle looks at the target's labels "
-        "and chooses no model.",
+        "and chooses no model. Steps and minutes are those of one run on average.",
         markdown(
-            ["row", *(f"{rule} (sees labels)" if rule == "oracle" else rule for rule in RULES)],
+            ["row", *(f"{rule} (sees labels)" if rule == "oracle" else rule for rule in RULES), "steps", "minutes"],
             [
-                [row.label, *(_of_column(records, row.label, tasks, f"{recipe.split} {rule}") for rule in RULES)]
+                [
+                    row.label,
+                    *(_of_column(records, row.label, tasks, f"{recipe.split} {rule}") for rule in RULES),
+                    *_of_a_run(records, row.label),
+                ]
                 for row in rows
             ],
         ),
@@ -226,6 +190,12 @@ def _printed(row: PublishedRow, average: bool) -> list[str]:
         for figure, deviation in zip(figures, deviations, strict=True)
     ]
     return [row.label, *cells]
+
+
+def _of_a_run(records: Sequence[Record], label: str) -> tuple[str, str]:
+    """Steps and minutes of a row's runs on average."""
+    of_row = [record for record in records if record["row"] == label]
+    return f"{fmean(r['steps'] for r in of_row):,.0f}", f"{fmean(r['seconds'] for r in of_row) / 60:.1f}"
 
 
 def _of_column(records: Sequence[Record], label: str, tasks: Mapping[str, str], column: str) -> str:

@@ -2,86 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
-
-import tyro
 
 from dynconv.engine.launch import exit_words, run_commands, train_command
 from dynconv.engine.run_folder import write_atomically
-from dynconv.parsing import parse_options
 from dynconv.recipes import RECIPES, Recipe
-from dynconv.report.recipe_figures import Record
+from dynconv.report.recipe_records import RUNS, keep, record, to_csv
 from dynconv.report.recipe_runs import RecipeRun, check_configurations, check_order, recipe_runs
-from dynconv.report.recipe_table import record, report
+from dynconv.report.recipe_table import report
+from dynconv.report.reproduce_options import ReproduceOptions
 
 Line = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ReproduceOptions:
-    """Train every task x row x seed of a table that is not finished, and print the table of the finished ones."""
-
-    table: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
-    """The table's name; `dynconv reproduce` lists them."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: the recipe's)")] = None
-    """Runs of each row and task, with the seeds 0 to N - 1."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: $DYNCONV_DATA)")] = (
-        None
-    )
-    """Folder of the real data sets."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/TABLE)")] = None
-    """Folder of the runs, OUT/TASK/ROW/seedN, and of the table, OUT/table.md and OUT/table.csv."""
-    tasks: Annotated[
-        tuple[str, ...], tyro.conf.arg(metavar="TASK [TASK ...]", help_behavior_hint="(default: all)")
-    ] = ()
-    """Only these protocols."""
-    rows: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROW [ROW ...]", help_behavior_hint="(default: all)")] = ()
-    """Only these rows, by their labels."""
-    parallel: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 1, or one per GPU)")] = (
-        None
-    )
-    """Runs at a time; one per GPU where --gpus are given."""
-    gpus: Annotated[tuple[str, ...], tyro.conf.arg(metavar="GPU [GPU ...]", help_behavior_hint="")] = ()
-    """GPUs to share out, as CUDA_VISIBLE_DEVICES names them (0 1 2): each run sees one. Default: all that are visible
-    where several runs at a time are trained on GPUs."""
-    threads: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Threads of each run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    report_only: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Train nothing."""
-    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Train nothing and write nothing: list the runs, and which of them would be trained."""
-
-    def __post_init__(self) -> None:
-        if self.table not in RECIPES:
-            raise ValueError(f"TABLE: expected one of {', '.join(RECIPES)}; got {self.table!r}")
-        for name in ("seeds", "parallel", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} must be at least 1, got {value}")
-        recipe = RECIPES[self.table]
-        for name, known in (("tasks", list(recipe.tasks)), ("rows", [row.label for row in recipe.rows])):
-            if unknown := [value for value in getattr(self, name) if value not in known]:
-                raise ValueError(f"--{name}: unknown {', '.join(unknown)}; known: {', '.join(known)}")
-        if self.gpus and self.device == "cpu":
-            raise ValueError(
-                f"--gpus {' '.join(self.gpus)} and --device cpu contradict each other: give one of the two"
-            )
-        if self.report_only and self.dry_run:
-            raise ValueError("--report-only and --dry-run contradict each other: give one of the two")
-
-    @property
-    def at_a_time(self) -> int:
-        """Runs at a time."""
-        return self.parallel or len(self.gpus) or 1
 
 
 @dataclass(frozen=True)
@@ -94,13 +29,8 @@ class Reproduction:
     """The runs of this call that failed, each with its exit code."""
 
 
-def parse_reproduce(args: Sequence[str]) -> ReproduceOptions:
-    """The options that the words after `dynconv reproduce` describe. SystemExit as in `parse_options`."""
-    return parse_options(ReproduceOptions, "reproduce", args)
-
-
 def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
-    """Train and report, as `options` say; what the runs say goes to `line`.
+    """Train and report one table, as `options` say; what the runs say goes to `line`.
 
     The table is returned as Markdown and written to OUT/table.md, and its figures to OUT/table.csv, also where some
     runs failed.
@@ -110,11 +40,21 @@ def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
             neither finished nor among those to be trained (it is named), or no run is finished and none failed.
         KeyboardInterrupt: The runs were interrupted; the same call goes on with them.
     """
-    recipe = RECIPES[options.table]
-    out = options.out if options.out is not None else Path("runs") / recipe.name
+    recipe, runs = planned(options)
+    if options.dry_run:
+        return Reproduction(_plan(recipe, runs))
+    made = train_and_report(recipe, runs, options, line, may_start=within(options.hours))
+    if not made.text and not made.failed:
+        raise ValueError(f"no finished run under {options.folder}")
+    return made
+
+
+def planned(options: ReproduceOptions) -> tuple[Recipe, list[RecipeRun]]:
+    """The recipe of a TABLE and its runs, checked before the first is trained. Raises as `reproduce`."""
+    recipe = RECIPES[str(options.table)]
     runs = recipe_runs(
         recipe,
-        out,
+        options.folder,
         seeds=options.seeds or recipe.seeds,
         tasks=options.tasks or tuple(recipe.tasks),
         labels=options.rows or tuple(row.label for row in recipe.rows),
@@ -124,29 +64,32 @@ def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
     check_configurations(runs)
     if not options.report_only:
         check_order(runs)
-    if options.dry_run:
-        return Reproduction(_plan(recipe, runs))
-    failed = () if options.report_only else _train(runs, options, line)
+    return recipe, runs
+
+
+def train_and_report(
+    recipe: Recipe, runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line, *, may_start: Callable[[], bool]
+) -> Reproduction:
+    """Train what is not finished of `runs`, each as long as it `may_start`, and make the table of those that are."""
+    failed = () if options.report_only else _train(runs, options, line, may_start)
     records = [record(run.task, run.label, run.seed, run.folder, recipe.metric) for run in runs if run.finished]
     if not records:
-        if failed:
-            return Reproduction("", failed)
-        raise ValueError(f"no finished run under {out}")
+        return Reproduction("", failed)
     text = report(recipe, records)
     if len(records) < len(runs):
         left = len(runs) - len(records)
         text += f"\n\n{_of(left, runs)} {'is' if left == 1 else 'are'} not finished and not in these tables."
-    write_atomically(out / "table.md", text + "\n")
-    write_atomically(out / "table.csv", _csv(records))
+    write_atomically(options.folder / "table.md", text + "\n")
+    write_atomically(options.folder / "table.csv", to_csv(records))
+    if options.keep is not None:
+        keep(records, options.keep / RUNS / f"{recipe.name}.csv", recipe)
     return Reproduction(text, failed)
 
 
-def _csv(records: Sequence[Record]) -> str:
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return file.getvalue()
+def within(hours: float | None) -> Callable[[], bool]:
+    """What says, from now on, whether a run may still begin."""
+    begun = time.monotonic()
+    return lambda: hours is None or time.monotonic() - begun < 3600 * hours
 
 
 def _of(part: int, runs: Sequence[RecipeRun]) -> str:
@@ -166,7 +109,9 @@ def _plan(recipe: Recipe, runs: Sequence[RecipeRun]) -> str:
     return "\n".join([*lines, f"{_of(left, runs)} would be trained"])
 
 
-def _train(runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line) -> tuple[str, ...]:
+def _train(
+    runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line, may_start: Callable[[], bool]
+) -> tuple[str, ...]:
     """Train what is not finished; returns the runs that failed."""
     left = [run for run in runs if not run.finished]
     if not left:
@@ -193,7 +138,18 @@ def _train(runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line) -> 
             line(_progress(runs, len(failed), options.at_a_time))
             break
         commands = {name: _command(run) for name, run in ready.items()}
-        run_commands(commands, parallel=options.at_a_time, threads=options.threads, gpus=gpus, line=line, ended=ended)
+        started = run_commands(
+            commands,
+            parallel=options.at_a_time,
+            threads=options.threads,
+            gpus=gpus,
+            line=line,
+            ended=ended,
+            may_start=may_start,
+        )
+        if waiting := len(commands) - len(started) + len(left) * (not may_start()):
+            line(f"--hours {options.hours:g} are over: {_of(waiting, runs)} not begun; the same call goes on")
+            break
     return tuple(failed.values())
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dynconv.data.scenes.split import SceneSplit
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
     from dynconv.models import DomainName
 
 Array = np.ndarray[Any, Any]
@@ -123,7 +123,7 @@ class Scenes(NamedTuple):
 def scenes_of(loaded: LoadedRun, side: DomainName, count: int) -> Scenes:
     """The scenes that `view` looks at, and its errors."""
     from dynconv.data.scenes.split import SceneSplit
-    from dynconv.engine.inspect import source_images
+    from dynconv.engine.loaded_run import source_images
 
     check_segmentation_run(loaded)
     protocol, held_out = loaded.domains()
@@ -169,7 +169,7 @@ def label_maps(loaded: LoadedRun, split: SceneSplit, ways: Sequence[Way]) -> tup
         NonFiniteError: A network gives scores that are not finite.
     """
     from dynconv.data.scenes.reading import resized
-    from dynconv.engine.evaluation import evaluating
+    from dynconv.engine.scoring import evaluating
     from dynconv.engine.segmentation import SceneScoring
     from dynconv.metrics import NonFiniteError
     from dynconv.metrics.segmentation import IGNORE

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dynconv.data import Protocol, Split
-    from dynconv.engine.inspect import LoadedRun
+    from dynconv.engine.loaded_run import LoadedRun
 
 # Of each domain, to learn from and again to be judged by: 200 images keep the interval of a share below 7 points, and
 # scenes are dearer.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dynconv.engine.inspect import source_images
+from dynconv.engine.loaded_run import source_images
 from dynconv.metrics.source_or_not import FEWEST
 from dynconv.report.analysis import evenly
 

@@ -124,7 +124,7 @@ def save_spectra_figure(run: CalibratedRun, out: Path, *, images: int, samples: 
         pair = (before, after)
         drawn.append(
             DomainSpectra(
-                f"{part.name} ({part.side}), {counted(len(part.split), 'test image')}: share of energy beyond "
+                f"{part.name} ({part.side}), {counted(len(part.split), 'test image')}\nshare of energy beyond "
                 f"{radius:g} cycles per pixel {_percent(share['before'])} before, {_percent(share['after'])} after",
                 images=_arrays(seen.samples.permute(0, 2, 3, 1) for seen in pair),
                 image_spectra=_arrays(log_spectra(seen.samples) for seen in pair),

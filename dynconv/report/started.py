@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.run_folder import RunFolder
-from dynconv.methods import METHODS
 
 
 def started_from(folder: Path, config: TrainConfig) -> Path | None:
@@ -35,7 +34,7 @@ def configuration_started_from(folder: Path, config: TrainConfig) -> TrainConfig
     if start is None:
         return None
     try:
-        return load_config(RunFolder(start).config, METHODS)
+        return load_config(RunFolder(start).config)
     except (ValueError, TypeError):
         # The path alone is known then, and whoever asks says so.
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.loaded_run import LoadedRun
 from dynconv.engine.stream import Schedule, Stream, stream
 from dynconv.plots.stream import save_stream
 from dynconv.report.figures import write_beside

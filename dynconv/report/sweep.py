@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from rich.table import Table
 
-from dynconv.engine.config import CheckpointName
+from dynconv.engine.run_options import CheckpointName
 from dynconv.engine.selection import main_metric
 from dynconv.metrics.names import in_words
 from dynconv.plots.sweep import Curve, Level, save_sweep

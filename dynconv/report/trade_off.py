@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 from rich.table import Table
 
-from dynconv.engine.config import CheckpointName
 from dynconv.engine.evaluation import split_metrics
-from dynconv.engine.inspect import load_run, source_images
+from dynconv.engine.loaded_run import load_run, source_images
+from dynconv.engine.run_options import CheckpointName, Device
 from dynconv.engine.segmentation import SceneScoring, scene_metrics
 from dynconv.plots.samples import write_figure
 from dynconv.plots.trade_off import Change, trade_off_figure
@@ -62,9 +61,7 @@ def keeps_both(run: FoundRun) -> bool:
     return getattr(options, "weight_sharing", "shared") == "unshared" or options.normalisation_policy in OWN_STATISTICS
 
 
-def measure_as_target(
-    run: FoundRun, checkpoint: CheckpointName, *, device: Literal["auto", "cpu", "cuda"], data_root: Path | None
-) -> float:
+def measure_as_target(run: FoundRun, checkpoint: CheckpointName, *, device: Device, data_root: Path | None) -> float:
     """What a run is judged by, in per cent, of its checkpoint on the test images of its sources, which go through the
     target's network; the mean over the sources, of those without test images on the held-out ones.
 

@@ -12,10 +12,12 @@ from benchmark_rows import QUICK, measured
 from torch import Tensor
 
 from dynconv.bench import bench_coefficients, bench_drt_step, bench_dynamic_conv2d, harness, providers
-from dynconv.bench.harness import COLUMNS, CommonOptions
+from dynconv.bench.harness import CommonOptions
 from dynconv.bench.memory import MemoryMeter
 from dynconv.bench.problems import SHAPES
 from dynconv.bench.providers import PROVIDERS, Call, Provider
+from dynconv.bench.rows import COLUMNS, IDENTITY
+from dynconv.bench.supervised_step import GroupedConv2d
 from dynconv.nn import DynamicConv2d
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
@@ -214,7 +216,7 @@ def test_a_selection_given_twice_is_measured_once_and_in_the_order_given(tmp_pat
         sizes = ["--models", "lenet-small", "lenet-small", "--batch", "2"]
     words = [*QUICK, *sizes, "--layout", "nhwc", "nhwc", "--dtype", "fp32", "fp32", "--no-memory"]
     rows = bench(tmp_path, *words, "--providers", "dynconv", "dynconv", module=module)
-    identities = [tuple(row[name] for name in harness.IDENTITY) for row in rows]
+    identities = [tuple(row[name] for name in IDENTITY) for row in rows]
     assert len(set(identities)) == len(identities)
     if module is bench_dynamic_conv2d:
         places = list(dict.fromkeys((row["shape"], row["batch"]) for row in rows))
@@ -297,7 +299,7 @@ def test_a_step_changes_the_weights_and_leaves_no_gradient() -> None:
     assert expected and expected <= moved
     assert all(p.grad is None for p in own.model.parameters())
     kinds = {type(m) for m in bench_drt_step.model_of(step, "grouped").modules() if isinstance(m, DynamicConv2d)}
-    assert kinds == {bench_drt_step.GroupedConv2d}
+    assert kinds == {GroupedConv2d}
 
 
 def test_an_interruption_keeps_the_rows_and_says_so(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from benchmark_rows import QUICK, measured
 from torch import Tensor
 
 from dynconv.bench import bench_feature_gradient_norms as bench
-from dynconv.bench.bench_feature_gradient_norms import PROVIDERS, Given, Spec
+from dynconv.bench import gradient_norms
+from dynconv.bench.gradient_norms import PROVIDERS, Given, Spec
 from dynconv.bench.machine import Rates
 
 TINY = [*QUICK, "--num", "8", "--features", "5", "--hidden", "6", "--batch", "10"]
@@ -71,18 +73,18 @@ def test_a_provider_that_is_wrong_is_refused(
 
 
 def test_sample_weights_are_those_of_a_hierarchy() -> None:
-    p = bench.sample_weights(SPEC, torch.Generator().manual_seed(0))
+    p = gradient_norms.sample_weights(SPEC, torch.Generator().manual_seed(0))
     groups = 14 // 6
     assert p.shape == (20, 14) and (p[:, 0] == 1).all()
     torch.testing.assert_close(p[:, 1 : 1 + groups].sum(dim=1), torch.ones(20))
     torch.testing.assert_close(p[:, 1 + groups :].sum(dim=1), torch.ones(20))
     assert ((p[:10] != 0).sum(dim=1) == 3).all() and (p[10:] > 0).all()
-    dense = bench.sample_weights(bench.replace(SPEC, weights="dense"), torch.Generator().manual_seed(0))
+    dense = gradient_norms.sample_weights(replace(SPEC, weights="dense"), torch.Generator().manual_seed(0))
     assert (dense > 0).all()
 
 
 def test_the_modules_are_the_bank_on_the_same_memory() -> None:
-    given = bench.tensors(SPEC)
+    given = gradient_norms.tensors(SPEC)
     given.bank.eval()
     for module in given.modules:
         module.eval()
@@ -93,23 +95,24 @@ def test_the_modules_are_the_bank_on_the_same_memory() -> None:
 
 def test_every_provider_draws_dropout_while_timed_and_none_while_checked() -> None:
     for name in ("static", "dynconv", "loop", "vmap"):
-        step = bench.timed(SPEC, bench.tensors(SPEC), name)
+        step = gradient_norms.timed(SPEC, gradient_norms.tensors(SPEC), name)
         assert not torch.equal(step()[0][1], step()[0][1]), name
-        assert bench.distance(SPEC, name)[0] < 1e-5
+        assert gradient_norms.distance(SPEC, name)[0] < 1e-5
 
 
 def test_the_floor_counts_products_of_pairs_that_count() -> None:
     rates = Rates(1e9, {"fp32": 1e9})
     weights = 12 * 8 + 8 * 8 + 8
-    flops, moved, milliseconds = bench.floor(SPEC, "dynconv", 100, rates)
+    flops, moved, milliseconds = gradient_norms.floor(SPEC, "dynconv", 100, rates)
     assert flops == 8 * 100 * weights and moved == (4 + 8) * 14 * weights
     assert milliseconds == pytest.approx(1e3 * max(flops, 0) / 1e9)
-    forward = bench.replace(SPEC, mode="forward")
-    assert bench.floor(forward, "static", 100, rates)[:2] == (2 * 14 * 20 * weights, 4 * 14 * weights)
+    forward = replace(SPEC, mode="forward")
+    assert gradient_norms.floor(forward, "static", 100, rates)[:2] == (2 * 14 * 20 * weights, 4 * 14 * weights)
 
 
 def test_a_problem_beyond_the_memory_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert bench.least_bytes(SPEC, "vmap") > bench.least_bytes(SPEC, "loop") > bench.least_bytes(SPEC, "dynconv")
+    vmap, loop, ours = (gradient_norms.least_bytes(SPEC, name) for name in ("vmap", "loop", "dynconv"))
+    assert vmap > loop > ours
     monkeypatch.setattr(bench, "free_bytes", functools.partial(lambda limit, device: limit, 2000))
     monkeypatch.setattr("dynconv.bench.session.measure_rates", lambda *_: Rates(1e9, {"fp32": 1e9}))
     rows = measured(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmark_rows import QUICK, read
 
-from dynconv import cli
+from dynconv import cli, commands, ending
 from dynconv.bench import session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     assert "is a folder" in fails(capsys, "--out", str(tmp_path), "--overwrite")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "torch sees no GPU" in fails(capsys, "--device", "cuda")
-    monkeypatch.setattr(cli, "BENCHMARK_PACKAGES", ("torch", "not_a_package"))
+    monkeypatch.setitem(ending.PACKAGES, "bench", ("torch", "not_a_package"))
     assert "pip install 'dynconv[bench]'" in fails(capsys)
 
 
@@ -112,7 +112,7 @@ def test_an_interruption_of_the_imports_says_nothing_of_checkpoints(
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    monkeypatch.setattr(commands.importlib, "import_module", interrupted)
     assert cli.main(["bench"]) == 130
     assert capsys.readouterr().err == "dynconv: interrupted; no row was written\n"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from benchmark_rows import ROW, table
 
-from dynconv.bench import plot
+from dynconv.bench import plot, plot_frame
+from dynconv.bench.plot_roofline import spread
 
 TIMED = {
     "dtype": "fp32",
@@ -43,9 +44,32 @@ def test_a_picture_of_ratios_and_one_of_the_roofline_per_group(
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "pictures").iterdir())
 
 
-def test_neighbours_on_the_roofline_share_a_label(tmp_path: Path) -> None:
-    near = [*rows(), *rows(shape="r128", gflop="1.2"), *rows(shape="m192", gflop="0.01")]
-    assert plot._labels(near, tmp_path) == [(2.5, "m192 x16"), (250.0, "r128 x16\nr64 x16")]
+def test_ours_and_the_usual_way_have_a_picture_of_their_own(tmp_path: Path) -> None:
+    both = [*rows(), ROW | TIMED | {"provider": "grouped", "ratio_to_static": "3"}]
+    names = {path.name for path in plot.draw(Path(table(tmp_path / "t.csv", *both)), tmp_path)}
+    assert names == {f"t_fp32_subspace_nchw_{kind}.png" for kind in ("ratio", "speed", "roofline")}
+
+
+def test_a_loader_has_images_per_second_and_no_ratios(tmp_path: Path) -> None:
+    own = {"op": "loader", "residual": "", "layout": "", "ratio_to_static": "", "floor_ms": "", "images_per_s": "226"}
+    path = Path(table(tmp_path / "t.csv", *rows(**own), *rows(**own, mode="training step")))
+    assert [each.name for each in plot.draw(path, tmp_path)] == ["t_fp32_images_per_s.png"]
+
+
+def test_a_problem_is_named_by_what_it_computes() -> None:
+    kernel = {"in_channels": "192", "out_channels": "192", "size": "28", "kernel": "3", "stride": "1", "groups": "192"}
+    assert plot_frame.problem_of(ROW | kernel) == ["192 @28", "3x3 depthwise"]
+    others = {"out_channels": "96", "stride": "2", "groups": "4"}
+    assert plot_frame.problem_of(ROW | kernel | others) == ["192→96 @28", "3x3 s2 g4"]
+    norms = {"op": "feature_gradient_norms", "shape": "38 x 256-1024, 3 layers"}
+    assert plot_frame.problem_of(ROW | norms) == ["38 x 256-1024", "3 layers"]
+
+
+def test_words_on_the_roofline_keep_apart_around_their_middle() -> None:
+    assert spread([0.0, 1.0, 1.0, 5.0], 0.5) == [0.0, 0.75, 1.25, 5.0]
+    # The middle pair pushes into the first, and the three share their middle.
+    assert spread([0.5, 1.0, 1.0], 0.5) == pytest.approx([1 / 3, 5 / 6, 4 / 3])
+    assert spread([], 0.5) == []
 
 
 def test_a_table_without_timed_rows_is_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

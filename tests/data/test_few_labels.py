@@ -8,7 +8,8 @@ import pytest
 import torch
 from scenes import write_day_and_dusk
 
-from dynconv.data import DataError, Domain, Protocol, Split, supervised_by_target
+from dynconv.data import DataError, Domain, Protocol, Split
+from dynconv.data.arrangements import supervised_by_target
 from dynconv.data.few_labels import few_labelled
 from dynconv.data.files import Decoding
 from dynconv.data.scenes.protocol import SceneOptions, load_scene_protocol

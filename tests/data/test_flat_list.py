@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dynconv import cli
-from dynconv.data import Domain, DomainBatches, Protocol, Split, load_domain, load_protocol, with_pseudo_labels
+from dynconv.data import Domain, DomainBatches, Protocol, Split, load_domain, load_protocol
+from dynconv.data.arrangements import with_pseudo_labels
 from dynconv.engine.run_folder import RunFolder
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dynconv.data import DataError, known_domains, load_domain, load_protocol, parse_spec
-from dynconv.data.protocols import known_protocols
+from dynconv.data.catalogue import known_protocols
 
 
 def test_a_name_gives_sources_target_and_variant() -> None:

@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms.v2 import Compose, Normalize, ToDtype
 
 from dynconv.data import DataError, Domain, Protocol, Split, evaluation_batches, normalise, source_validation_split
-from dynconv.data.base import stratified_draw, stratified_hold_out, uniform_draw
+from dynconv.data.draws import stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.normalise import IMAGENET_DEVIATION, IMAGENET_MEAN
 
 LABELS = torch.tensor([0] * 50 + [1] * 20 + [2] * 5 + [3] * 2 + [4])
@@ -103,9 +103,16 @@ def test_imagenet_normalisation_is_torchvisions() -> None:
     assert torch.equal(batch, values)
 
 
+def test_unit_normalisation_is_that_of_torchvisions_tensors() -> None:
+    images = torch.arange(2 * 3 * 16 * 8, dtype=torch.int64).remainder(256).to(torch.uint8).view(2, 3, 16, 8)
+    values = normalise(images, normalisation="unit")
+    torch.testing.assert_close(values, ToDtype(torch.float32, scale=True)(images), rtol=1e-6, atol=0)
+    assert values.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_unknown_normalisation_and_grey_images_for_imagenet_are_refused() -> None:
     images = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="normalisation: expected one of half, imagenet, got 'none'"):
+    with pytest.raises(ValueError, match="normalisation: expected one of half, imagenet, unit, got 'none'"):
         normalise(images, normalisation="none")
     with pytest.raises(ValueError, match="'imagenet' is for three channels"):
         normalise(images, normalisation="imagenet")

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from dynconv.data import DataError, load_domain, load_protocol
-from dynconv.data.base import uniform_draw
 from dynconv.data.check import Checking
 from dynconv.data.check_names import check_own
+from dynconv.data.draws import uniform_draw
 from dynconv.data.folders import list_images
 from dynconv.data.translated import read_translated, translated_name
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from dynconv.data import Batch, TargetSelection
 from dynconv.engine import evaluation
-from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.run_options import RunOptions
 from dynconv.methods import METHODS, Refresh, Update
 from dynconv.metrics.errors import check_finite_values
 
@@ -54,6 +55,8 @@ class TinyConfig:
     backbone: str = "lenet-small"
     """Decides the size of the images alone."""
     weights: str = "auto"
+    """Without effect."""
+    image_norm: str = "auto"
     """Without effect."""
 
     @property

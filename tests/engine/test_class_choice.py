@@ -9,10 +9,11 @@ from rich.console import Console
 
 from dynconv.data import DataError
 from dynconv.data.class_choice import ClassChoice
-from dynconv.engine.config import RunOptions, TrainConfig, load_config
-from dynconv.engine.inspect import dump, load_run
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.loaded_run import dump, load_run
 from dynconv.engine.measure import measure_run
 from dynconv.engine.options import parse_train
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import train
 from dynconv.methods import METHODS
 
@@ -58,7 +59,7 @@ def test_a_run_on_the_common_classes_is_opened_and_measured_with_them(
     assert protocol.counts()["other"] == {"train": 40, "test": 40}
     assert protocol.target.test is not None
     assert dump(loaded, protocol.target.test).scores.shape == (40, 2)
-    assert load_config(loaded.folder.config, METHODS).run.classes == "common"
+    assert load_config(loaded.folder.config).run.classes == "common"
     last = loaded.folder.read_done()["selected"]["last"]
     again = measure_run(path, device="cpu")
     assert again["target-test/other/accuracy"] == last["target-test/other/accuracy"]

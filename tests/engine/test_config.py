@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dynconv.engine.config import RunOptions, TrainConfig, absolute_paths, differences, load_config
+from dynconv.engine.config import TrainConfig, differences, load_config
+from dynconv.engine.run_options import RunOptions, absolute_paths
 from dynconv.methods import METHODS
 from dynconv.methods.checks import check_types
 
@@ -56,7 +57,7 @@ def test_a_configuration_read_from_its_yaml_is_the_same(method: str, tmp_path: P
     written = config(method, source_limit=100, data_root=tmp_path)
     path = tmp_path / "config.yaml"
     path.write_text(written.to_yaml())
-    read = load_config(path, METHODS)
+    read = load_config(path)
     assert read == written
     assert read.hash == written.hash
 
@@ -67,7 +68,7 @@ def test_a_whole_number_is_the_float_that_the_yaml_brings_back(tmp_path: Path) -
     written = TrainConfig("drt", run, METHODS["drt"].config_class(**own))
     path = tmp_path / "config.yaml"
     path.write_text(written.to_yaml())
-    read = load_config(path, METHODS)
+    read = load_config(path)
     assert read.hash == written.hash and read.identity() == written.identity()
     assert [type(getattr(written.options, name)) for name in own] == [float] * 3
     assert type(written.run.clip_norm) is float
@@ -111,7 +112,7 @@ def test_own_domains_survive_the_yaml_and_a_change_of_folder(tmp_path: Path, mon
     path = tmp_path / "config.yaml"
     written = TrainConfig("mcd", run, METHODS["mcd"].config_class())
     path.write_text(written.to_yaml())
-    assert load_config(path, METHODS).run == written.run
+    assert load_config(path).run == written.run
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_a_bad_config_file_is_refused_with_the_field(change: dict[str, Any], wor
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump({**config().to_dict(), **change}))
     with pytest.raises(ValueError) as error:
-        load_config(path, METHODS)
+        load_config(path)
     for word in words:
         assert word in str(error.value)
 
@@ -147,7 +148,7 @@ def test_a_number_that_yaml_takes_for_a_string_is_read(tmp_path: Path) -> None:
     path.write_text(
         "method: mcd\nprotocol: embedded:optical\nmcd:\n  lr: 1e-3\n  lr_milestones: [5e-1]\n  lr_schedule: step\n"
     )
-    own = load_config(path, METHODS).options
+    own = load_config(path).options
     assert (own.lr, own.lr_milestones) == (1e-3, (0.5,))
 
 
@@ -156,12 +157,12 @@ def test_a_file_that_is_no_configuration_is_refused(text: str, tmp_path: Path) -
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match="config.yaml"):
-        load_config(path, METHODS)
+        load_config(path)
 
 
 def test_a_missing_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none.yaml"):
-        load_config(tmp_path / "none.yaml", METHODS)
+        load_config(tmp_path / "none.yaml")
 
 
 def test_the_hash_follows_what_decides_the_results_and_nothing_else() -> None:
@@ -187,6 +188,7 @@ class Older:
     levels: tuple[int, ...] = (1, 2)
     backbone: str = "lenet-small"
     weights: str = "none"
+    image_norm: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +222,7 @@ def test_a_configuration_written_before_a_field_was_there_is_the_same_run(tmp_pa
     del plain["augmentation"], plain["gsda"]["beta"], plain["gsda"]["num_groups"]
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain))
-    assert load_config(path, METHODS).hash == written.hash
+    assert load_config(path).hash == written.hash
 
 
 @pytest.mark.parametrize(
@@ -244,9 +246,9 @@ def test_a_number_for_a_text_is_told_to_be_quoted(entry: str, message: str, tmp_
     path = tmp_path / "config.yaml"
     path.write_text(f"method: gam\n{entry}\n")
     with pytest.raises(ValueError, match=message.replace("|", r"\|")):
-        load_config(path, METHODS)
+        load_config(path)
     path.write_text("method: gam\ngam: {taps: ['3', scores]}\n")
-    assert load_config(path, METHODS).options.taps == ("3", "scores")
+    assert load_config(path).options.taps == ("3", "scores")
 
 
 def test_a_default_that_was_changed_is_seen_in_what_was_written_before(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_the_method_gives_the_batch_size_and_the_configuration_holds_the_number(
     path.write_text(default.to_yaml())
     # What a configuration means does not change with the default.
     monkeypatch.setattr(METHODS["mcd"], "default_batch_size", 50)
-    assert load_config(path, METHODS).batch_size == 48
+    assert load_config(path).batch_size == 48
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_the_sizes_of_scenes_come_back_from_a_file(tmp_path: Path) -> None:
     made = of_pixels(image_size=(240, 320), crop_size=(96, 128), eval_window=(120, 160), full_resolution=True)
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(made.to_dict()))
-    read = load_config(path, METHODS)
+    read = load_config(path)
     assert (read.run, read.hash) == (made.run, made.hash)
     assert made.hash != of_pixels(image_size=(240, 320)).hash
 

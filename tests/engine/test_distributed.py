@@ -23,7 +23,7 @@ from dynconv import distributed
 from dynconv.data import Domain, DomainBatches, Protocol, Split
 from dynconv.engine import train as engine
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.progress import Meter
+from dynconv.engine.meter import Meter
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.step import Stepper
 from dynconv.methods import METHODS, Method

@@ -13,7 +13,7 @@ from tiny_scenes import CLASSES, IGNORE, batch_of, draw, use_tiny, without_dropo
 from torch import Tensor
 
 from dynconv.data import Batch
-from dynconv.engine.progress import Meter
+from dynconv.engine.meter import Meter
 from dynconv.engine.step import Stepper
 from dynconv.methods import METHODS, Method
 

@@ -15,7 +15,7 @@ from dynconv.data import Split
 from dynconv.engine import evaluation
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.inspect import LoadedRun, dump, load_run
+from dynconv.engine.loaded_run import LoadedRun, dump, load_run
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import train

@@ -11,7 +11,7 @@ from same_run import whole_and_stopped
 
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.export import export_run
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.methods import ADDA, ADDAConfig
 from dynconv.models import dynamic_parameters
 from dynconv.nn import DynamicConv2d

@@ -11,8 +11,9 @@ from processes import forked
 from torch import Tensor, nn
 
 from dynconv.data import Domain, Protocol, Split
-from dynconv.engine import evaluation
-from dynconv.engine.evaluation import Evaluation, Scoring, evaluating, split_metrics
+from dynconv.engine import evaluation, scoring
+from dynconv.engine.evaluation import Evaluation, split_metrics
+from dynconv.engine.scoring import Scoring, evaluating
 from dynconv.engine.selection import mean_of
 from dynconv.methods import Method
 from dynconv.metrics import VALIDATORS, NonFiniteError, deep_embedded_validation, prediction_validators
@@ -111,7 +112,7 @@ def test_the_target_has_figures_by_class_and_the_mean_is_over_those_it_has() -> 
 def test_target_scores_are_of_every_training_image_in_order(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "CHUNK", 3)
     model = method().train()
     scores = Evaluation(protocol, (split([0], [0]),) * 2, CPU).target_scores(model)
     assert scores.argmax(dim=1).tolist() == [0, 1, 2, 2]
@@ -232,7 +233,7 @@ def test_target_images_that_memory_does_not_hold_are_read_at_every_pass(
     kept: int, reads: list[int], protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "KEPT_BYTES", kept)
-    monkeypatch.setattr(evaluation, "CHUNK", 2)
+    monkeypatch.setattr(scoring, "CHUNK", 2)
     part = split([0, 100, 200, 200, 50], [0] * 5)
     found: list[int] = []
     passes: list[list[float]] = []
@@ -291,7 +292,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path) -> None:
 def test_evaluation_is_in_chunks_without_gradients_and_in_evaluation_mode(
     protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "CHUNK", 3)
     model = method()
     model.train()
     many = split([0] * 7, [0] * 7)

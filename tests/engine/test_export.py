@@ -15,10 +15,10 @@ from command_line import fails
 from PIL import Image
 from rich.console import Console
 
-from dynconv import cli
+from dynconv import cli, ending
 from dynconv.engine import export
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.train import train
 from dynconv.methods import METHODS
 
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_refused_in_words(
     assert "is not empty" in fails(capsys, "export", run, "--format", "torch", "--out", run)
     assert "is not empty" in fails(capsys, "export", run, "--format", "torch", "--out", f"{run}/config.yaml")
     assert "cannot be written" in fails(capsys, "export", run, "--format", "torch", "--out", "/proc/x")
-    monkeypatch.setattr(cli, "EXPORT_PACKAGES", ("torch", "not_a_package"))
+    monkeypatch.setitem(ending.PACKAGES, "export", ("torch", "not_a_package"))
     message = fails(capsys, "export", run, "--format", "onnx", "--out", out)
     assert "not_a_package" in message and "pip install 'dynconv[export]'" in message
     assert sorted(tmp_path.rglob("*")) == before

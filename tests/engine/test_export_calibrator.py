@@ -23,7 +23,7 @@ from dynconv.engine import export_calibrator as module
 from dynconv.engine import overhead
 from dynconv.engine.export import AdaptedModel, adapted_model
 from dynconv.engine.export_calibrator import export_calibrator
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.overhead import Latency, Overhead, measure_overhead
 from dynconv.engine.programs import ExportMismatch, agreement
 from dynconv.methods import METHODS
@@ -298,7 +298,7 @@ def test_the_overhead_is_the_medians_of_both_in_turns(monkeypatch: pytest.Monkey
     clock = [0.0]
     monkeypatch.setattr(overhead, "MIN_ROUNDS", 5)
     monkeypatch.setattr(overhead, "BUDGET", 0.01)
-    monkeypatch.setattr("dynconv.bench.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("dynconv.timing.time.perf_counter", lambda: clock[0])
     found = measure_overhead(Clocked(clock, 0.002), Clocked(clock, 0.005), (4, 4), batches=(1, 3))
     assert (found.calibrator_parameters, found.classifier_parameters) == (20, 20)
     # A linear layer of 4 on each of 3 x 4 rows.

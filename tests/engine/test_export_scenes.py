@@ -18,11 +18,12 @@ from tiny_scenes import use_tiny
 from dynconv import cli
 from dynconv.data import normalise
 from dynconv.data.scenes.label_maps import CAMVID_11, palette_of
-from dynconv.engine.config import RunOptions, TrainConfig
+from dynconv.engine.config import TrainConfig
 from dynconv.engine.export import ModelPart, adapted_model, describe, export_run, input_size
 from dynconv.engine.export_calibrator import trained_on
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.programs import Format
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import train
 from dynconv.methods import METHODS
 from dynconv.models import NetworkInput

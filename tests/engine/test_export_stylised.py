@@ -15,7 +15,7 @@ from PIL import Image
 from dynconv import cli
 from dynconv.data import DataError, normalise
 from dynconv.engine import export_stylised as module
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import CycleGAN
 

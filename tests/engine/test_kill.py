@@ -21,7 +21,7 @@ import pytest
 from same_run import assert_same_run
 
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.runs import inspect
+from dynconv.engine.runs import state_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this platform")
 
@@ -77,7 +77,7 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder
 def check_whole(folder: RunFolder, whole: RunFolder) -> None:
     """The run is finished as if never stopped, and nothing of the kills is left."""
     assert_same_run(whole, folder)
-    assert inspect(folder.path).state == "done"
+    assert state_of(folder.path).state == "done"
     assert not list(folder.path.rglob("*.tmp"))
 
 

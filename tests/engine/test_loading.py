@@ -17,8 +17,8 @@ from dynconv import cli
 from dynconv.data import Skipped
 from dynconv.engine import loading
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.inspect import load_run
 from dynconv.engine.interrupt import Interrupted
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.loading import check_skipped, loading_progress, read_skipped, record_skipped
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import train

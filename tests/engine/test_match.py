@@ -15,11 +15,12 @@ from tiny_scenes import use_tiny
 
 from dynconv import cli
 from dynconv.engine.checkpoint import load_checkpoint, save_checkpoint
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.inspect import load_run
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.match import match_config, parse_match
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import train
 from dynconv.methods import (
     CalibratorConfig,

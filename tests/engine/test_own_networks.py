@@ -12,7 +12,7 @@ from same_run import assert_same_run, call_at_step
 
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.export import export_run
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import make_fabric, open_folder, prepare, train

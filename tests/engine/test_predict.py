@@ -18,7 +18,7 @@ from PIL import Image
 from dynconv import cli
 from dynconv.data import ImageFiles, normalise
 from dynconv.engine.find_images import find_images
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.predict import predictions
 from dynconv.methods import Method
 
@@ -256,7 +256,7 @@ def test_margins_and_ten_crops_are_those_of_eval(domains: Path, tmp_path: Path, 
     assert cli.main(["predict", run, str(place), "--out", str(out), "--top", "3", "--device", "cpu"]) == 0
     loaded = load_run(Path(run), device="cpu")
     from dynconv.data import load_domain
-    from dynconv.engine.inspect import dump
+    from dynconv.engine.loaded_run import dump
 
     domain = load_domain(f"x={place}", classes=loaded.classes, image_size=224)
     assert domain.test is not None and domain.test.side == 224

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 from dynconv import cli
 from dynconv.data import normalise
 from dynconv.data.scenes.label_maps import CAMVID_11, palette_of
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.options import PredictOptions
 from dynconv.engine.predict_scenes import predict_scenes
 

@@ -21,8 +21,8 @@ from dynconv import cli
 from dynconv.engine import pseudo_label_file
 from dynconv.engine import pseudo_labels as module
 from dynconv.engine.checkpoint import load_checkpoint
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.inspect import dump, load_run
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import dump, load_run
 from dynconv.engine.loading import load_domains
 from dynconv.engine.measure import measure_run
 from dynconv.engine.options import parse_train
@@ -30,6 +30,7 @@ from dynconv.engine.pseudo_label_file import read_pseudo_labels
 from dynconv.engine.pseudo_labels import guessed, pseudo_labels, select
 from dynconv.engine.run import Run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import make_fabric, open_folder, prepare, train
 from dynconv.methods import METHODS, M3SDAConfig, SourceOnlyConfig
 

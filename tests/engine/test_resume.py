@@ -349,10 +349,10 @@ def test_of_two_that_found_an_empty_folder_the_second_is_refused(
     late, later = open_folder(config), open_folder(other)
     run = prepare_run(config)
     with pytest.raises(ValueError, match="is in use"):
-        late.take(config, METHODS)
+        late.take(config)
     run.fit(quiet)
     with pytest.raises(ValueError, match="seed: 0 -> 1"):
-        later.take(other, METHODS)
+        later.take(other)
 
 
 @pytest.mark.parametrize(

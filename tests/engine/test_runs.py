@@ -16,7 +16,7 @@ from dynconv import cli
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.lock import RunLock
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.runs import inspect, survey
+from dynconv.engine.runs import state_of, survey
 from dynconv.engine.train import make_fabric, open_folder, prepare, train
 
 Make = Callable[..., TrainConfig]
@@ -42,7 +42,7 @@ def test_a_done_and_an_unfinished_run_are_told_with_what_came_out(
     tmp_path: Path, tiny: type, make_config: Make, quiet: Console
 ) -> None:
     done = train(make_config(tmp_path / "a" / "done", seed=3), console=quiet)
-    found = inspect(done.path)
+    found = state_of(done.path)
     assert (found.state, found.note, found.method, found.task, found.seed) == ("done", "", "tiny", "one+two-three", 3)
     assert (found.step, found.max_steps) == (12, 12)
     selected = done.read_done()["selected"]
@@ -54,15 +54,15 @@ def test_a_done_and_an_unfinished_run_are_told_with_what_came_out(
     assert "oracle" not in found.target_test
 
     part = stopped(make_config(tmp_path / "b", max_steps=None, epochs=20), 9)
-    found = inspect(part.path)
+    found = state_of(part.path)
     assert (found.state, found.note, found.step) == ("unfinished", "", 9)
     assert found.max_steps == json.loads(part.environment.read_text())[0]["max_steps"] > 20
     assert found.target_test["last"] == part.rows()[-1]["target-test/three/accuracy"]
     # Rows come every third and fourth step.
-    assert inspect(stopped(make_config(tmp_path / "d", checkpoint_every=5), 5).path).step == 5
+    assert state_of(stopped(make_config(tmp_path / "d", checkpoint_every=5), 5).path).step == 5
     shutil.rmtree(tmp_path / "d")
     begun = stopped(make_config(tmp_path / "c"), 2)
-    found = inspect(begun.path)
+    found = state_of(begun.path)
     assert (found.state, found.note) == ("unfinished", "no checkpoint yet")
     assert found.target_test == dict.fromkeys(("last", "source-val", "label-free")) and found.source_val is None
     # The last written comes first, wherever it lies.
@@ -74,10 +74,10 @@ def test_a_done_and_an_unfinished_run_are_told_with_what_came_out(
 def test_a_run_that_a_process_trains_is_running(tmp_path: Path, tiny: type, make_config: Make) -> None:
     folder = stopped(make_config(tmp_path / "run"), 9)
     with RunLock(folder.lock.path):
-        found = inspect(folder.path)
+        found = state_of(folder.path)
         assert (found.state, found.note.split(" on ")[0]) == ("running", f"process {os.getpid()}")
         assert found.target_test["last"] is not None
-    assert inspect(folder.path).state == "unfinished"
+    assert state_of(folder.path).state == "unfinished"
 
 
 def cut(path: Path) -> None:
@@ -121,10 +121,10 @@ def test_every_kind_of_damage_is_told_and_hides_no_other_run(
     # env.json is needed where --epochs was given alone.
     assert {name for name, run in found.items() if run.state == "unfinished"} == {"whole", "env"}
     cut(whole.last)
-    again = inspect(whole.path)
+    again = state_of(whole.path)
     assert (again.state, again.note) == ("unfinished", "last.pt was cut off; previous.pt is whole")
     whole.last.unlink()
-    assert inspect(whole.path).note == "last.pt is not there; previous.pt is whole"
+    assert state_of(whole.path).note == "last.pt is not there; previous.pt is whole"
 
 
 def test_a_folder_that_cannot_be_read_is_told(

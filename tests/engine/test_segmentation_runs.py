@@ -24,12 +24,13 @@ from dynconv.data.files import Decoding
 from dynconv.data.scenes.label_maps import CAMVID_11
 from dynconv.data.scenes.listing import list_own
 from dynconv.data.scenes.split import SceneFiles, SceneSplit
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.evaluation import Scoring, evaluating
-from dynconv.engine.inspect import load_run
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.loading import load_domains
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import RunOptions
+from dynconv.engine.scoring import Scoring, evaluating
 from dynconv.engine.segmentation import SceneScoring, SegmentationEvaluation, _places, scene_metrics
 from dynconv.engine.train import train
 from dynconv.methods import SourceOnlyConfig, TargetOnlyConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from known_calibrators import SOURCE, KnownRun, known_run
 
-from dynconv.engine.inspect import LoadedRun
+from dynconv.engine.loaded_run import LoadedRun
 from dynconv.engine.stream import Schedule, check_same_classifier, draw_stream, stream
 from dynconv.methods import METHODS
 from dynconv.metrics import NonFiniteError

@@ -11,10 +11,11 @@ import torch
 from publishers_files import write_digits
 from rich.console import Console
 
-from dynconv.data import DataError, Domain, Protocol, Split, load_protocol, supervised_by_target
+from dynconv.data import DataError, Domain, Protocol, Split, load_protocol
+from dynconv.data.arrangements import supervised_by_target
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import split_metrics
-from dynconv.engine.inspect import load_run
+from dynconv.engine.loaded_run import load_run
 from dynconv.engine.measure import measure_run
 from dynconv.engine.runs import survey
 from dynconv.engine.train import load_domains, train

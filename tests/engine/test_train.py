@@ -15,7 +15,7 @@ from dynconv.data import DomainBatches, Protocol
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.evaluation import Evaluation
-from dynconv.engine.progress import Diverged, Meter
+from dynconv.engine.meter import Diverged, Meter
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import Run, make_fabric, open_folder, prepare, train
 from dynconv.methods import METHODS, Refresh, Update

@@ -57,12 +57,19 @@ def test_the_entropy_of_a_prediction_runs_from_zero_to_log_c() -> None:
     scores = torch.tensor([[0.0, 0.0, 0.0, 0.0], [1e3, 0.0, 0.0, 0.0], [math.log(3), 0.0, -1e3, -1e3]])
     wanted = [math.log(4), 0.0, -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))]
     assert conditional_entropy(scores).tolist() == pytest.approx(wanted, abs=1e-6)
+    half = scores.bfloat16()
+    assert conditional_entropy(half).dtype == torch.float32
+    torch.testing.assert_close(conditional_entropy(half), conditional_entropy(half.float()))
 
 
 def test_shapes_that_do_not_fit_are_refused(logits: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match=r"expected \(N, M\) and \(N,\), got \(6, 2\) and \(5,\)"):
-        domain_losses(logits, DOMAINS[:5])
-    with pytest.raises(ValueError, match=r"weights: expected \(6, 2\) as logits, got \(6, 1\)"):
-        domain_losses(logits, DOMAINS, torch.ones(6, 1))
+    for judged in (domain_losses, domain_accuracies):
+        # One domain would do for all by broadcasting.
+        for count in (1, 5):
+            message = rf"expected \(N, M\) and \(N,\), got \(6, 2\) and \({count},\)"
+            with pytest.raises(ValueError, match=message):
+                judged(logits, DOMAINS[:count])
+        with pytest.raises(ValueError, match=r"weights: expected \(6, 2\) as logits, got \(6, 1\)"):
+            judged(logits, DOMAINS, torch.ones(6, 1))
     with pytest.raises(ValueError, match=r"scores: expected \(B, C\)"):
         conditional_entropy(torch.ones(3))

@@ -132,3 +132,10 @@ def test_the_terms_pass_gradients_to_the_magnitudes() -> None:
     assert torch.autograd.gradcheck(
         lambda values: synchronisation_terms(values, hierarchy.edges, hierarchy.levels), magnitudes
     )
+
+
+@pytest.mark.parametrize(("nodes", "edges"), [(5, (6, 6)), (6, (6, 5)), (1, (6, 6))])
+def test_terms_of_other_nodes_than_the_hierarchys_are_refused(nodes: int, edges: tuple[int, int]) -> None:
+    levels = Hierarchy.from_tree([[0, 1], [2]], 3).levels
+    with pytest.raises(ValueError, match=r"magnitudes, edges: expected \(6,\) and \(6, 6\) for 6 levels"):
+        synchronisation_terms(torch.ones(nodes), torch.zeros(edges), levels)

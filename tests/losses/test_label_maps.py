@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dynconv.data.scenes import label_maps
-from dynconv.losses import as_rows, by_pieces, class_balance, classifier_discrepancy, conditional_entropy, cross_entropy
+from dynconv.losses import class_balance, classifier_discrepancy, conditional_entropy, cross_entropy
 from dynconv.losses.cross_entropy import IGNORE
+from dynconv.losses.rows import as_rows, by_pieces
 from dynconv.metrics.segmentation import IGNORE as IGNORED_BY_METRICS
 
 CLASSES = 3

@@ -96,6 +96,11 @@ def test_weights_mix_the_kernels(estimator: Estimator) -> None:
         mk_mmd(source, target, kernels=FAMILY, weights=torch.ones(4))
 
 
+def test_weights_are_constants() -> None:
+    weights = torch.full((FAMILY.number,), 0.2, requires_grad=True)
+    assert not mk_mmd(samples(4), samples(4, seed=1), kernels=FAMILY, weights=weights).requires_grad
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_jmmd_multiplies_the_kernels_of_the_layers(estimator: Estimator) -> None:
     source = [samples(6), samples(6, 4, seed=2).softmax(1)]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from dynconv.data import Batch, SourceBatch, TargetBatch
 from dynconv.losses import discrimination_loss, mapping_loss
 from dynconv.methods import ADDA, ADDAConfig, Method, SourceOnly, SourceOnlyConfig
-from dynconv.models import build, weights_left_out
+from dynconv.models import build
+from dynconv.models.weights import weights_left_out
 
 TRAIN = 1200
 SMALL: dict[str, Any] = {"hidden_features": 16}

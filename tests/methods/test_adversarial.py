@@ -201,6 +201,13 @@ def test_a_random_projection_keeps_the_inner_products_of_cdan(sampling: str) -> 
     torch.testing.assert_close(projected @ projected.t(), exact @ exact.t(), rtol=0.15, atol=0.15)
 
 
+def test_target_images_are_selected_anew_after_a_pass_or_as_often_as_is_said() -> None:
+    assert make("dann").refresh_interval(7) == 0
+    confident = {"target_sampling": "confident"}
+    assert make("dann", **confident).refresh_interval(7) == 7
+    assert make("dann", **confident, selection_every=5).refresh_interval(7) == 5
+
+
 def test_padas_weights_are_the_targets_mean_prediction_and_reach_both_losses(batch: Batch) -> None:
     method = make("pada")
     assert isinstance(method, PADA)

@@ -275,6 +275,10 @@ def test_the_diagnosis_counts_right_groups_and_leaves_the_training_its_random_nu
     assert found == {"discriminator/pixel/trained-accuracy": 0.5, "discriminator/pixel/held-out-accuracy": 0.5}
     assert calibrated == [len(images), 2]
     assert torch.equal(torch.random.get_rng_state(), state)
+    with torch.no_grad():
+        # For a target image, which none of them is.
+        last.bias.copy_(torch.tensor([0, 1.0, 0, 0]))
+        assert set(made.diagnose(images, images[:2]).values()) == {0.0}
     assert made.diagnosed_images > 0
     assert make().diagnosed_images == 0
 

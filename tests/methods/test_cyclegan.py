@@ -11,13 +11,13 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from dynconv.data import Batch
-from dynconv.engine.progress import Meter
+from dynconv.engine.meter import Meter
 from dynconv.engine.step import Stepper
 from dynconv.losses.cycle import absolute_difference, least_squares
 from dynconv.methods import CycleGAN, CycleGANConfig, Method, Update
 from dynconv.methods.cyclegan import ImagePool
-from dynconv.models import weights_left_out
 from dynconv.models.patch_discriminator import PatchDiscriminator
+from dynconv.models.weights import weights_left_out
 
 Train = Callable[[Method, Iterable[Batch], int], list[Update]]
 SMALL: dict[str, Any] = {"width": 2, "blocks": 1, "discriminator_width": 4, "discriminator_layers": 1, "norm": "none"}

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from dynconv.data import Batch
-from dynconv.engine.config import RunOptions, TrainConfig, load_config
+from dynconv.engine.config import TrainConfig, load_config
+from dynconv.engine.run_options import RunOptions
 from dynconv.methods import (
     ADDA,
     METHODS,
@@ -223,7 +224,7 @@ def test_a_configuration_from_before_the_fields_is_that_of_a_static_network(tmp_
         del plain["adda"][field]
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(plain))
-    loaded = load_config(file, METHODS)
+    loaded = load_config(file)
     assert loaded == config and loaded.hash == config.hash and loaded.options.dynamic_spec() is None
     stored = {key: value for key, value in config.identity().items() if key.removeprefix("adda.") not in FIELDS}
     assert config.mismatches(stored) == []

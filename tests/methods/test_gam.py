@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from dynconv.data import Batch
-from dynconv.losses import as_rows
+from dynconv.losses.rows import as_rows
 from dynconv.methods import ADDA, GAM, ADDAConfig, GAMConfig, SourceOnly, SourceOnlyConfig
 from dynconv.methods import gam as module
 

@@ -13,7 +13,7 @@ from steps import same, state_of, take
 from tiny_scenes import CLASSES, draw, use_tiny, without_dropout
 from torch import Tensor, nn
 
-from dynconv.losses import as_rows
+from dynconv.losses.rows import as_rows
 from dynconv.methods import ADDA, MCD, METHODS, ADDAConfig, CalibratorConfig, CalibratorMethod, Method, MethodConfig
 from dynconv.methods.adapted import Adapted
 from dynconv.methods.schedules import learning_rate_factor

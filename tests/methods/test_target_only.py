@@ -26,7 +26,7 @@ from dynconv.methods import (
     TargetOnlyConfig,
 )
 from dynconv.methods.source_first import Started, network_of
-from dynconv.models import weights_left_out
+from dynconv.models.weights import weights_left_out
 
 CLASSES = 3
 

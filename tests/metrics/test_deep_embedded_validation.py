@@ -41,6 +41,13 @@ def test_where_the_weights_do_not_vary_the_weighted_mean_is_the_risk() -> None:
     assert controlled_risk(torch.zeros(3).double(), losses) == 0.0
 
 
+@pytest.mark.parametrize(("weights", "losses"), [(0, 0), (1, 3)])
+def test_a_risk_of_no_sample_or_of_others_than_were_weighed_is_refused(weights: int, losses: int) -> None:
+    message = rf"weights, losses: expected \(N,\) each, .* got \({weights},\) and \({losses},\)"
+    with pytest.raises(ValueError, match=message):
+        controlled_risk(torch.ones(weights), torch.ones(losses))
+
+
 def test_the_ratio_of_two_normal_distributions_is_found() -> None:
     # log p_target / p_source of N(1, 1) and N(0, 1) is x - 1/2, and 1.5 times as many of the source change nothing.
     source, target = normal(3000, 1, seed=1), normal(2000, 1, seed=2, shift=1.0)

@@ -345,3 +345,18 @@ def test_no_backbone_gets_parameters_that_it_had_none_of(name: str, norm: str) -
     found = matched_layers(net, torch.randn(1, 3, size, size), "all")
     # A state that a checkpoint holds has to fit the network as it is built.
     assert len(found) >= 5 and all(layer.bias is not None for layer in found.values())
+
+
+def test_a_layer_that_does_not_reach_the_output_is_none_of_the_last() -> None:
+    class WithAnotherHead(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores, self.others = nn.Linear(3, 2), nn.Linear(3, 4)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.others(inputs)
+            return self.scores(inputs)
+
+    network = WithAnotherHead().eval()
+    assert list(matched_layers(network, torch.ones(1, 3))) == ["others"]
+    assert set(matched_layers(network, torch.ones(1, 3), "all")) == {"others", "scores"}

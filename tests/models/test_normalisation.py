@@ -19,8 +19,8 @@ from dynconv.models import (
     set_target_statistics,
     split_by_domain,
     statistics_held,
-    weights_left_out,
 )
+from dynconv.models.weights import weights_left_out
 
 
 def two_layers(shared_affine: bool = True) -> nn.Sequential:

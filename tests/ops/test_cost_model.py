@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dynconv import backends
-from dynconv.ops import cost_model, cost_model_cuda, native
+from dynconv.ops import cost_model, cost_shape_cuda, native
 from dynconv.ops.cost_model import choose_strategy, prefers_split
 from dynconv.ops.problem import Problem
 
@@ -85,7 +85,7 @@ def test_its_choice_is_within_a_tenth_of_the_fastest_for_nine_rows_in_ten(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A GPU's table is held against the model without a GPU: its tensors are fakes, and it is an H200.
-    monkeypatch.setattr(cost_model_cuda, "_multiprocessors", lambda device: cost_model_cuda.Machine().multiprocessors)
+    monkeypatch.setattr(cost_shape_cuda, "_multiprocessors", lambda device: cost_shape_cuda.Machine().multiprocessors)
     # The CPU's tables are of a processor without units for bfloat16, whatever this one has.
     monkeypatch.setattr(cost_model, "_HAS_BF16_UNITS", False)
     monkeypatch.setattr(cost_model, "_CHOICES", {})

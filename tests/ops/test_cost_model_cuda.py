@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="the choice of Triton variants needs triton
 from dynconv.functional import dynamic_conv2d  # noqa: E402
 from dynconv.kernels import layout  # noqa: E402
 from dynconv.ops import cost_model_cuda as model  # noqa: E402
-from dynconv.ops.cost_model_cuda import Machine, Shape  # noqa: E402
+from dynconv.ops.cost_shape_cuda import Machine, Shape  # noqa: E402
 from dynconv.ops.problem import Problem  # noqa: E402
 
 # Channels and side of ResNet's stages.

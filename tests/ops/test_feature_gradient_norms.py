@@ -12,6 +12,7 @@ from tolerances import assert_agrees
 from dynconv import backends, reference
 from dynconv.functional import feature_gradient_norms
 from dynconv.ops.discriminators import Discriminators
+from dynconv.ops.eager import discriminator_groups
 from dynconv.ops.eager import feature_gradient_norms as eager
 
 NAMES = ("norms", "logits", "losses")
@@ -67,9 +68,9 @@ def test_groups_and_recomputation_change_nothing(name: str) -> None:
     least = minimum_workspace(problem)
     seen = set()
     for workspace in (least, least * 3 // 2, 2 * least, 4 * least, 100 * least):
-        seen.add(eager.plan(problem, "all", workspace))
+        seen.add(discriminator_groups.plan(problem, "all", workspace))
         check_against_the_oracle(given, case, torch.float64, workspace_bytes=workspace)
-    assert eager.plan(problem, "all", least) == (1, 0)
+    assert discriminator_groups.plan(problem, "all", least) == (1, 0)
     kept = {plan.kept for plan in seen}
     if len(case.hidden) > 0:
         assert {0, 7} < kept, "something between nothing and everything is kept"
@@ -79,7 +80,7 @@ def test_groups_and_recomputation_change_nothing(name: str) -> None:
 
 def minimum_workspace(problem: Discriminators) -> int:
     with pytest.raises(ValueError, match="workspace_bytes must hold") as caught:
-        eager.plan(problem, "all", 0)
+        discriminator_groups.plan(problem, "all", 0)
     return int(str(caught.value).split("one discriminator, ")[1].split()[0])
 
 
@@ -106,7 +107,7 @@ def test_void_pairs_cost_no_gradient_products(monkeypatch: pytest.MonkeyPatch) -
         return descend(group, *arguments)
 
     monkeypatch.setattr(eager, "_descend", spy)
-    monkeypatch.setattr(eager, "GROUP_WEIGHTS", 1)
+    monkeypatch.setattr(discriminator_groups, "GROUP_WEIGHTS", 1)
     given = make(CASES["void pairs"])
     run(feature_gradient_norms, given)
     assert sum(rows) == (given.sample_weights != 0).sum()
@@ -299,11 +300,9 @@ def test_gradients_are_contiguous_whatever_the_layout_of_their_tensors() -> None
 
 
 def test_without_a_bound_any_batch_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynconv.ops.eager import feature_gradient_norms as eager
-
     given = make(CASES["void pairs"])
     expected = run(feature_gradient_norms, given)
-    monkeypatch.setattr(eager, "WORKSPACE_BYTES", 10)
+    monkeypatch.setattr(discriminator_groups, "WORKSPACE_BYTES", 10)
     found = run(feature_gradient_norms, given)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)

@@ -91,7 +91,7 @@ def test_coefficients_that_hardly_vary_are_told_as_such(tmp_path: Path, drawn: l
     draw(tmp_path / "x.png", [PANEL, Panel("lower half", POINTS, 0.5, 0.5, 2e-5, 0.25)])
     dynamic, static, _, other = drawn[0].axes
     assert not dynamic.texts
-    told = "these coefficients hardly depend on the image:\nstandard deviation 2e-05, of 1/K = 0.25"
+    told = "these coefficients hardly\ndepend on the image:\nstandard deviation 2e-05, of 1/K = 0.25"
     assert [text.get_text() for text in (*static.texts, *other.texts)] == [told, told]
     assert static.get_xlabel() == "silhouette by domain: +0.50"
     height = static.texts[0].get_window_extent().y0

@@ -10,7 +10,8 @@ from PIL import Image
 from publishers_scenes import write_camvid, write_gta5
 
 from dynconv.data.scenes.label_maps import CAMVID_11, palette_of
-from dynconv.data.scenes.listing import list_own, list_scenes, read_scene
+from dynconv.data.scenes.listing import list_own, list_scenes
+from dynconv.data.scenes.reading import read_scene
 from dynconv.plots.scene_samples import _drawn, save_scene_samples
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dynconv.data import parse_spec
+from dynconv.data.scenes.label_maps import CITYSCAPES_16
 from dynconv.data.variants import THINNED
 from dynconv.engine.config import TrainConfig
 from dynconv.methods import ADDAConfig, GAMConfig, GaussianConfig
@@ -157,6 +158,19 @@ def test_a_network_of_22_classes_is_judged_by_the_papers_16() -> None:
     table = RECIPES["gam-table4"]
     assert table.table is not None
     assert table.figure(table.table.row("GAM (full)"), "synthia-cityscapes", "pixel-accuracy") == 92.67
+
+
+def test_a_published_network_lies_in_the_data_root_and_gam_starts_from_it(tmp_path: Path) -> None:
+    recipe = RECIPES["gam-table4-published"]
+    (task,) = recipe.tasks
+    first, adapted = recipe.rows
+    published = recipe.config(task, first, 0, out=tmp_path / "a", data_root=tmp_path, device="cpu")
+    assert published.options.weights == str(tmp_path / "fcn8s_synthia.pth") and published.run.max_steps == 1
+    assert published.options.file_classes == CITYSCAPES_16
+    run = recipe.config(task, adapted, 0, out=tmp_path / "b", data_root=tmp_path, device="cpu", after=tmp_path / "a")
+    assert run.options.source_checkpoint == str(tmp_path / "a" / "checkpoints" / "last.pt")
+    assert run.network_input == published.network_input and run.run.max_steps == 20_000
+    assert dict(first.published) == {task: 17.4} and dict(adapted.published) == {task: 30.7}
 
 
 @pytest.mark.parametrize("name", ["gam-positions", "gam-positions-digits", "gam-positions-erfnet"])

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_training import plan
 from PIL import Image
 
 from dynconv import cli
+
+__all__ = ["plan"]
 
 CLASSES = 3
 

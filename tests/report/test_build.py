@@ -16,7 +16,7 @@ from PIL import Image
 from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
-from dynconv.engine import inspect
+from dynconv.engine import loaded_run
 from dynconv.report import run_figures
 from dynconv.report.build import _slugs
 from dynconv.report.latex import escape
@@ -77,7 +77,7 @@ def test_a_second_call_computes_nothing_anew(
     trained: Path, reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (reported / "report.html").read_text(encoding="utf-8")
-    monkeypatch.setattr(inspect, "load_run", lambda *args, **kwargs: pytest.fail("the cache was not used"))
+    monkeypatch.setattr(loaded_run, "load_run", lambda *args, **kwargs: pytest.fail("the cache was not used"))
     for name in ("save_confusion", "save_embedding", "save_predictions", "save_training"):
         monkeypatch.setattr(run_figures, name, lambda *args, **kwargs: pytest.fail("a figure was drawn again"))
     arguments = ["report", str(trained / "runs"), "--out", str(reported), "--device", "cpu", "--title", "A <title>"]
@@ -92,7 +92,7 @@ def test_a_second_call_loads_no_training_code(trained: Path, reported: Path) -> 
 import sys
 from dynconv import cli
 assert cli.main({words!r}) == 0
-print([name for name in ("lightning", "torchvision", "dynconv.engine.inspect") if name in sys.modules])
+print([name for name in ("lightning", "torchvision", "dynconv.engine.loaded_run") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "[]"

@@ -17,7 +17,7 @@ from sklearn.metrics import silhouette_score
 from torch import nn
 
 from dynconv import cli
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
 from dynconv.models import domain_norms

@@ -13,9 +13,9 @@ from command_line import fails
 from PIL import Image
 
 from dynconv import cli
-from dynconv.engine import inspect
+from dynconv.engine import loaded_run
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.report.compared_scenes import Comparison, compare
@@ -144,7 +144,7 @@ def test_the_command_draws_several_runs_and_wants_a_file_for_them(
         opened.append(run)
         return of(calibrated, run)
 
-    monkeypatch.setattr(inspect, "load_run", load)
+    monkeypatch.setattr(loaded_run, "load_run", load)
     runs = [str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "c")]
     out = tmp_path / "x.png"
     assert cli.main(["plot", "scenes", *runs, "--out", str(out), "--images", "2"]) == 0

@@ -15,7 +15,7 @@ from known_calibrators import KnownRun, known_run
 from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
-from dynconv.engine.inspect import calibrating
+from dynconv.engine.loaded_run import calibrating
 from dynconv.metrics import NonFiniteError
 from dynconv.report.calibrated import CalibratedRun
 from dynconv.report.collect import readable_runs

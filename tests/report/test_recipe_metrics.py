@@ -14,7 +14,8 @@ from dynconv.recipes import RECIPES
 from dynconv.report.cited import figure_of
 from dynconv.report.data_bound import bound_of
 from dynconv.report.recipe_metrics import BOUND
-from dynconv.report.recipe_table import record, report
+from dynconv.report.recipe_records import record
+from dynconv.report.recipe_table import report
 
 MEASURES = ("mean-iou", "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
 HEADS = "| row | mean IoU | frequency-weighted IoU | pixel accuracy | class accuracy |"
@@ -23,7 +24,7 @@ TASK = "camvid_day-camvid_dusk"
 
 def line(row: str, seed: int, target: float, source: float = 60.0, task: str = TASK) -> dict[str, Any]:
     """A record whose measures are one above the other, in the order of MEASURES."""
-    found: dict[str, Any] = {"task": task, "row": row, "seed": seed}
+    found: dict[str, Any] = {"task": task, "row": row, "seed": seed, "steps": 10, "seconds": 60.0}
     for split, first in (("target-test", target), ("source-test", source)):
         found |= {f"{split} {rule}": "" for rule in ("source-val", "label-free", "oracle")}
         found[f"{split} last"] = first

@@ -9,7 +9,8 @@ from run_folders import finished
 
 from dynconv.recipes import RECIPES
 from dynconv.report.recipe_figures import difference
-from dynconv.report.recipe_table import record, report
+from dynconv.report.recipe_records import record
+from dynconv.report.recipe_table import report
 
 DIGITS = RECIPES["gsda-ablation-digits"]
 OFFICE = RECIPES["gsda-office31"]
@@ -20,7 +21,7 @@ def line(task: str, row: str, seed: int, target: float | str, source: float = 90
     blank = {f"target-test {rule}": "" for rule in ("source-val", "label-free", "oracle")}
     blank |= {f"source-test {rule}": "" for rule in ("source-val", "label-free", "oracle")}
     own = {"task": task, "row": row, "seed": seed, "target-test last": target, "source-test last": source}
-    return {**own, **blank, **scores}
+    return {**own, **blank, **scores, "steps": 1000 + seed, "seconds": 90.0}
 
 
 def test_means_deviations_and_paired_differences_are_those_of_the_runs() -> None:
@@ -167,8 +168,8 @@ def test_the_average_under_each_rule_marks_the_one_that_sees_labels() -> None:
         line("usps-mnist", "global", 0, 30.0, source_val=20.0, oracle=80.0),
     ]
     lines = report(DIGITS, records).splitlines()
-    assert "| row | last | source-val | label-free | oracle (sees labels) |" in lines
-    assert "| global | 40.0 | 30.0 | - | 75.0 |" in lines
+    assert "| row | last | source-val | label-free | oracle (sees labels) | steps | minutes |" in lines
+    assert "| global | 40.0 | 30.0 | - | 75.0 | 1,000 | 1.5 |" in lines
 
 
 def test_a_runs_line_is_in_per_cent_by_each_rule(tmp_path: Path) -> None:

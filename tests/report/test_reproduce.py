@@ -6,23 +6,22 @@ import csv
 import dataclasses
 import json
 import signal
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fake_training import Plan
 from run_folders import finished
 
 from dynconv.cli import main
 from dynconv.engine.config import TrainConfig, load_config
-from dynconv.methods import METHODS
 from dynconv.recipes import RECIPES
 from dynconv.report import reproduce as subject
 from dynconv.report.recipe_runs import recipe_runs
-from dynconv.report.reproduce import ReproduceOptions, Reproduction, reproduce
+from dynconv.report.reproduce import Reproduction, reproduce
+from dynconv.report.reproduce_options import ReproduceOptions
 
 TABLE = "gsda-ablation-digits"
 RECIPE = RECIPES[TABLE]
@@ -45,62 +44,6 @@ def finish(out: Path, task: str, row: str, seed: int, target: float = 0.5, confi
     finished(path, target, config_hash=config.hash)
     (path / "config.yaml").write_text(config.to_yaml())
     return path
-
-
-# What a training leaves behind, as far as `reproduce` looks at it; other words before "done" say what else it does.
-SCRIPT = """
-import json, os, pathlib, signal, sys, time
-words = sys.argv[1:]
-out, file = pathlib.Path(words[words.index("--out") + 1]), pathlib.Path(words[words.index("--config") + 1])
-plan = json.loads(pathlib.Path(os.environ["PLAN"]).read_text())
-what = next((what for place, what in plan.items() if place in str(out)), "train")
-out.mkdir(parents=True, exist_ok=True)
-(out / "config.yaml").write_text(file.read_text())
-with open(os.environ["PLAN"] + ".log", "a") as log:
-    log.write(f"{out} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
-if what == "die":
-    os.kill(os.getpid(), signal.SIGKILL)
-if what == "fail":
-    print("no such data", file=sys.stderr)
-    sys.exit(2)
-if what == "wait":
-    # As a training: on the first interrupt a checkpoint, then exit code 130.
-    stopped = []
-    signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
-    print("waits", file=sys.stderr, flush=True)
-    limit = time.monotonic() + 30
-    while not stopped and time.monotonic() < limit:
-        time.sleep(0.01)
-    (out / "checkpoints").mkdir()
-    (out / "checkpoints" / "last.pt").touch()
-    sys.exit(130)
-last = {"step": 10, "epoch": 1.0, "seconds": 90.0, "config_hash": "abc"}
-last |= {"source-test/a/accuracy": 0.9, "target-test/b/accuracy": 0.5}
-start = {"versions": {"torch": "2.10"}, "git": None, "hardware": {"cpu": "x", "threads": 1}}
-(out / "env.json").write_text(json.dumps([start]))
-(out / "done").write_text(json.dumps({"config_hash": "abc", "selected": {"last": last}}))
-"""
-
-Plan = Callable[..., list[str]]
-
-
-@pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Trainings that take no time: `plan(place=what)` says what those do whose folder has `place` in its name; called
-    again without words it tells which ran since, with their GPU."""
-    script, file = tmp_path / "train.py", tmp_path / "plan.json"
-    script.write_text(SCRIPT)
-    monkeypatch.setenv("PLAN", str(file))
-    monkeypatch.setattr(subject, "train_command", lambda method, *words: [sys.executable, str(script), *words])
-
-    def say(**whats: str) -> list[str]:
-        file.write_text(json.dumps({place.replace("_", "/"): what for place, what in whats.items()}))
-        log = file.with_name(file.name + ".log")
-        lines = log.read_text().splitlines() if log.exists() else []
-        log.unlink(missing_ok=True)
-        return lines
-
-    return say
 
 
 def call(out: Path, said: list[str] | None = None, **fields: Any) -> Reproduction:
@@ -249,7 +192,7 @@ def test_a_row_that_follows_another_is_trained_after_it_from_the_run_of_its_seed
     assert sorted(ran[:2]) == ["DRT/seed0", "DRT/seed1"] and sorted(ran[2:]) == ["DRT+ST/seed0", "DRT+ST/seed1"]
     place = tmp_path / "domainnet_clipart"
     for seed in ("seed0", "seed1"):
-        config = load_config(place / "DRT+ST" / seed / "config.yaml", METHODS)
+        config = load_config(place / "DRT+ST" / seed / "config.yaml")
         assert config.run.pseudo_labels_from == place / "DRT" / seed
     assert follow(tmp_path).failed == () and plan() == []
 

@@ -20,8 +20,8 @@ from rich.table import Table
 
 from dynconv import cli
 from dynconv.data.scenes.label_maps import IGNORE
-from dynconv.engine import inspect
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine import loaded_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.measure import measure_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.runs import survey
@@ -216,7 +216,7 @@ def test_a_list_of_runs_says_what_their_figures_are(scene_run: Path) -> None:
 def test_figures_of_whole_images_refuse_label_maps_with_words(
     scene_run: Path, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    for module in (inspect, calibrated):
+    for module in (loaded_run, calibrated):
         monkeypatch.setattr(module, "load_run", lambda *_args, **_options: loaded)
     run, out = str(scene_run), ["--out", str(tmp_path / "x.png")]
     for words in (["predictions"], ["perturbation"], ["epsilon", "--sweep"], ["stream"], ["coefficients"]):
@@ -230,7 +230,7 @@ def test_figures_of_whole_images_refuse_label_maps_with_words(
 def test_the_command_draws_scenes_of_either_side(
     scene_run: Path, loaded: LoadedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspect, "load_run", lambda *_args, **_options: loaded)
+    monkeypatch.setattr(loaded_run, "load_run", lambda *_args, **_options: loaded)
     out = tmp_path / "x.png"
     assert cli.main(["plot", "scenes", str(scene_run), "--out", str(out), "--side", "source", "--images", "2"]) == 0
     with Image.open(out) as picture:

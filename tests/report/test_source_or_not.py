@@ -20,8 +20,8 @@ from torch import Tensor
 
 from dynconv import cli
 from dynconv.data import Domain, Protocol, Split
-from dynconv.engine import inspect
-from dynconv.engine.inspect import LoadedRun, load_run
+from dynconv.engine import loaded_run
+from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.segmentation import evaluation_of
 from dynconv.methods import METHODS
 from dynconv.metrics import NonFiniteError
@@ -337,7 +337,7 @@ def test_a_person_plays_in_the_terminal(
     run: Path, game: Game, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = game.watched.loaded
-    monkeypatch.setattr(inspect, "load_run", lambda *_args, **_options: opened)
+    monkeypatch.setattr(loaded_run, "load_run", lambda *_args, **_options: opened)
     rounds = game.rounds(4, 0)
     # Right, right after a word that is no answer, wrong; then the input ends.
     words = [_word(rounds[0].same), "what", _word(rounds[1].same), _word(not rounds[2].same)]

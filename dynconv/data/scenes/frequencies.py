@@ -15,7 +15,8 @@ import numpy as np
 from dynconv.data.cache import Arrays, cache_root, cached, fingerprint, one_at_a_time
 from dynconv.data.errors import DataError
 from dynconv.data.scenes.label_maps import IGNORE
-from dynconv.data.scenes.listing import Scene, SceneListing, read_labels
+from dynconv.data.scenes.listing import SceneListing
+from dynconv.data.scenes.reading import Scene, read_labels
 from dynconv.data.threads import reading_pool
 
 Split = Literal["train", "test"]

@@ -11,20 +11,8 @@ from typing import Literal
 from dynconv.data.errors import DataError
 from dynconv.data.scenes import camvid, cityscapes, gta5, synthia
 from dynconv.data.scenes.label_maps import CAMVID_11, CITYSCAPES_13, CITYSCAPES_16, CITYSCAPES_19, SYNTHIA_22
-from dynconv.data.scenes.reading import LabelFormat, Scene, read_labels, read_scene
+from dynconv.data.scenes.reading import LabelFormat, Scene
 from dynconv.distributed import is_main
-
-__all__ = [
-    "SCENE_SETS",
-    "LabelFormat",
-    "Scene",
-    "SceneListing",
-    "SceneSet",
-    "list_own",
-    "list_scenes",
-    "read_labels",
-    "read_scene",
-]
 
 log = logging.getLogger(__name__)
 

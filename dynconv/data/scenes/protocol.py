@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from dynconv.data.base import Domain, Protocol, uniform_draw
+from dynconv.data.base import Domain, Protocol
 from dynconv.data.decode import read_picture
+from dynconv.data.draws import uniform_draw
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, Skipped, remembered_unreadable
 from dynconv.data.folders import SPLIT_SEED, parse_assignment
@@ -234,7 +235,10 @@ def _divide(listing: SceneListing, divided: bool) -> tuple[tuple[Scene, ...], tu
         return scenes, scenes if listing.labelled else None
     held = min(JUDGED, len(scenes) // 5)
     if held == 0:
-        raise DataError(f"{listing.name}: {len(scenes)} scenes below {listing.place}: none is left for a test split")
+        raise DataError(
+            f"{listing.name}: {len(scenes)} scenes below {listing.place}: none is left for a test split, a fifth of "
+            "them; give five or more, or folders test and testannot"
+        )
     order = torch.randperm(len(scenes), generator=torch.Generator().manual_seed(SPLIT_SEED))
     chosen = set(order[:held].tolist())
     return (

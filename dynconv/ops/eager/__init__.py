@@ -1,5 +1,5 @@
-"""Exact ways to compute the dynamic convolution with the framework's own operators.
+"""Exact ways to compute the operators with the framework's own.
 
-Each module offers ``forward(problem) -> y`` and ``backward(problem, grad, ..., mask) -> Gradients``; all save the
-inputs only, never a per-sample weight.
+``aggregate``, ``linear`` and ``split`` are those of the dynamic convolution: each offers ``forward(problem) -> y`` and
+``backward(problem, grad, ..., mask) -> Gradients``, and saves the inputs only, never a per-sample weight.
 """

@@ -17,135 +17,14 @@ where the products alone take 430 ms at the machine's measured rate, so that the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynconv.ops.discriminators import Discriminators
-
-# Gathering pays where it leaves out more than a tenth of the rows, for it copies those that stay.
-GATHER_BELOW = 0.9
-# Weights per group of discriminators that go through one batched product on a CPU. Larger groups push their weights out
-# of the cache between the forward's two uses of them; smaller ones show Python's overhead (a fifth of the time of 79 on
-# 256 features).
-GROUP_WEIGHTS = 5 * 2**20
-# Where the user gives no bound.
-WORKSPACE_BYTES = 2**30
-
-
-class Plan(NamedTuple):
-    """How a workspace is used."""
-
-    group: int
-    """Discriminators at a time."""
-    kept: int
-    """Discriminators, the first ones, whose intermediate results the backward finds; the others' are computed again."""
-
-
-def plan(problem: Discriminators, keep: str, workspace: int | None) -> Plan:
-    """The largest plan within ``workspace`` bytes; ValueError where it does not hold one discriminator. None is the
-    default, which always does."""
-    size = torch.finfo(problem.accumulation_dtype).bits // 8
-    hidden, features = sum(problem.widths[1:]), problem.widths[0]
-    # In flight, forward or backward: h, v, t, two copies of gathered rows; v_0 and t_0, their scaled copies.
-    working = problem.batch * size * (5 * hidden + 4 * features)
-    if workspace is None:
-        # No max(), whose symbol torch.compile would guard by its value.
-        workspace = WORKSPACE_BYTES if working <= WORKSPACE_BYTES else working
-    if workspace < working:
-        raise ValueError(
-            f"workspace_bytes must hold one discriminator, {working} bytes for {problem.batch} samples; "
-            f"got {workspace}."
-        )
-    saved = sum(width for _, width in _kept_widths(problem, keep)) * problem.batch * problem.features.element_size()
-    kept = min(problem.num, (workspace - working) // saved) if saved else 0
-    group = min(problem.num, (workspace - kept * saved) // working) if working else problem.num
-    if problem.features.device.type == "cpu":
-        weights = sum(weight.shape[1] * weight.shape[2] for weight in problem.weights)
-        group = min(group, -(-GROUP_WEIGHTS // weights))
-    return Plan(group, kept)
-
-
-def _kept_widths(problem: Discriminators, keep: str) -> list[tuple[str, int]]:
-    """What is kept of each discriminator, by name and width: v_0, h of the layers that are not shared, v_1 and on up to
-    the last hidden layer's, which is cheap."""
-    widths = problem.widths
-    if keep == "nothing" or problem.depth == 1:
-        return []
-    names = [("v", widths[0])]
-    if keep == "all":
-        names += [("h", width) for width in widths[problem.num_shared + 1 :]]
-        names += [("v", width) for width in widths[1:-1]]
-    return names
-
-
-def kept_like(problem: Discriminators, keep: str, workspace: int | None) -> list[Tensor]:
-    """Empty tensors (kept, N, width) for what the forward leaves to the backward."""
-    count = plan(problem, keep, workspace).kept
-    return [problem.features.new_empty(count, problem.batch, width) for _, width in _kept_widths(problem, keep)]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Discriminators ``low`` to ``high``, on some rows of the batch each: (high - low, n), or all of them for None."""
-
-    problem: Discriminators
-    low: int
-    high: int
-    rows: Tensor | None
-
-    @property
-    def count(self) -> int:
-        return self.problem.batch if self.rows is None else self.rows.shape[1]
-
-    def of(self, stacked: Tensor) -> Tensor:
-        """This group's part of what is stacked over discriminators, or of dimension 1 and shared."""
-        return stacked if stacked.shape[0] == 1 else stacked[self.low : self.high]
-
-    def take(self, tensor: Tensor) -> Tensor:
-        """The group's rows of a tensor (1 or high - low, N, ...)."""
-        if self.rows is None:
-            return tensor
-        shape = (*self.rows.shape, *tensor.shape[2:])
-        if tensor.shape[0] == 1:
-            return tensor[0].index_select(0, self.rows.flatten()).view(shape)
-        first = torch.arange(0, tensor.shape[0] * tensor.shape[1], tensor.shape[1], device=tensor.device)
-        return tensor.flatten(0, 1).index_select(0, (self.rows + first[:, None]).flatten()).view(shape)
-
-    def put(self, into: Tensor, values: Tensor) -> None:
-        """Write the group's values (high - low, n) to their rows of ``into`` (M, N)."""
-        if self.rows is None:
-            into[self.low : self.high] = values
-        else:
-            into[self.low : self.high].scatter_(1, self.rows, values)
-
-    def masks(self) -> list[Tensor | None]:
-        return [None if mask is None else self.take(self.of(mask)) for mask in self.problem.masks]
-
-    def everywhere(self) -> _Group:
-        return _Group(self.problem, self.low, self.high, None)
-
-
-def _groups(problem: Discriminators, plan: Plan, active: Tensor | None) -> Iterator[_Group]:
-    """The groups of a plan, none of which is kept only in part."""
-    counts = order = None
-    if active is not None:
-        counts = active.sum(dim=1).tolist()
-        order = active.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    bounds = [*range(0, plan.kept, plan.group), *range(plan.kept, problem.num, plan.group), problem.num]
-    if counts is not None:
-        # The domain's discriminator has no void pair and would keep its whole group from being gathered.
-        is_full = [count >= GATHER_BELOW * problem.batch for count in counts]
-        bounds = sorted({*bounds, *(m for m in range(1, problem.num) if is_full[m] != is_full[m - 1])})
-    for low, high in zip(bounds, bounds[1:], strict=False):
-        rows = None
-        if counts is not None and order is not None and not is_full[low]:
-            # Rows beyond a discriminator's own are rows like others, whose results no one asks for.
-            rows = order[low:high, : max(counts[low:high])]
-        yield _Group(problem, low, high, rows)
+from dynconv.ops.eager.discriminator_groups import Group, Plan, groups, kept_like, kept_widths, plan
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -159,7 +38,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 def _ascend(
-    group: _Group,
+    group: Group,
     h: Tensor,
     first: int,
     end: int,
@@ -198,7 +77,7 @@ def _masked(problem: Discriminators, v: Tensor, h: Tensor, mask: Tensor | None, 
     return out if mask is None else out.mul_(mask)
 
 
-def _top(group: _Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
+def _top(group: Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor:
     """v of the last hidden layer; of the features, which have no mask, where there is none."""
     last = group.of(group.problem.weights[-1])
     v = last.expand(group.high - group.low, group.count, -1)
@@ -206,7 +85,7 @@ def _top(group: _Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None]
 
 
 def _descend(
-    group: _Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None], into: Sequence[Tensor | None] | None = None
+    group: Group, hidden: Sequence[Tensor], masks: Sequence[Tensor | None], into: Sequence[Tensor | None] | None = None
 ) -> list[Tensor]:
     """v_0 to v_{L-1}, from h_1 to h_{L-1} at the group's rows, in the tensors of ``into``, of v_0 to v_{L-2}."""
     problem = group.problem
@@ -223,7 +102,7 @@ def _descend(
 def _shared(problem: Discriminators) -> list[Tensor]:
     """h_0 to the last h that all discriminators have in common, (1, N, H_l) each."""
     features = problem.features[None]
-    everywhere = _Group(problem, 0, 1, None)
+    everywhere = Group(problem, 0, 1, None)
     return [features, *_ascend(everywhere, features, 0, problem.num_shared, problem.masks)]
 
 
@@ -241,7 +120,7 @@ def forward(
         return logits, gains, kept
     chosen = plan(problem, keep, workspace)
     shared = _shared(problem)
-    for group in _groups(problem, chosen, active):
+    for group in groups(problem, chosen, active):
         if group.count == 0 and not logits_everywhere:
             continue
         of_v, of_h = _places(group, kept if group.high <= chosen.kept else (), keep)
@@ -251,13 +130,13 @@ def forward(
     return logits, gains, kept
 
 
-def _places(group: _Group, kept: Sequence[Tensor], keep: str) -> tuple[list[Tensor | None], list[Tensor | None]]:
+def _places(group: Group, kept: Sequence[Tensor], keep: str) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Where a group's v_0 to v_{L-2} and its h (of layers that are not shared) are kept; None where they are not."""
     problem = group.problem
     if not kept:
         return [], []
     found: dict[str, list[Tensor | None]] = {"v": [], "h": []}
-    for (name, _), tensor in zip(_kept_widths(problem, keep), kept, strict=True):
+    for (name, _), tensor in zip(kept_widths(problem, keep), kept, strict=True):
         found[name].append(tensor[group.low : group.high, : group.count])
     if keep == "features":
         found["v"] += [None] * (problem.depth - 2)
@@ -265,7 +144,7 @@ def _places(group: _Group, kept: Sequence[Tensor], keep: str) -> tuple[list[Tens
 
 
 def _hidden(
-    group: _Group, shared: Sequence[Tensor], logits: Tensor | None, into: Sequence[Tensor | None], *, everywhere: bool
+    group: Group, shared: Sequence[Tensor], logits: Tensor | None, into: Sequence[Tensor | None], *, everywhere: bool
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """h_1 to h_{L-1} and the dropout masks at the group's rows, those that are not shared in the tensors of ``into``;
     the logits of these rows, or ``everywhere``, go to ``logits``."""
@@ -332,7 +211,7 @@ def backward(
         active, chosen = None, Plan(chosen.group, 0)
     has_parameters = any(needs_weights) or any(needs_biases)
     shared = _shared(problem) if has_parameters or chosen.kept < problem.num else []
-    for group in _groups(problem, chosen, active):
+    for group in groups(problem, chosen, active):
         v, hidden, masks = _recalled(group, shared, kept if group.high <= chosen.kept else (), keep)
         dz = group.take(group.of(grad_logits)[..., None])
         if wanted.features is not None:
@@ -355,7 +234,7 @@ def _buffer(problem: Discriminators, parameter: Tensor) -> Tensor:
 
 
 def _recalled(
-    group: _Group, shared: Sequence[Tensor], kept: Sequence[Tensor], keep: str
+    group: Group, shared: Sequence[Tensor], kept: Sequence[Tensor], keep: str
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor | None]]:
     """v_0 to v_{L-1}, h_1 to h_{L-1} and the masks of a group, as far as the backward needs them."""
     if not kept:
@@ -369,7 +248,7 @@ def _recalled(
     return [*v, _top(group, hidden, masks)], hidden, masks
 
 
-def _add_features(gradient: Tensor, group: _Group, dz: Tensor, v: Tensor) -> None:
+def _add_features(gradient: Tensor, group: Group, dz: Tensor, v: Tensor) -> None:
     if group.rows is not None:
         gradient.index_add_(0, group.rows.flatten(), (v * dz).flatten(0, 1))
     elif len(v) == 1:
@@ -380,7 +259,7 @@ def _add_features(gradient: Tensor, group: _Group, dz: Tensor, v: Tensor) -> Non
 
 def _add_parameters(
     wanted: Gradients,
-    group: _Group,
+    group: Group,
     dz: Tensor,
     t: Tensor | None,
     v: Sequence[Tensor],
@@ -408,7 +287,7 @@ def _add_parameters(
         t = following
 
 
-def _put(group: _Group, gradient: Tensor, value: Tensor) -> None:
+def _put(group: Group, gradient: Tensor, value: Tensor) -> None:
     """A group's part of a parameter's gradient, or its contribution to a shared one's."""
     if gradient.shape[0] < group.problem.num:
         gradient += value.sum(dim=0, keepdim=True, dtype=gradient.dtype)
@@ -416,7 +295,7 @@ def _put(group: _Group, gradient: Tensor, value: Tensor) -> None:
         gradient[group.low : group.high] = value
 
 
-def _put_product(group: _Group, gradient: Tensor, above: Tensor, below: Tensor) -> None:
+def _put_product(group: Group, gradient: Tensor, above: Tensor, below: Tensor) -> None:
     """As :func:`_put` of sum_i above_i below_i^T, for above (c, n, J) and below (c, n, K)."""
     if gradient.shape[0] < group.problem.num:
         gradient[0] += above.flatten(0, 1).mT @ below.flatten(0, 1)

@@ -30,7 +30,11 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of results as its paper prints it, baselines included."""
+    """A table of results as its paper prints it, baselines included.
+
+    Raises:
+        ValueError: A row with more or fewer figures than there are columns, or two rows of one label.
+    """
 
     name: str
     """PAPER-NUMBER, or PAPER-SUBJECT for figures that stand in the text."""

@@ -15,16 +15,8 @@ from scipy.io import savemat
 
 from dynconv.data.errors import DataError
 from dynconv.data.scenes.label_maps import CAMVID_11, CITYSCAPES_13, CITYSCAPES_16, CITYSCAPES_19, IGNORE, SYNTHIA_22
-from dynconv.data.scenes.listing import (
-    SCENE_SETS,
-    Scene,
-    SceneListing,
-    is_own,
-    list_own,
-    list_scenes,
-    read_labels,
-    read_scene,
-)
+from dynconv.data.scenes.listing import SCENE_SETS, SceneListing, is_own, list_own, list_scenes
+from dynconv.data.scenes.reading import Scene, read_labels, read_scene
 
 WRITERS = {"gta5": write_gta5, "synthia": write_synthia, "cityscapes": write_cityscapes}
 SETTINGS = {"19": CITYSCAPES_19, "16": CITYSCAPES_16, "13": CITYSCAPES_13, "22": SYNTHIA_22}

@@ -6,21 +6,23 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynconv.data import Protocol, Split, parse_spec
 from dynconv.engine.checkpoint import WEIGHTS, check_configuration, check_weights, load_checkpoint
-from dynconv.engine.config import CheckpointName, Precision, TrainConfig, load_config
-from dynconv.engine.evaluation import CROPS, Scoring, evaluating
+from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.loading import check_skipped, load_domains, training_domains
 from dynconv.engine.processes import make_fabric
 from dynconv.engine.run_folder import RunFolder
+from dynconv.engine.run_options import CheckpointName, Device, Precision
+from dynconv.engine.scoring import CROPS, Scoring, evaluating
 from dynconv.methods import METHODS, Method
 from dynconv.methods.calibrator import CalibratorMethod
-from dynconv.models import DomainName, weights_left_out
+from dynconv.models import DomainName
+from dynconv.models.weights import weights_left_out
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def load_run(
     path: Path,
     *,
     checkpoint: CheckpointName = "last",
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
     precision: Precision | None = None,
     data_root: Path | None = None,
 ) -> LoadedRun:
@@ -89,7 +91,7 @@ def load_run(
     folder = RunFolder(path)
     if not folder.config.exists():
         raise ValueError(f"{path} is no run folder: there is no {folder.config}")
-    config = load_config(folder.config, METHODS)
+    config = load_config(folder.config)
     run = dataclasses.replace(config.run, device=device, devices=1, precision=precision or config.run.precision)
     fabric = make_fabric(run)
     weights = folder.checkpoint(checkpoint)

@@ -1,18 +1,16 @@
-"""From the words of `dynconv plot source-or-not` to typed options."""
+"""The options of `dynconv plot source-or-not`, typed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from dynconv.engine.config import CheckpointName
-from dynconv.engine.plot_options import DataRoot, Device, OneRunOptions
+from dynconv.engine.run_options import CheckpointName, DataRoot, Device
 from dynconv.metrics.source_or_not import FEWEST
-from dynconv.parsing import parse_options
+from dynconv.report.plot_options import OneRunOptions
 
 # A row of the figure has five.
 MOST_ROUNDS = 100
@@ -66,8 +64,3 @@ class SourceOrNotOptions(OneRunOptions):
             raise ValueError(f"--images must be at least {FEWEST}, to learn anything from, got {self.images}")
         if self.seed < 0:
             raise ValueError(f"--seed must be 0 or more, got {self.seed}")
-
-
-def parse_source_or_not(args: Sequence[str]) -> SourceOrNotOptions:
-    """The options that the words after `dynconv plot source-or-not` describe. SystemExit as in `parse_options`."""
-    return parse_options(SourceOrNotOptions, "plot source-or-not", args)

@@ -17,7 +17,7 @@ OF_IMAGES = ("ten_crop", "pseudo_labels_from", "classes")
 OF_SCENES = (*SIZES, "full_resolution", "stylised")
 
 
-def check_labels(config: TrainConfig) -> None:
+def check_label_options(config: TrainConfig) -> None:
     """Raise a ValueError where options are for the other kind of network, or do not fit one that labels every pixel."""
     run, backbone, network = config.run, config.options.backbone, config.network_input
     of_pixels = network.labels == "pixel"

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from dynconv.data import Split, normalise
 from dynconv.data.augment import ten_crops
-from dynconv.engine.config import RunOptions, TrainConfig
-from dynconv.engine.inspect import LoadedRun, dump, load_run
+from dynconv.engine.config import TrainConfig
+from dynconv.engine.loaded_run import LoadedRun, dump, load_run
+from dynconv.engine.run_options import RunOptions
 from dynconv.engine.train import train
 from dynconv.methods import METHODS
 

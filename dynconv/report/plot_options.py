@@ -1,4 +1,4 @@
-"""From the words of the figures of `dynconv plot` that look at calibrators and trade-offs to typed options."""
+"""The options of the figures of `dynconv plot` that compute with trained networks, typed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from dynconv.engine.config import CheckpointName
+from dynconv.engine.run_options import CheckpointName, DataRoot, Device
 from dynconv.metrics.spectra import RADIUS
-from dynconv.parsing import check_picture, parse_options
+from dynconv.parsing import check_picture
 
 Runs = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
 ]
-Device = Literal["auto", "cpu", "cuda"]
-DataRoot = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 # Rows of a figure of CamVid's scenes: 15,600 pixels.
 MOST_SCENES = 50
+
+
+def check_runs(runs: Sequence[Path], what: str = "RUN") -> None:
+    """Raise a ValueError where there is no run folder among the words."""
+    if not runs:
+        raise ValueError(f"{what}: expected at least one run folder, got none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +51,40 @@ class SeveralRunsOptions(FigureOptions):
     """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("RUN: expected at least one run folder, got none")
+        check_runs(self.runs)
         check_picture(self.out, f"{self.figure}.png")
+
+
+@dataclass(frozen=True)
+class CoefficientOptions:
+    """Draw the dynamic coefficients of trained runs: t-SNE of all layers and of either half, by domain and by class,
+    and histograms of each layer; RUN/coefficients.json has the numbers."""
+
+    runs: Runs
+    """The run folders, of networks with --residual subspace or combined."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="PNG", help_behavior_hint="")] = None
+    """Image file to write, of a single RUN; the histograms and the numbers lie beside it. Default:
+    RUN/coefficients.png."""
+    points: Annotated[int, tyro.conf.arg(metavar="N")] = 300
+    """Test images of each domain, at most. t-SNE of 1,500 takes about 20 s on a CPU core, three times."""
+    checkpoint: CheckpointName = "last"
+    """The last checkpoint, or the one that a validator chose."""
+    device: Device = "auto"
+    """Where to compute."""
+    data_root: DataRoot = None
+    """Folder of the real data sets. Default: the one the run was trained with."""
+
+    def __post_init__(self) -> None:
+        check_runs(self.runs)
+        if self.points < 1:
+            raise ValueError(f"--points must be at least 1, got {self.points}")
+        if self.out is not None and len(self.runs) > 1:
+            raise ValueError(
+                f"--out {self.out} is for a single RUN, got {len(self.runs)}; leave it out, and each has its pictures "
+                "in its own folder"
+            )
+        if self.out is not None:
+            check_picture(self.out, "coefficients.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +126,6 @@ class EpsilonOptions(SeveralRunsOptions):
             raise ValueError(f"--sweep is for a single RUN, got {len(self.runs)}; draw them one by one")
         if not self.sweep and (self.device != "auto" or self.data_root is not None):
             raise ValueError("--device and --data-root are for --sweep: without it nothing is computed; leave them out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FineTuningOptions:
-    """Draw target test accuracy after fine-tuning over the number of labelled target images, a line for each kind of
-    run that was fine-tuned, and how many labels an adaptation is worth (GAM, section 5.4 and Fig. 6)."""
-
-    runs: Runs
-    """The finished runs of target-only with --labelled-images, of each start and number at least one; a folder stands
-    for all runs below it. Runs of other methods among them are passed over."""
-    out: Annotated[Path, tyro.conf.arg(metavar="PNG")]
-    """Image file to write; its suffix chooses the format. The numbers are written beside it as CSV."""
-
-    def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("RUN: expected at least one run folder, got none")
-        check_picture(self.out, "fine-tuning.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +196,7 @@ class ScenesOptions(FigureOptions):
     """How many, evenly spread over the test split."""
 
     def __post_init__(self) -> None:
-        if not self.runs:
-            raise ValueError("RUN: expected at least one run folder, got none")
+        check_runs(self.runs)
         if self.out is None and len(self.runs) > 1:
             raise ValueError(f"--out is missing: {len(self.runs)} runs go into one figure; give --out PNG")
         check_picture(self.picture, "scenes.png")
@@ -259,43 +276,3 @@ def _check_counts(**counts: int) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"--{name} must be at least 1, got {value}")
-
-
-def parse_trade_off(args: Sequence[str]) -> TradeOffOptions:
-    """The options that the words after `dynconv plot trade-off` describe. SystemExit as in `parse_options`."""
-    return parse_options(TradeOffOptions, "plot trade-off", args)
-
-
-def parse_epsilon(args: Sequence[str]) -> EpsilonOptions:
-    """The options that the words after `dynconv plot epsilon` describe. SystemExit as in `parse_options`."""
-    return parse_options(EpsilonOptions, "plot epsilon", args)
-
-
-def parse_fine_tuning(args: Sequence[str]) -> FineTuningOptions:
-    """The options that the words after `dynconv plot fine-tuning` describe. SystemExit as in `parse_options`."""
-    return parse_options(FineTuningOptions, "plot fine-tuning", args)
-
-
-def parse_stream(args: Sequence[str]) -> StreamOptions:
-    """The options that the words after `dynconv plot stream` describe. SystemExit as in `parse_options`."""
-    return parse_options(StreamOptions, "plot stream", args)
-
-
-def parse_scenes(args: Sequence[str]) -> ScenesOptions:
-    """The options that the words after `dynconv plot scenes` describe. SystemExit as in `parse_options`."""
-    return parse_options(ScenesOptions, "plot scenes", args)
-
-
-def parse_spectra(args: Sequence[str]) -> SpectraOptions:
-    """The options that the words after `dynconv plot spectra` describe. SystemExit as in `parse_options`."""
-    return parse_options(SpectraOptions, "plot spectra", args)
-
-
-def parse_predictions(args: Sequence[str]) -> PredictionOptions:
-    """The options that the words after `dynconv plot predictions` describe. SystemExit as in `parse_options`."""
-    return parse_options(PredictionOptions, "plot predictions", args)
-
-
-def parse_perturbation(args: Sequence[str]) -> PerturbationOptions:
-    """The options that the words after `dynconv plot perturbation` describe. SystemExit as in `parse_options`."""
-    return parse_options(PerturbationOptions, "plot perturbation", args)
