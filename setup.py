@@ -93,7 +93,10 @@ def why_not_native() -> str | None:
     """Why no native code at all can be built here, or None. Imports nothing: it also runs where there is nothing."""
     for module in ("torch", "ninja", "pybind11"):
         if find_spec(module) is None:
-            return f"{module} is not installed where the build runs; install it, then pip install --no-build-isolation"
+            return (
+                f"the build found no {module} (pip builds in an environment of its own by default): "
+                "pip install torch ninja pybind11, then pip install --no-build-isolation"
+            )
     installed = version("torch")
     if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < OLDEST_TORCH:
         return f"torch {installed} is older than {'.'.join(map(str, OLDEST_TORCH))}"

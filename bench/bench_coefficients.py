@@ -30,6 +30,7 @@ from dynconv.bench.harness import (
     chosen,
     megabytes,
     memory_columns,
+    parse,
     relative_error,
     roofline_columns,
     time_entries,
@@ -228,8 +229,9 @@ def grid(options: Options, device: torch.device) -> list[Spec]:
     shapes = [
         shape_of(name) for name in chosen("--shapes", options.shapes, QUICK_SHAPES if options.quick else tuple(SHAPES))
     ]
-    if any(size < 1 for size in options.batch) or options.num_bases < 1:
-        raise ValueError("--batch, --num-bases: expected at least 1")
+    for flag, size in (*(("--batch", size) for size in options.batch), ("--num-bases", options.num_bases)):
+        if size < 1:
+            raise ValueError(f"{flag}: expected at least 1, got {size}")
     on_cpu = device.type == "cpu"
     dtypes = chosen("--dtype", options.dtype, ["fp32"] if on_cpu else list(DTYPES), DTYPES)
     modes = chosen("--mode", options.mode, MODES, MODES)
@@ -337,7 +339,7 @@ def plan(options: Options, device: torch.device) -> Plan[Spec]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench coefficients", description=__doc__, args=args)
+    options = parse(Options, "coefficients", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

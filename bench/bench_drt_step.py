@@ -24,6 +24,7 @@ from dynconv.bench.harness import (
     attempt,
     chosen,
     memory_columns,
+    parse,
     roofline_columns,
     time_entries,
 )
@@ -242,7 +243,7 @@ def plan(options: Options, device: torch.device) -> Plan[Step]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench drt-step", description=__doc__, args=args)
+    options = parse(Options, "drt-step", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

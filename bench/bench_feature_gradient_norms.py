@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import tyro
 
 from dynconv.bench.gradient_norms import (
     GROUPS,
@@ -38,6 +37,7 @@ from dynconv.bench.harness import (
     chosen,
     megabytes,
     memory_columns,
+    parse,
     roofline_columns,
     time_entries,
 )
@@ -187,7 +187,7 @@ def plan(options: Options, device: torch.device) -> Plan[Spec]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench feature_gradient_norms", description=__doc__, args=args)
+    options = parse(Options, "feature_gradient_norms", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

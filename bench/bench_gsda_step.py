@@ -17,10 +17,18 @@ from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
-import tyro
 from torch import Tensor, nn
 
-from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, memory_columns, relative_error, time_entries
+from dynconv.bench.harness import (
+    CommonOptions,
+    Entry,
+    attempt,
+    chosen,
+    memory_columns,
+    parse,
+    relative_error,
+    time_entries,
+)
 from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 from dynconv.data import Batch, SourceBatch, TargetBatch
@@ -284,7 +292,7 @@ def plan(options: Options, device: torch.device) -> Plan[Step]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench gsda-step", description=__doc__, args=args)
+    options = parse(Options, "gsda-step", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
-from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, relative_error, time_entries
+from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, parse, relative_error, time_entries
 from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
 from dynconv.data import Batch, DomainBatches, Protocol, SourceBatch, TargetBatch, load_protocol
@@ -325,7 +324,7 @@ def plan(options: Options, device: torch.device) -> Plan[str]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench loader", description=__doc__, args=args)
+    options = parse(Options, "loader", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

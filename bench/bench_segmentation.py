@@ -19,7 +19,16 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynconv.bench.harness import CommonOptions, Entry, attempt, chosen, memory_columns, roofline_columns, time_entries
+from dynconv.bench.harness import (
+    CommonOptions,
+    Entry,
+    attempt,
+    chosen,
+    memory_columns,
+    parse,
+    roofline_columns,
+    time_entries,
+)
 from dynconv.bench.machine import DTYPES
 from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
@@ -229,7 +238,7 @@ def plan(options: Options, device: torch.device) -> Plan[Problem]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0, 1 where a provider was refused, 2 for wrong use, 130 when interrupted."""
-    options = tyro.cli(Options, prog="dynconv bench segmentation", description=__doc__, args=args)
+    options = parse(Options, "segmentation", __doc__, args)
     return run(options, functools.partial(plan, options))
 
 

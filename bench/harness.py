@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+import tyro
 from torch import Tensor
 
 from dynconv.bench.machine import Rates
@@ -47,7 +49,9 @@ class CommonOptions:
     memory: bool = True
     """Measure peak memory (on the CPU in a second process)."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise a ValueError for a value out of range, and for an `out` that stands in the way."""
+        # Not in __post_init__, whose errors tyro would tell in its own way.
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"--threads: expected at least 1, got {self.threads}")
         if self.budget is not None and not (0 < self.budget < math.inf):
@@ -75,6 +79,20 @@ class CommonOptions:
         if self.device == "cuda" and not available:
             raise ValueError("--device cuda: torch sees no GPU here (dynconv info); take --device cpu")
         return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+
+AnyOptions = TypeVar("AnyOptions", bound=CommonOptions)
+
+
+def parse(options: type[AnyOptions], operation: str, description: str | None, args: Sequence[str] | None) -> AnyOptions:
+    """The options of an operation from its words, by default the process's; SystemExit(2) for others."""
+    given = tyro.cli(options, prog=f"dynconv bench {operation}", description=description, args=args)
+    try:
+        given.check()
+    except ValueError as error:
+        print(f"dynconv: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    return given
 
 
 def chosen(flag: str, given: Sequence[Any], default: Sequence[Any], known: Iterable[Any] | None = None) -> list[Any]:

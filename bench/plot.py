@@ -38,11 +38,13 @@ def draw(table: Path, out: Path) -> list[Path]:
     """Write the PNGs of each group of rows, as far as the rows have what they show.
 
     Raises:
-        ValueError: The file is no table of ours, or has no timed row.
+        ValueError: The file is no table of ours, or has no timed row; `out` is a file.
     """
     rows = [row for row in read_rows(table) if row["status"] == "ok"]
     if not rows:
         raise ValueError(f"{table} has no timed row; its notes say why")
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; expected a folder for the pictures")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for group in dict.fromkeys(tuple(row[name] for name in _FIGURE) for row in rows):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynconv.bench.rows import Written
+from dynconv.bench.rows import Written, where
 
 # Ours in strong colours and filled; the others grey to brown, open.
 _STYLE: dict[str, tuple[str, str]] = {
@@ -48,7 +48,7 @@ def frame(rows: Sequence[Written], panels: int, height: float, what: str) -> tup
     figure = Figure(figsize=(_WIDTH, height * panels + _AROUND), layout="constrained")
     first = rows[0]
     words = (first["op"], first["dtype"], first["residual"], first["layout"].upper())
-    origin = f"{first['device_name']}, {first['threads']} threads, torch {first['torch']}, {first['commit'][:9]}"
+    origin = f"{where(first)}, {first['commit'][:9]}" if first["commit"] != "unknown" else where(first)
     figure.suptitle(f"{', '.join(word for word in words if word)}: {what}\n{origin}", fontsize=TEXT + 1)
     return figure, list(figure.subplots(panels, 1, squeeze=False).ravel())
 

@@ -111,6 +111,12 @@ class Recorder:
         writer.writerow({name: _written(value) for name, value in row.items()})
         self._file.flush()
 
+    def ended(self) -> None:
+        """Say where the rows are, and what draws them."""
+        if self._out is not None and self._out.is_file():
+            draws = f"; python -m dynconv.bench.plot {self._out} draws them"
+            self.say(f"{len(self.rows)} rows are in {self._out}{draws * any(r['status'] == 'ok' for r in self.rows)}")
+
     def interrupted(self) -> int:
         """Say what is kept; the exit code of an interruption."""
         kept = f"; {len(self.rows)} rows are in {self._out}" if self._out and self.rows else "; no row was written"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from dynconv.bench.rows import Row
+from dynconv.bench.rows import Row, where
 
 _GROUP = ("shape", "batch", "dtype", "mode", "basis", "residual")
 _COLUMNS = {
@@ -22,13 +22,22 @@ _COLUMNS = {
     "percent_of_floor": "% floor",
     "images_per_s": "images/s",
 }
+_MEANING = {
+    "p50_ms": "p20, p50, p80: percentiles of a call's time",
+    "ratio_to_static": "x static: time over that of static in the same layout, below 1 is faster",
+    "ratio_to_grouped": "x grouped: time over that of a kernel per sample and one grouped convolution",
+    "peak_extra_mb": "peak: scratch memory beyond inputs and results",
+    "percent_of_floor": "% floor: how much of the time this machine's rates of arithmetic or memory make inevitable; "
+    "at 90 there is little left to gain, at 30 much",
+}
 # Left out where the terminal is narrower than the whole table.
 _WIDE = ("p20_ms", "p80_ms", "images_per_s")
 _NARROW_BELOW = 110
 
 
 def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
-    """A table per problem on stdout, and below them, once each, what was skipped or refused and why."""
+    """A table per problem on stdout, and below them where they were measured, what the columns are, and, once each,
+    what was skipped or refused and why."""
     if console is None:
         console = Console()
         if not console.is_terminal:
@@ -40,6 +49,11 @@ def print_results(rows: Sequence[Row], console: Console | None = None) -> None:
         words = (f"batch {word}" if name == "batch" else str(word) for name, word in zip(_GROUP, key, strict=True))
         console.print(f"\n{' '.join(word for word in words if word)}", style="bold", markup=False, highlight=False)
         console.print(_table(list(group), shown))
+    if timed:
+        on = "the CPU" if timed[0]["device"] == "cpu" else "the GPU"
+        meant = "; ".join(text for name, text in _MEANING.items() if name in shown)
+        console.print(f"\nmeasured on {on}: {where(timed[0])}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{meant}.\n", markup=False, highlight=False)
     for status in ("skipped", "refused"):
         found = Counter((row["provider"], row["note"]) for row in rows if row["status"] == status)
         for (provider, note), count in found.items():

@@ -110,6 +110,12 @@ def label(row: Written, leave_out: Iterable[str] = ()) -> str:
     return " ".join(word for word in words if word) + (" +graph" if row["graph"] == "True" else "")
 
 
+def where(row: Row) -> str:
+    """The device, the threads and the torch that the row was measured with, in words."""
+    threads = "1 thread" if str(row["threads"]) == "1" else f"{row['threads']} threads"
+    return f"{row['device_name']}, {threads}, torch {row['torch']}"
+
+
 def number(row: Written, column: str, path: Path) -> float:
     """A cell as a number; ValueError that names the file where it is none."""
     try:

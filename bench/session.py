@@ -60,6 +60,7 @@ def run(options: CommonOptions, plan: Callable[[torch.device], Plan[Problem]]) -
                     recorder.group(found.label(problem))
                     found.measure(problem, session)
         print_results(recorder.rows)
+        recorder.ended()
     except OutputFailed as error:
         return _fail(error)
     except KeyboardInterrupt:

@@ -67,7 +67,7 @@ def run_train(args: list[str]) -> int:
     code, trained = train_run(config)
     if code or not is_main_process():
         return code
-    from dynconv.report.figures import save_training_figure
+    from dynconv.report.figures.training import save_training_figure
     from dynconv.report.table import selection_table, validator_table
 
     folder = RunFolder(config.out)
@@ -224,7 +224,7 @@ def run_export(args: list[str]) -> int:
 
 def run_data(args: list[str]) -> int:
     """`dynconv data`."""
-    from dynconv.report import data_commands
+    from dynconv.report.datasets import commands as data_commands
 
     if asks_for_help(args):
         return show_usage(data_commands.USAGE, args)
@@ -243,7 +243,7 @@ def run_plot(args: list[str]) -> int:
         return fail(f"plot: expected a FIGURE first, one of {', '.join(FIGURES)}; got {args[0]!r}")
     if problem := packages_missing("train"):
         return fail(problem)
-    from dynconv.report.plot_commands import draw
+    from dynconv.report.figures.commands import draw
 
     try:
         draw(args[0], args[1:])
@@ -279,10 +279,10 @@ def run_runs(args: list[str]) -> int:
 
 def run_report(args: list[str]) -> int:
     """`dynconv report`."""
-    from dynconv.report.options import parse_report
+    from dynconv.report.page.options import parse_report
 
     options = parse_report(args)
-    from dynconv.report.build import make_report
+    from dynconv.report.page.build import make_report
 
     try:
         written = make_report(options, line=lambda text: print(text, file=sys.stderr))
@@ -296,13 +296,12 @@ def run_report(args: list[str]) -> int:
 def run_reproduce(args: list[str]) -> int:
     """`dynconv reproduce`."""
     if asks_for_help(args):
-        from dynconv.recipes import RECIPES
+        from dynconv.report.reproduction.listing import list_recipes
 
-        lines = (f"  {name:26} {recipe.title}; needs {recipe.needs}" for name, recipe in RECIPES.items())
-        return show_usage(REPRODUCE_USAGE.format(tables="\n".join(lines)), args)
-    from dynconv.report.reproduce import reproduce
-    from dynconv.report.reproduce_all import reproduce_all
-    from dynconv.report.reproduce_options import parse_reproduce
+        return show_usage(REPRODUCE_USAGE.format(tables=list_recipes()), args)
+    from dynconv.report.reproduction.options import parse_reproduce
+    from dynconv.report.reproduction.reproduce import reproduce
+    from dynconv.report.reproduction.reproduce_all import reproduce_all
 
     options = parse_reproduce(args)
     try:

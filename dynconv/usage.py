@@ -67,7 +67,6 @@ figures:
 
 REPRODUCE_USAGE = """usage: dynconv reproduce TABLE|--all [--seeds N] [--data-root DIR] [--out DIR] [options]
 
-tables:
 {tables}
 
 What was interrupted goes on with the same command. `dynconv reproduce TABLE --dry-run` lists a table's runs, what they

@@ -1,6 +1,6 @@
 """timm's EfficientNet with CondConv on dynconv's kernels: its layers' twins take over its weights.
 
-pip install dynconv timm
+pip install . timm
 python examples/condconv.py
 """
 

@@ -1,6 +1,6 @@
 """`DynamicConv2d` in a model of one's own, where `nn.Conv2d` was.
 
-pip install dynconv
+pip install .
 python examples/own_model.py
 """
 

@@ -1,6 +1,6 @@
 """A segmentation network of torchvision with dynamic convolutions.
 
-pip install "dynconv[train]"
+pip install ".[train]"
 python examples/segmentation.py
 """
 

@@ -1,6 +1,6 @@
 """timm's MobileNetV3 and EfficientNet with dynamic convolutions: depthwise ones, mostly.
 
-pip install "dynconv[train]" timm
+pip install ".[train]" timm
 python examples/timm_models.py
 """
 
@@ -46,7 +46,7 @@ def main(names: tuple[str, ...] = ("mobilenetv3_small_100", "efficientnet_b0"), 
 def train_step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """One step of SGD, bases and branches with the rest; the loss before and after it."""
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.003)
     before = F.cross_entropy(model(images), labels)
     before.backward()
     optimiser.step()

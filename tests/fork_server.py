@@ -117,7 +117,7 @@ def main() -> None:
     # What a training imports on its way.
     import dynconv.engine.options
     import dynconv.engine.train
-    import dynconv.report.figures
+    import dynconv.report.figures.training
     import dynconv.report.table  # noqa: F401 - imported for the children
 
     print("ready", flush=True)

@@ -20,7 +20,7 @@ from dynconv.engine.config import load_config
 from dynconv.engine.options import parse_train
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
-from dynconv.report import plot_commands
+from dynconv.report.figures import commands as plot_commands
 from dynconv.usage import BENCH_USAGE, PLOT_USAGE
 
 

@@ -12,7 +12,7 @@ from dynconv import cli
 from dynconv.data.check import DomainCheck
 from dynconv.data.findings import Findings
 from dynconv.data.image_sets import IMAGE_SETS
-from dynconv.report.data_check import sound_lines
+from dynconv.report.datasets.check import sound_lines
 
 Capture = pytest.CaptureFixture[str]
 

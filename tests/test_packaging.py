@@ -88,7 +88,7 @@ def test_a_wheel_has_the_kernels_as_a_package_of_dynconv_and_no_global_one(tree:
     assert {"dynconv/kernels/__init__.py", "dynconv/kernels/dynamic_conv2d.py", "dynconv/py.typed"} <= names
     bench = {"__init__.py", "README.md", "bench_dynamic_conv2d.py", "compare.py", "plot.py"}
     assert {f"dynconv/bench/{name}" for name in bench} <= names
-    assert {"dynconv/report/page.css", "dynconv/report/page.html.jinja"} <= names
+    assert {"dynconv/report/page/page.css", "dynconv/report/page/page.html.jinja"} <= names
     assert not {name for name in names if name.endswith((".so", ".cpp", ".cu"))}
     found = where_imports_lead(tree, site)
     assert found["dynconv.kernels"] == str(site / "dynconv" / "kernels" / "__init__.py")

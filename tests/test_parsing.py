@@ -86,8 +86,8 @@ def test_what_contradicts_itself_is_refused_in_the_words_of_the_command_line(com
 def test_a_table_that_is_not_known_is_refused_with_those_that_are(capsys: Capture) -> None:
     code, out, err = stops(capsys, "reproduce", "drt-digit")
     assert (code, out) == (2, "")
-    assert err.startswith("dynconv: error: TABLE: expected one of baselines-digits, ")
-    assert err.endswith("got 'drt-digit'")
+    assert err.startswith("dynconv: error: TABLE: no table is called 'drt-digit' (did you mean drt-digits or ")
+    assert err.endswith("; `dynconv reproduce` lists them")
 
 
 @dataclass(frozen=True)

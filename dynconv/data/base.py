@@ -12,6 +12,9 @@ from torch import Tensor
 from dynconv.data.augment import CROP_SCALE, SMALL_CROP_SCALE, Augmentation, augment, centre_crop
 from dynconv.data.files import ImageFiles, Skipped
 
+# Stands where a label would: no class has this index, so that nothing can be measured against it.
+UNLABELLED = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -20,7 +23,7 @@ class Split:
     Attributes:
         images: uint8 (N, C, H, W) in memory (grey images replicated to three channels may be an expanded view), or
             files that are decoded when they are asked for.
-        labels: int64 (N,), indices into the domain's classes.
+        labels: int64 (N,), indices into the domain's classes; `UNLABELLED` of images that have no label.
         side: Height and width that a network sees, where the stored images have a margin around it to crop from;
             None where it sees the whole image.
         origins: int64 (N,), where images are there more than once: equal for those that are the same image.
@@ -137,7 +140,7 @@ class Domain:
     train: Split
     """What is trained on."""
     test: Split | None
-    """What is measured on; None where nothing is left for it."""
+    """What is measured on; None where nothing is left for it, or nothing has labels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +148,8 @@ class Protocol:
     """Which labelled sources and which unlabelled target an experiment uses, and how their images were chosen.
 
     `target.train` is what training sees (without its labels); `target.test` is for evaluation alone. Where the target
-    has no published test split, both hold all its images (the custom of Office-31).
+    has no published test split, both hold all its images (the custom of Office-31); where it has no labels, there is
+    no `target.test`.
     """
 
     name: str

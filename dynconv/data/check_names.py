@@ -13,12 +13,13 @@ from dynconv.data.check_images import ImageRow
 from dynconv.data.check_scenes import check_own_scenes, check_scene_set
 from dynconv.data.class_choice import words as in_words
 from dynconv.data.errors import DataError
-from dynconv.data.findings import Findings
+from dynconv.data.findings import Findings, Kind
 from dynconv.data.folders import parse_assignment, sorted_classes
 from dynconv.data.manifest import needed, presence
 from dynconv.data.scenes.listing import SCENE_SETS, is_own
 from dynconv.data.specs import COLLECTIONS, EMBEDDED, known_domains, parse_spec
 from dynconv.data.translated import read_translated
+from dynconv.data.unlabelled import unlabelled_images
 
 
 def domains_meant(words: Sequence[str], data_root: Path | None) -> list[str]:
@@ -111,9 +112,20 @@ def _check_root(data_root: Path | None) -> None:
 
 
 def check_own(word: str, how: Checking) -> DomainCheck:
-    """A user's own folders, or "path label" list: what training would refuse, and what it would stop at."""
+    """A user's own folders, or "path label" list, or images without labels: what training would refuse, and what it
+    would stop at."""
     name, place = parse_assignment(word, "NAME=DIR")
     findings, rows = Findings(name), []
+    try:
+        unlabelled = unlabelled_images(name, place)
+    except DataError as error:
+        kind: Kind = "list that lacks files" if os.path.isfile(place) else "unreadable file"
+        findings.add(kind, str(error).removeprefix(f"{name}: "), file=place)
+        return DomainCheck(name, "", place, {}, (), {}, findings)
+    if unlabelled is not None:
+        how.images(findings, [ImageRow(path, "all", "") for path in unlabelled])
+        findings.add("no labels", "the images have no labels: a target's may have none, a source's need some")
+        return DomainCheck(name, "", place, {}, (), {"all": {}}, findings, images={"all": len(unlabelled)})
     # Of a name that is too long pathlib raises.
     if os.path.isfile(place):
         # Whose own list it is may well repeat an image.

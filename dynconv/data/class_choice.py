@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 from dynconv.data.errors import DataError
@@ -20,7 +21,7 @@ def match_classes(listings: Sequence[Listing], choice: ClassChoice) -> tuple[lis
     """The domains with one set of classes, and the target's as indices into it where it lacks some (else None).
 
     Args:
-        listings: The sources, and the target last.
+        listings: The sources, and the target last. One without labels gets the classes that all sources have.
         choice: "same" wants the same class names everywhere. "common" keeps the classes that all domains have, and
             says how many images it left out. "partial" lets the target lack classes that all sources have.
 
@@ -29,6 +30,11 @@ def match_classes(listings: Sequence[Listing], choice: ClassChoice) -> tuple[lis
     """
     if choice not in CHOICES:
         raise DataError(f"classes: expected one of {', '.join(CHOICES)}, got {choice!r}")
+    *sources, target = listings
+    if not target.labelled:
+        # Nobody knows which of the sources' classes it has: a network tells those apart that all of them have.
+        target = replace(target, classes=_common(sources))
+        listings = [*sources, target]
     shared = _common(listings)
     if choice == "common":
         if len(shared) < 2:
@@ -38,7 +44,6 @@ def match_classes(listings: Sequence[Listing], choice: ClassChoice) -> tuple[lis
                 f"{_lacking(listings)}"
             )
         return [common_only(listing, shared) for listing in listings], None
-    *sources, target = listings
     names = sources[0].classes
     if len(names) < 2:
         raise DataError(f"{sources[0].name}: {sources[0].place} has one class only ({names[0]}): expected two or more")
@@ -96,9 +101,9 @@ def _common(listings: Sequence[Listing]) -> tuple[str, ...]:
 
 
 def _lacking(listings: Sequence[Listing]) -> str:
-    """One line per domain: where it is, how many classes it has, and which of the others' it lacks."""
+    """One line per labelled domain: where it is, how many classes it has, and which of the others' it lacks."""
     lines = []
-    for listing in listings:
+    for listing in _labelled(listings):
         others = sorted({name for other in listings for name in other.classes} - set(listing.classes))
         what = f"lacks {words(others)}" if others else "lacks none"
         lines.append(f"\n  {listing.name} ({listing.place}, {len(listing.classes)} classes) {what}")
@@ -107,6 +112,7 @@ def _lacking(listings: Sequence[Listing]) -> str:
 
 def _hint(listings: Sequence[Listing]) -> str:
     """Two usual causes, where they can be seen."""
+    listings = _labelled(listings)
     numbered = [listing for listing in listings if all(name.isdecimal() for name in listing.classes)]
     if numbered and len(numbered) < len(listings):
         named = next(listing for listing in listings if listing not in numbered)
@@ -118,6 +124,10 @@ def _hint(listings: Sequence[Listing]) -> str:
     if len(plain) == 1:
         return ".\nThey differ in upper and lower case, spaces, '-' and '_' only: rename the folders or labels"
     return ""
+
+
+def _labelled(listings: Sequence[Listing]) -> list[Listing]:
+    return [listing for listing in listings if listing.labelled]
 
 
 def _plain(name: str) -> str:

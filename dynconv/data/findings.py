@@ -37,10 +37,20 @@ Kind = Literal[
     "copies",
     "copies with other labels",
     "other sizes",
+    "no labels",
 ]
 # What is told and is no damage: publishers ship such sets.
 NOTES: frozenset[Kind] = frozenset(
-    {"subset", "stray files", "repeated rows", "one colour", "copies", "copies with other labels", "other sizes"}
+    {
+        "subset",
+        "stray files",
+        "repeated rows",
+        "one colour",
+        "copies",
+        "copies with other labels",
+        "other sizes",
+        "no labels",
+    }
 )
 
 

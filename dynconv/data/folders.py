@@ -1,4 +1,4 @@
-"""A user's own images: one folder per class, or a text file of `path label` lines."""
+"""A user's own images: one folder per class, or a text file of `path label` lines; of a target also without labels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from dynconv.data.base import Domain, Split
+from dynconv.data.base import UNLABELLED, Domain, Split
 from dynconv.data.draws import stratified_draw, stratified_hold_out, uniform_draw
 from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, ImageFiles, kept
 from dynconv.data.translated import translated_rows
+from dynconv.data.unlabelled import unlabelled_images
 from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, sound_rows
 
 # One fixed division of a set without a published test split, so that every run measures on the same images.
@@ -22,13 +23,17 @@ SPLIT_SEED = 0
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files of one domain before any is opened. `test` is None where the publisher ships no test split."""
+    """Image files of one domain before any is opened. `test` is None where the publisher ships no test split.
+
+    Where not `labelled`, the files are all in `train`, each with the label `UNLABELLED`.
+    """
 
     name: str
     place: Path
     classes: tuple[str, ...]
     train: tuple[tuple[Path, int], ...]
     test: tuple[tuple[Path, int], ...] | None
+    labelled: bool = True
 
     def relabelled(self, classes: tuple[str, ...]) -> Listing:
         """The same files with labels that index `classes`, which holds all of this listing's."""
@@ -38,7 +43,10 @@ class Listing:
         return replace(self, classes=classes, train=train, test=test)
 
     def limited(self, classes: tuple[str, ...]) -> tuple[Listing, int]:
-        """The files of `classes` alone, with labels that index these, and how many files were left out."""
+        """The files of `classes` alone, with labels that index these, and how many files were left out; without labels
+        all of them."""
+        if not self.labelled:
+            return replace(self, classes=classes), 0
         new = {self.classes.index(name): place for place, name in enumerate(classes) if name in self.classes}
         train = tuple((path, new[label]) for path, label in self.train if label in new)
         test = None if self.test is None else tuple((path, new[label]) for path, label in self.test if label in new)
@@ -60,17 +68,21 @@ def parse_assignment(text: str, argument: str) -> tuple[str, Path]:
     return name, Path(place).expanduser()
 
 
-def list_images(name: str, place: Path) -> Listing:
+def list_images(name: str, place: Path, *, labelled: bool = True) -> Listing:
     """Find a domain's images and classes.
 
     `place` is a folder with one folder per class, a folder with such folders in `train` and `test`, a folder of
     translated images (`LABEL_ID_fake_B.png`, see `dynconv.data.translated`), or a text file whose lines are
     `path label`, paths being relative to the file's folder. Classes are sorted, numerically where all are numbers.
 
+    Where not `labelled`, the images may go without labels (`unlabelled_images`); such a listing has no classes yet.
+
     Raises:
         DataError: `place` is absent, holds no class, a class holds no image, a list has a malformed line, or a folder
             has more than one layout.
     """
+    if not labelled and (images := unlabelled_images(name, place)) is not None:
+        return Listing(name, place, (), tuple((image, UNLABELLED) for image in images), None, labelled=False)
     # Of a name that is too long pathlib raises.
     if os.path.isfile(place):
         rows = sound_rows(name, place, place.parent, lambda path, label: label)
@@ -129,13 +141,15 @@ def _numbered(rows: list[Row], classes: tuple[str, ...]) -> tuple[tuple[Path, in
 
 def _read_classes(name: str, folder: Path) -> list[Row]:
     try:
-        classes, _ = class_folders(folder)
+        classes, stray = class_folders(folder)
     except OSError as error:
         raise DataError(f"{name}: the folder {folder} cannot be read: {error}") from error
     if not classes:
+        images = sum(path.suffix.lower() in SUFFIXES for path in stray)
         raise DataError(
             f"{name}: {folder} holds no folder: expected one folder of images per class, or translated images called "
             "LABEL_ID_fake_B.png"
+            + (f". Its {images} images have no labels, as a target's may: --target {name}={folder}" if images else "")
         )
     for each in classes:
         if each.error is not None:
@@ -160,12 +174,18 @@ def load_listing(
     """A listing's images as a domain, decoded now where they fit in memory (see `Decoding`).
 
     Without a published test split, a source is divided 80/20 by a fixed seed, class by class; a target's training and
-    test split both hold all images. `limit` bounds the training split: a source keeps its classes' shares, a target is
-    drawn without a look at labels. `side` is what a network sees of each square (see `Split`).
+    test split both hold all images, or without labels the training split alone. `limit` bounds the training split: a
+    source keeps its classes' shares, a target is drawn without a look at labels. `side` is what a network sees of each
+    square (see `Split`).
 
     Raises:
-        DataError: an image cannot be read, or too few are left for a test split.
+        DataError: an image cannot be read, too few are left for a test split, or labels are needed and not there.
     """
+    if not listing.labelled and role == "source":
+        raise DataError(
+            f"{listing.name}: the images of {listing.place} have no labels, and are to be trained on with them; give "
+            'one folder of images per class, or a list of "path label" lines'
+        )
     train, test = _divide(listing, role)
     if limit is not None and limit < len(train):
         labels = torch.tensor([label for _, label in train])
@@ -180,6 +200,8 @@ def load_listing(
         images = kept(ImageFiles(listing.name, [path for path, _ in rows], decoding))
         return Split(images, torch.tensor([label for _, label in rows], dtype=torch.int64), side)
 
+    if not listing.labelled:
+        return Domain(listing.name, listing.classes, split(train), None)
     whole = split(test)
     if train == test:
         return Domain(listing.name, listing.classes, whole, whole)

@@ -24,6 +24,7 @@ from dynconv.data.specs import (
     EMBEDDED,
     EXAMPLES,
     check_names,
+    check_places,
     data_root_of,
     default_variant,
     known_name,
@@ -75,7 +76,8 @@ def load_protocol(
             Exclusive with `source` and `target`.
         source: `NAME=DIR` entries: one folder per class, a folder of translated images, or a "path label" list (see
             `dynconv.data.folders`); or names of known domains, whose classes must be the same.
-        target: one such entry.
+        target: one such entry; its images may also have no labels: a folder that holds the images themselves, or a list
+            of paths.
         class_choice: Of own folders. "same": all domains have the same class names. "common": images of classes that
             not all have are left out, and counted on stderr. "partial": the target may lack classes of the sources.
         data_root: Where the publishers' files are (default: $DYNCONV_DATA).
@@ -302,6 +304,7 @@ def _named(source: Sequence[str], target: str) -> list[tuple[str, Path | None]]:
     named = [*(parsed(text, "--source") for text in source), parsed(target, "--target")]
     *names, goal = (name.rpartition(":")[2] for name, _ in named)
     check_names(names, goal, "--source/--target")
+    check_places(named, "--source/--target")
     return named
 
 
@@ -310,12 +313,12 @@ def _listings(
 ) -> list[folders.Listing]:
     """The files of each domain; of known digits, which are not files of images, the classes alone."""
     listings = []
-    for name, place in named:
+    for number, (name, place) in enumerate(named, start=1):
         collection, _, member = name.rpartition(":")
         if place is not None:
             if is_own(place):
                 raise DataError(f"{name}: {place} holds {SCENES}")
-            listings.append(folders.list_images(name, place))
+            listings.append(folders.list_images(name, place, labelled=number < len(named)))
         elif _is_digits(name, place):
             if class_choice != "same":
                 raise DataError(f"--classes {class_choice} is for own folders: {name} has its published classes")

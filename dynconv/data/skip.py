@@ -54,6 +54,13 @@ def _readable(
     listing: Listing, rows: Sequence[tuple[Path, int]], bad: Mapping[Path, str]
 ) -> tuple[tuple[Path, int], ...]:
     kept = tuple(row for row in rows if row[0] not in bad)
+    if not listing.labelled:
+        if not kept:
+            raise DataError(
+                f"{listing.name}: --skip-bad would leave no image: none below {listing.place} can be read, such as "
+                f"{next(iter(bad.values()))}"
+            )
+        return kept
     if lost := {label for _, label in rows} - {label for _, label in kept}:
         names = ", ".join(listing.classes[label] for label in sorted(lost))
         raise DataError(

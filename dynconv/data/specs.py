@@ -117,6 +117,9 @@ def known_name(name: str, where: str, own: str) -> str:
     known = known_domains()
     if name in known:
         return name
+    if os.path.isdir(name):
+        form = own.replace("DIR", name) if own.count("DIR") == 1 else own
+        raise DataError(f"{where}: {name!r} is no known domain; a folder of your own needs a name: {form}")
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise DataError(f"{where}: unknown domain {name!r}.{hint} Known: {', '.join(known)}. Your own images: {own}")
@@ -129,6 +132,18 @@ def check_names(sources: Sequence[str], target: str, where: str) -> None:
         raise DataError(f"{where}: named twice among the sources: {', '.join(twice)}")
     if target in sources:
         raise DataError(f"{where}: the target {target!r} is also a source")
+
+
+def check_places(named: Sequence[tuple[str, Path | None]], where: str) -> None:
+    """Raise a DataError where the target, the last of the names and places, is the folder or list of a source, with
+    symbolic links followed: its labels would be trained on. Known domains, None, are told apart by name."""
+    *sources, (goal, place) = named
+    for name, other in sources:
+        if place is not None and other is not None and place.resolve() == other.resolve():
+            raise DataError(
+                f"{where}: the target {goal} and the source {name} are the same, {place}: its labels would be trained "
+                "on; give the images to adapt to"
+            )
 
 
 def data_root_of(name: str, data_root: Path | None) -> Path:

@@ -142,6 +142,17 @@ def training_domains(config: TrainConfig, protocol: Protocol) -> tuple[Protocol,
     return source_validation_split(protocol, config.run.seed)
 
 
+def unlabelled_note(protocol: Protocol) -> str | None:
+    """What whoever watches a run must know of a target without labels to measure by; None where it has some."""
+    target = protocol.target
+    if target.test is not None:
+        return None
+    return (
+        f"target {target.name}: {len(target.train)} images without labels: no target accuracy, no oracle; label-free "
+        "validators are measured"
+    )
+
+
 def scene_options(config: TrainConfig) -> SceneOptions:
     """How a run's scenes are loaded."""
     run = config.run

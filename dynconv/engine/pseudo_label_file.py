@@ -49,8 +49,9 @@ class PseudoLabels:
     """int64 (n,)."""
     confidences: Tensor
     """float64 (n,), the highest probability."""
-    oracle_accuracy: float
-    """Share of the labels that are right. It takes the target's labels, for whoever watches: nothing goes by it."""
+    oracle_accuracy: float | None
+    """Share of the labels that are right. It takes the target's labels, for whoever watches: nothing goes by it. None
+    where the target has no labels."""
 
     def __post_init__(self) -> None:
         count = self.indices.numel()
@@ -72,11 +73,11 @@ class PseudoLabels:
 
     def summary(self) -> str:
         """What they are, for a line of the log."""
-        counts = self.counts
+        counts, right = self.counts, self.oracle_accuracy
+        oracle = "none, the target has no labels" if right is None else f"{100 * right:.1f} % of them are right"
         return (
             f"{len(self.indices)} of {self.images} training images of {self.target} above {self.threshold:g}, "
-            f"{int(counts.min())} to {int(counts.max())} in each of {len(self.classes)} classes (oracle: "
-            f"{100 * self.oracle_accuracy:.1f} % of them are right)"
+            f"{int(counts.min())} to {int(counts.max())} in each of {len(self.classes)} classes (oracle: {oracle})"
         )
 
     def logs(self) -> dict[str, float]:
@@ -88,8 +89,9 @@ class PseudoLabels:
             "threshold": self.threshold,
             "smallest-class": float(counts.min()),
             "largest-class": float(counts.max()),
-            "oracle-accuracy": self.oracle_accuracy,
         }
+        if self.oracle_accuracy is not None:
+            found["oracle-accuracy"] = self.oracle_accuracy
         return {f"pseudo-labels/{name}": value for name, value in found.items()}
 
 

@@ -25,6 +25,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from dynconv.data import Domain, Split, parse_spec
+from dynconv.data.base import UNLABELLED
 from dynconv.distributed import gather_rows, my_share, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.loaded_run import LoadedRun, load_run
@@ -151,8 +152,13 @@ def _predicted(config: TrainConfig, path: Path, target: Domain, fabric: Fabric) 
         indices=indices,
         labels=labels,
         confidences=confidences,
-        oracle_accuracy=float((target.train.labels[indices] == labels).double().mean()),
+        oracle_accuracy=_share_of_right(labels, target.train.labels[indices]),
     )
+
+
+def _share_of_right(labels: Tensor, truth: Tensor) -> float | None:
+    """None where the truth is not known."""
+    return None if bool((truth == UNLABELLED).any()) else float((truth == labels).double().mean())
 
 
 def _other_run(config: TrainConfig, path: Path, target: Domain) -> LoadedRun:

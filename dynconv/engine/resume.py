@@ -29,7 +29,8 @@ def take_up(run: Run) -> None:
         # Every process has read what it needs of the folder.
         barrier()
         if is_main():
-            folder.open(run.config, {"max_steps": run.max_steps, **environment()}, run.step, used)
+            told = {} if run.method.notice is None else {"notice": run.method.notice}
+            folder.open(run.config, {"max_steps": run.max_steps, **environment(), **told}, run.step, used)
     except BaseException:
         folder.lock.release()
         raise

@@ -29,7 +29,7 @@ from dynconv.engine.journal import Journal
 from dynconv.engine.meter import CURES, Diverged, Meter, not_finite
 from dynconv.engine.processes import AGREE_EVERY, average, running_statistics, under_torchrun
 from dynconv.engine.run_folder import RunFolder
-from dynconv.engine.run_options import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN
+from dynconv.engine.run_options import DEFAULT_EPOCHS, EVALUATIONS_PER_RUN, LOG_EVERY
 from dynconv.engine.scoring import evaluating
 from dynconv.engine.selection import KEPT, merit
 from dynconv.engine.step import Stepper
@@ -58,6 +58,8 @@ class Run:
         self.max_steps = run.max_steps or (run.epochs or DEFAULT_EPOCHS) * self.steps_per_epoch
         self.eval_every = run.eval_every or math.ceil(self.max_steps / EVALUATIONS_PER_RUN)
         self.checkpoint_every = run.checkpoint_every or self.eval_every
+        # Of a short run too there are curves to look at.
+        self.log_every = run.log_every or min(LOG_EVERY, math.ceil(self.max_steps / EVALUATIONS_PER_RUN))
         self.refresh_every = self.method.refresh_interval(self.batches.steps_per_pass)
         self.meter = Meter(self.fabric.device)
         self.running = running_statistics(self.method)
@@ -156,7 +158,7 @@ class Run:
             self.seconds = time.monotonic() - began
             last = self.step == self.max_steps
             stop = self.asked_to_stop(guard)
-            log = last or self.step % self.config.run.log_every == 0
+            log = last or self.step % self.log_every == 0
             evaluate = last or self.step % self.eval_every == 0
             checkpoint = last or stop or self.step % self.checkpoint_every == 0
             if log or evaluate or checkpoint:

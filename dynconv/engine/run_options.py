@@ -26,6 +26,7 @@ DEFAULT_EPOCHS = 10
 # DRT, section 4.3.
 PSEUDO_CONFIDENCE = 0.8
 EVALUATIONS_PER_RUN = 10
+LOG_EVERY = 50
 
 
 def _default_data_root() -> Path | None:
@@ -49,7 +50,8 @@ class RunOptions:
     """Own labelled domains. DIR holds one folder per class or translated images called LABEL_ID_fake_B.png, or is a
     list of "path label" lines. A known domain stands by its name alone (mnist)."""
     target: Annotated[str | None, _words("NAME=DIR")] = None
-    """Own target domain, or the name of a known one (usps); its labels are used for evaluation only."""
+    """Own target domain, or the name of a known one (usps). Its labels are used for evaluation only; a folder of images
+    without folders in it, or a list of paths alone, has none."""
     classes: ClassChoice = "same"
     """What to do where the class names of own domains differ: stop ("same"), take those that all have and leave out the
     other images ("common"), or let the target lack classes of the sources ("partial")."""
@@ -106,7 +108,9 @@ class RunOptions:
     """What the column "label-free" selects by, looking at no label of the target. Every evaluation has them all."""
     checkpoint_every: Annotated[int | None, _words("N", "default: at every evaluation")] = None
     """Steps between checkpoints."""
-    log_every: int = 50
+    log_every: Annotated[
+        int | None, _words("N", f"default: {LOG_EVERY}, in shorter runs {EVALUATIONS_PER_RUN} rows per run")
+    ] = None
     """Steps between the rows of training.jsonl: means of the losses and of all else that the method logs."""
     device: Device = "auto"
     """Where to compute; auto takes CUDA where it is available."""

@@ -181,7 +181,7 @@ def _domains(runs: Sequence[LoadedRun]) -> tuple[list[tuple[str, Split]], list[t
 
 def _filled(name: str, split: Split | None) -> tuple[str, Split]:
     if split is None or len(split) == 0:
-        raise ValueError(f"domain {name}: it has no test images to stream")
+        raise ValueError(f"domain {name}: it has no test images with labels to stream")
     return name, split
 
 

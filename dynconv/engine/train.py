@@ -12,7 +12,7 @@ from dynconv.data.arrangements import with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.interrupt import Interrupted
-from dynconv.engine.loading import check_skipped, load_domains, record_skipped, training_domains
+from dynconv.engine.loading import check_skipped, load_domains, record_skipped, training_domains, unlabelled_note
 from dynconv.engine.meter import Diverged
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.pseudo_label_file import record_pseudo_labels
@@ -161,6 +161,8 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
         run.notes.append(
             f"{config.method} is a bound: it trains on {labels} of {training.target.name} and looks at no source"
         )
+    if (note := unlabelled_note(training)) is not None:
+        run.notes.append(note)
     if pseudo is not None:
         run.notes.append(f"pseudo labels of {config.run.pseudo_labels_from}: {pseudo.summary()}")
     take_up(run)

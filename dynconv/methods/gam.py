@@ -73,7 +73,8 @@ class GAMConfig(AdaptedConfig):
     images, jointly for those of pixels."""
     discriminator_steps: int = 500
     """Steps in which the discriminators learn alone: the first ones of the adaptation, and after each new one of "one-
-    by-one" (section 5: 500; released code: 0)."""
+    by-one" (section 5: 500; released code: 0). In a run too short for it the default stands for half of these steps,
+    and the run says so."""
     gaussian_start: bool = True
     """Whether the target's network begins as Gaussian matching leaves it (section 4.1, "crucial for successful
     transfer" by section 4.2), or as the source's (released code)."""
@@ -150,6 +151,12 @@ class GAMConfig(AdaptedConfig):
             return ()
         return first_steps(self.adaptation_begins(max_steps), max_steps, len(_resolved_taps(self)[0]))[1:]
 
+    def steps_alone(self, steps: int) -> int:
+        """`discriminator_steps`, or what the default stands for where the adaptation (a part of "one-by-one") has only
+        so many `steps`, and would adapt in none of them."""
+        given = self.discriminator_steps
+        return steps // 2 if given == type(self).discriminator_steps and given >= steps else given
+
     def _own(self, name: str, given: float | None) -> float:
         return (_OF_PIXELS if labels_pixels(self) else _OF_IMAGES)[name] if given is None else given
 
@@ -191,6 +198,7 @@ class GAM(Adapted):
         # The first so many discriminators play in this step; `alone`: and nothing else learns.
         self.playing = len(self.tap_names)
         self.alone = False
+        self._shortened: str | None = None
 
     def tap_shapes(self, size: tuple[int, int] | None = None) -> dict[str, tuple[int, ...]]:
         """Shape (C, h, w) or (C,) of each tap's activations of an image, by name.
@@ -235,14 +243,32 @@ class GAM(Adapted):
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
         super().check_run(max_steps=max_steps, micro_batch=micro_batch)
-        alone, parts = self.config.discriminator_steps, self._parts
-        steps = (max_steps - self.config.adaptation_begins(max_steps)) // parts
+        given, parts, steps = self.config.discriminator_steps, self._parts, self._steps_of_part(max_steps)
+        alone = self.config.steps_alone(steps)
+        each = (
+            f"each of the {parts} parts of the adaptation, one for each discriminator,"
+            if parts > 1
+            else "the adaptation"
+        )
         if alone >= steps:
-            each = f"each of the {parts} parts of the adaptation, one for each discriminator," if parts > 1 else "it"
             raise ValueError(
                 f"discriminator_steps: {each} has {steps} of the run's {max_steps} steps, and in {alone} of them the "
                 "discriminators would learn alone, so nothing is ever adapted; give fewer of these, or more steps"
             )
+        if alone != given:
+            # Before the first step whoever watches is told.
+            self._shortened = (
+                f"discriminator_steps: {given}, the default, are too many, for {each} has {steps} of the "
+                f"run's {max_steps} steps; they learn alone in {alone} of these (--discriminator-steps to choose)"
+            )
+
+    @property
+    def notice(self) -> str | None:
+        return "\n".join(filter(None, (super().notice, self._shortened))) or None
+
+    def _steps_of_part(self, max_steps: int) -> int:
+        """Steps of each of the equal parts of the adaptation of a run of `max_steps`, of the shortest of them."""
+        return (max_steps - self.config.adaptation_begins(max_steps)) // self._parts
 
     @property
     def _parts(self) -> int:
@@ -259,7 +285,7 @@ class GAM(Adapted):
         part = (step - begins) * parts // steps
         first = first_steps(begins, max_steps, parts)[part]
         self.playing = len(self.tap_names) if parts == 1 else part + 1
-        self.alone = step < first + self.config.discriminator_steps
+        self.alone = step < first + self.config.steps_alone(self._steps_of_part(max_steps))
 
     @property
     def observed_images(self) -> int | None:

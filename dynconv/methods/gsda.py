@@ -33,7 +33,8 @@ class GSDAConfig(AdversarialConfig):
     VisDA and for partial adaptation)."""
     num_groups: tuple[int, ...] = (6,)
     """Disjoint groups drawn at random (section 3.1: 6 on Office-31, 13 on Office-Home, 4 on VisDA); several growing
-    numbers give a deeper hierarchy (section 2.2)."""
+    numbers give a deeper hierarchy (section 2.2). They must be fewer than the classes: of 6 classes and fewer the
+    default stands for half as many groups as classes (2 or 3), of two classes for none, and the run says so."""
     groups: str = ""
     """Groups of one's own as nested lists of class indices, "[[0, 1], [2, 3, 4]]", instead of random ones; classes
     count from 0 in the order of their names. They may overlap (a class's share is then divided among its groups)
@@ -84,7 +85,14 @@ class GSDAConfig(AdversarialConfig):
         if self.groups:
             return Hierarchy.from_tree(parse_tree(self.groups), num_classes)
         generator = None if self.group_seed is None else torch.Generator().manual_seed(self.group_seed)
-        return Hierarchy.random(num_classes, self.num_groups, generator)
+        return Hierarchy.random(num_classes, self.groups_of(num_classes), generator)
+
+    def groups_of(self, num_classes: int) -> tuple[int, ...]:
+        """`num_groups`, or what the default stands for where it is not smaller than the number of classes: groups of
+        two or three classes, a choice of ours (the paper's four of VisDA have three each)."""
+        if self.num_groups != type(self).num_groups or num_classes > max(self.num_groups):
+            return self.num_groups
+        return (max(2, num_classes // 2),) if num_classes > 2 else ()
 
 
 class GSDA(AdversarialMethod):
@@ -105,6 +113,18 @@ class GSDA(AdversarialMethod):
         self.register_buffer("edges", hierarchy.edges)
         self.levels = hierarchy.levels
         return self.bank(hierarchy.num_nodes, self.features.out_features)
+
+    @property
+    def notice(self) -> str | None:
+        config = self.config
+        drawn = config.groups_of(self.num_classes)
+        if config.levels != "group" or config.groups or drawn == config.num_groups:
+            return super().notice
+        own = (
+            f"num_groups: {config.num_groups[0]}, the default, are not fewer than the {self.num_classes} classes; "
+            f"{drawn[0] if drawn else 'no'} groups of classes instead (--num-groups to choose)"
+        )
+        return "\n".join(filter(None, (super().notice, own)))
 
     def alignment(self, encoded: Encoded, reverse: float | None) -> Alignment:
         drops = self.training and self.config.dropout > 0

@@ -91,6 +91,11 @@ class Imported(Method):
         self._taken = f"the scores of {len(classes)} classes came with the weights"
         if spare:
             self._taken += f"; left out: those of {words(spare)}"
+        layers = dict.fromkeys(
+            name.rpartition(".")[0] for name, _ in self.heads[0].named_parameters() if name not in self._scores
+        )
+        if layers:
+            self._taken += f"; the file has no {words(list(layers))}, whose part of the scores stays zero"
 
     @property
     def notice(self) -> str | None:

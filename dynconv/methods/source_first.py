@@ -21,6 +21,8 @@ from dynconv.models.weights import are_left_out, weights_left_out
 
 # What a branch computes by, beside what the shapes of its weights tell.
 OF_BRANCHES = ("temperature", "scale_activation")
+# What the shapes of a network's weights are of.
+OF_NETWORK = ("backbone", "norm", "bottleneck", "residual", "num_bases", "basis_kernel_size", "reduction")
 
 
 @dataclass(frozen=True)
@@ -152,16 +154,19 @@ def load_source(
     """
     where = f"source_checkpoint {path}"
     if not path.is_file():
+        last = path / "checkpoints" / "last.pt"
+        what = "this is a folder" if path.is_dir() else "there is no such file"
         raise ValueError(
-            f"{where}: there is no such file; expected a checkpoint of a run on the source, such as "
-            "RUN/checkpoints/last.pt"
+            f"{where}: {what}; expected a checkpoint of a run on the source, such as "
+            f"{last if last.is_file() else 'RUN/checkpoints/last.pt'}"
         )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
         classes, method = tuple(found["classes"]), found["config"]["method"]
         before = found["config"].get(f"{method}.source_checkpoint", "")
-        of_branches = {
-            name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name)) for name in OF_BRANCHES
+        its = {
+            name: found["config"].get(f"{method}.{name}", getattr(MethodConfig, name))
+            for name in (*OF_NETWORK, *OF_BRANCHES)
         }
         weights = found["config"].get(f"{method}.weights", MethodConfig.weights)
         chosen = found["config"].get(f"{method}.image_norm", MethodConfig.image_norm)
@@ -176,11 +181,13 @@ def load_source(
     misfits = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
     misfits += [name for name in state if name not in own]
     if misfits:
+        differing = [f"{name} {its[name]!r}" for name in OF_NETWORK if its[name] != getattr(config, name)]
+        give = f"its {', '.join(differing)}" if differing else "the backbone, norm, bottleneck and residual of that run"
         raise ValueError(
-            f"{where} is of a run of {method} with another network: {listed(misfits)} do not fit; give the backbone, "
-            f"norm, bottleneck and residual of that run, whose classes are {listed(classes)}"
+            f"{where} is of a run of {method} with another network: {listed(misfits)} do not fit; give {give} (its "
+            f"classes are {listed(classes)})"
         )
-    others = [f"{name} {value!r}" for name, value in of_branches.items() if value != getattr(config, name)]
+    others = [f"{name} {its[name]!r}" for name in OF_BRANCHES if its[name] != getattr(config, name)]
     if others:
         raise ValueError(
             f"{where} is of a run of {method} whose coefficients are found in another way; give its {', '.join(others)}"

@@ -33,27 +33,30 @@ def classification(
     """Accuracy over all samples, and within each class.
 
     Args:
-        batches: Pairs of scores (B, num_classes) and labels int64 (B,), on one device. Of several processes, each gives
-            those of its own share (there may be none), and all get the figures of all.
+        batches: Pairs of scores (B, num_classes) and labels int64 (B,), 0 to num_classes - 1, on one device. Of several
+            processes, each gives those of its own share (there may be none), and all get the figures of all.
         num_classes: Number of classes.
         device: That of the batches.
 
     Raises:
-        ValueError: There is no sample.
+        ValueError: There is no sample, or one without a label (a negative one).
         NonFiniteError: A score is not finite (the highest of such scores means nothing).
     """
     from torchmetrics.classification import MulticlassConfusionMatrix
 
     metric = MulticlassConfusionMatrix(num_classes=num_classes).to(device)
-    broken, seen = 0, 0
+    broken, seen, unlabelled = 0, 0, 0
     for scores, labels in batches:
         broken, seen = broken + int((~scores.isfinite()).sum()), seen + scores.numel()
-        if not broken and len(labels):
+        unlabelled += int((labels < 0).sum())
+        if not broken and not unlabelled and len(labels):
             metric.update(scores, labels)
     # Together, for a process that stopped by itself would be waited for in vain.
-    counts = all_sum(torch.tensor([broken, seen], device=device)).tolist()
+    counts = all_sum(torch.tensor([broken, seen, unlabelled], device=device)).tolist()
     if counts[0]:
         raise NonFiniteError(f"scores: {counts[0]} of {counts[1]} are not finite")
+    if counts[2]:
+        raise ValueError(f"labels: {counts[2]} images have none, so that their accuracy is undefined")
     if counts[1] == 0:
         raise ValueError("batches: accuracy of no sample is undefined, expected at least one batch")
     confusion: list[list[int]] = all_sum(metric.confmat).tolist()

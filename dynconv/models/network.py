@@ -252,7 +252,7 @@ def _take_weights(
         _make_dynamic(features, dynamic, "static")
     if state is None or not released:
         return pretrained, notice, scores
-    left_out = load_state(trunk, renamed(state, trunk, where), where)
+    left_out = [name for name in load_state(trunk, renamed(state, trunk, where), where) if name not in taken.values()]
     without = f"; its classifier is left out ({words(left_out)})" if left_out else ""
     return list(features.parameters()), f"{where}: bases and branches came with the weights{without}", scores
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Literal
 
@@ -45,6 +46,7 @@ class CoefficientBranch(nn.Module):
         w2: (K + num_scales, hidden): rows 0..K-1 give the softmax's logits, the others the scales.
 
     Raises:
+        TypeError: A count is no int.
         ValueError: A count out of range, a temperature that is not positive, an unknown activation.
     """
 
@@ -70,6 +72,8 @@ class CoefficientBranch(nn.Module):
             ("num_scales", num_scales, 0),
             ("reduction", reduction, 1),
         ):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise TypeError(f"CoefficientBranch: {name} must be an int, got {value!r}.")
             if value < least:
                 raise ValueError(f"CoefficientBranch: {name} must be >= {least}, got {value}.")
         if num_bases + num_scales == 0:

@@ -32,12 +32,13 @@ def to_dynamic(
 
     The new modules take over the Parameters they replace, so pretrained weights, ties between weights and optimisers
     that already hold them stay valid (add the new parameters to the optimiser). With ``start="static"`` the converted
-    model computes what it computed before.
+    model computes what it computed before. Frozen weights stay frozen; bases and branches can always learn.
 
     Args:
         model: Any module; a single ``nn.Conv2d`` goes through ``DynamicConv2d.from_conv2d``.
         where: Which convolutions. A predicate ``(name, conv) -> bool``, or glob patterns on module names ("*" spans
-            dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else (timm's ``Conv2dSame``).
+            dots). Offered are plain ``nn.Conv2d``; a subclass of it may compute something else (timm's ``Conv2dSame``),
+            and so does a parametrised one: they stay as they are.
             Default: in torchvision's ResNets the 3x3 of each Bottleneck (DRT's choice) or both 3x3 of each BasicBlock;
             in any other model every convolution with a kernel larger than 1x1 (of odd size, for a 1x1 basis).
         start: ``"static"`` or ``"random"``: see ``DynamicConv2d.reset_residual``.
@@ -49,9 +50,13 @@ def to_dynamic(
     context by ``conv(y, context=x)`` after ``DynamicConv2d(..., context_channels=C)``.
 
     Raises:
+        TypeError: ``model`` is no module, ``where`` neither a function nor patterns, or a number of the wrong kind.
         ValueError: Nothing matched, a pattern matched nothing, an option does not fit a matched convolution (the model
             is then left as it was), or ``model`` is itself a convolution.
     """
+    if not isinstance(model, nn.Module):
+        given = f"{type(model).__name__} {getattr(model, '__name__', '')}".rstrip()
+        raise TypeError(f"to_dynamic: model must be an nn.Module, got {given}.")
     if isinstance(model, nn.Conv2d):
         raise ValueError(
             "to_dynamic: model is itself a convolution and cannot be replaced in place; "
@@ -63,9 +68,10 @@ def to_dynamic(
             names.setdefault(module, []).append(name)
     blocks = _torchvision_blocks(model)
     pointwise = residual != "channel" and basis_kernel_size == 1
-    chosen = _default(names, blocks, pointwise) if where is None else _chosen(names, where)
+    chosen = _default(names, blocks, pointwise) if where is None else _chosen(model, names, where)
     if not chosen:
-        raise ValueError(f"to_dynamic: no convolution matched. {_offer(names)}")
+        left_out = _left_out(blocks, pointwise) if where is None and names else ""
+        raise ValueError(f"to_dynamic: no convolution matched. {_offer(model, names)}{left_out}")
 
     replacements: dict[nn.Conv2d, DynamicConv2d] = {}
     for conv in chosen:
@@ -133,19 +139,49 @@ def _default(
     return [conv for conv in spatial if conv in of_blocks]
 
 
-def _chosen(names: dict[nn.Conv2d, list[str]], where: Where) -> list[nn.Conv2d]:
-    if callable(where):
+def _chosen(model: nn.Module, names: dict[nn.Conv2d, list[str]], where: Where) -> list[nn.Conv2d]:
+    if callable(where) and not isinstance(where, (type, nn.Module)):
         return [conv for conv, own in names.items() if any(where(name, conv) for name in own)]
-    patterns = [where] if isinstance(where, str) else list(where)
-    for pattern in patterns:
+    given: list[object] = [where] if isinstance(where, str) or not isinstance(where, Iterable) else list(where)
+    patterns: list[str] = []
+    for pattern in given:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "to_dynamic: where must be a function (name, conv) -> bool or patterns on the names of modules, "
+                f"got {pattern!r}. {_offer(model, names)}"
+            )
         if not any(fnmatchcase(name, pattern) for own in names.values() for name in own):
-            raise ValueError(f"to_dynamic: where: {pattern!r} matches no nn.Conv2d. {_offer(names)}")
+            raise ValueError(
+                f"to_dynamic: where: {pattern!r} matches no nn.Conv2d. {_what(model, names, pattern)}"
+                f"{_offer(model, names)}"
+            )
+        patterns.append(pattern)
     return [conv for conv, own in names.items() if any(fnmatchcase(name, p) for name in own for p in patterns)]
 
 
-def _offer(names: dict[nn.Conv2d, list[str]]) -> str:
+def _what(model: nn.Module, names: dict[nn.Conv2d, list[str]], pattern: str) -> str:
+    """What a pattern without a convolution names instead, if anything."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if name and fnmatchcase(name, pattern):
+            inside = any(own.startswith(f"{name}.") for places in names.values() for own in places)
+            below = f"; {f'{pattern}.*'!r} matches what is in it" if inside else ""
+            return f"{name!r} is a {type(module).__name__}{below}. "
+    return ""
+
+
+def _left_out(blocks: dict[nn.Module, type[nn.Module]], pointwise: bool) -> str:
+    """What the default of ``where`` does not take, where it took nothing."""
+    if blocks:
+        return " Of torchvision's ResNets only the 3x3 of the blocks are taken where none are named."
+    even = ", nor even ones (basis_kernel_size=None converts those)" if pointwise else ""
+    return f" Kernels of 1x1 are taken only where named{even}."
+
+
+def _offer(model: nn.Module, names: dict[nn.Conv2d, list[str]]) -> str:
+    dynamic = sum(isinstance(module, DynamicConv2d) for module in model.modules())
+    already = f" {dynamic} convolution{' is' if dynamic == 1 else 's are'} dynamic already." if dynamic else ""
     if not names:
-        return "The model has no plain nn.Conv2d (subclasses and parametrised ones are not converted)."
+        return f"The model has no plain nn.Conv2d (subclasses and parametrised ones are not converted).{already}"
     shown = ", ".join(own[0] for own in list(names.values())[:8])
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"Its plain nn.Conv2d are: {shown}{more}."
+    return f"The model's plain nn.Conv2d are: {shown}{more}.{already}"

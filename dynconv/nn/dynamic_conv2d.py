@@ -44,7 +44,7 @@ class DynamicConv2d(nn.Conv2d):
         branch: The :class:`CoefficientBranch`.
 
     Raises:
-        TypeError: ``num_bases`` is no int.
+        TypeError: ``num_bases`` or ``reduction`` is no int.
         ValueError: An option out of range, or an even kernel with a 1x1 basis (it has no centre tap).
     """
 
@@ -89,7 +89,7 @@ class DynamicConv2d(nn.Conv2d):
         if residual not in RESIDUALS:
             raise ValueError(f"DynamicConv2d: residual must be one of {RESIDUALS}, got {residual!r}.")
         has_basis, has_scale = residual != "channel", residual != "subspace"
-        if not isinstance(num_bases, int):
+        if isinstance(num_bases, bool) or not isinstance(num_bases, int):
             raise TypeError(f"DynamicConv2d: num_bases must be an int, got {num_bases!r}.")
         if has_basis and num_bases < 1:
             raise ValueError(f"DynamicConv2d: num_bases must be >= 1 for residual={residual!r}, got {num_bases}.")
@@ -218,11 +218,12 @@ class DynamicConv2d(nn.Conv2d):
 
         Raises:
             ValueError: No context where ``context_channels`` differs from ``in_channels``; a context beside
-                coefficients; coefficients that do not fit ``residual``; shapes that do not fit.
+                coefficients; coefficients that do not fit ``residual``; channels or shapes that do not fit.
         """
         if x.dim() == 3:
             context = context if context is None else context.unsqueeze(0)
             return self.forward(x.unsqueeze(0), context, coefficients).squeeze(0)
+        self._check_channels("x", x, self.in_channels)
         if coefficients is not None:
             if context is not None:
                 raise ValueError("DynamicConv2d: context is of no use beside coefficients; give one of them.")
@@ -233,6 +234,8 @@ class DynamicConv2d(nn.Conv2d):
                     f"DynamicConv2d: the branch reads a context of {self.context_channels} channels and the input has "
                     f"{self.in_channels}; pass it: forward(x, context=...)."
                 )
+            if context is not None:
+                self._check_channels("context", context, self.context_channels)
             pi, scale = self.branch(x if context is None else context)
         padding: Any = self.padding
         if self.padding_mode != "zeros":
@@ -250,6 +253,13 @@ class DynamicConv2d(nn.Conv2d):
             groups=self.groups,
         )
 
+    def _check_channels(self, name: str, given: Tensor, channels: int) -> None:
+        if given.dim() == 4 and given.shape[1] != channels:
+            raise ValueError(
+                f"DynamicConv2d: {name} must have {channels} channels, (B, {channels}, H, W); "
+                f"got shape {tuple(given.shape)}."
+            )
+
     def _given(self, coefficients: Tensor | tuple[Tensor | None, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
         if isinstance(coefficients, Tensor):
             coefficients = (coefficients, None)
@@ -266,8 +276,10 @@ class DynamicConv2d(nn.Conv2d):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # A static checkpoint knows weight and bias alone. One with some dynamic keys is damaged: strict mode says so.
+        # On the meta device basis and branch have no values to leave as they are: there strict mode says so too.
         own = {prefix + name: value for name, value in self.state_dict().items() if name not in ("weight", "bias")}
-        if prefix + "weight" in state_dict and own.keys().isdisjoint(state_dict):
+        static = prefix + "weight" in state_dict and own.keys().isdisjoint(state_dict)
+        if static and not self.branch.w1.is_meta:
             state_dict.update(own)
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -28,7 +28,8 @@ def save_embedding(
     Args:
         points: (N, 2), from t-SNE or the like: distances within a cloud mean something, those between clouds little.
         domains: int64 (N,), places in `domain_names`, whose last is the target.
-        labels: int64 (N,), places in `classes`. Ten colours, then the same with another shape.
+        labels: int64 (N,), places in `classes`, or below 0 for points without labels, which are grey. Ten colours,
+            then the same with another shape.
         domain_names, classes: What they are called.
         path: PNG to write.
     """
@@ -55,6 +56,9 @@ def save_embedding(
             box = {"facecolor": "white", "edgecolor": colour(label), "alpha": 0.85, "boxstyle": "round,pad=0.15"}
             by_class.text(x, y, name, fontsize=7, ha="center", va="center", bbox=box)
     names = "names at the medians of the target's" if len(classes) <= MOST_NAMES else f"{len(classes)} classes"
+    if (unlabelled := labels < 0).any():
+        by_class.scatter(*points[unlabelled].T, color="0.75", marker="x", s=9, linewidths=0.6)
+        names = "grey: without labels"
     repeats = "; colours repeat with other shapes" if len(classes) > len(COLOURS) else ""
     by_class.set_title(f"by class ({names}{repeats})", fontsize=10)
     for axis in (by_domain, by_class):

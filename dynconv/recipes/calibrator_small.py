@@ -63,7 +63,7 @@ DIGITS = Recipe(
     scale="small",
     expected="measured here, two seeds: source-only 72.7, 59.2 and 92.6, ADDA 86.3, 95.1 and 94.3, the Calibrator on "
     "scores 87.1, 93.6 and 93.4, with the paper's discriminators 68.5, 80.4 and 90.5",
-    cost="45 runs, of which 31 were run here: 129 minutes of runs, two at a time on two busy CPU cores",
+    cost="45 runs, of which 30 were run here: 126 minutes of runs, two at a time on two busy CPU cores",
     needs="MNIST, USPS, MNIST-M",
     baseline="source-only",
     published="calibrator-1",
@@ -81,7 +81,7 @@ CAUSES_DIGITS = dataclasses.replace(
     DIGITS,
     name="calibrator-causes-digits",
     source="the Calibrator, what might keep calibrator-digits from the paper's figures: one change at a time from its "
-    "row Calibrator, among them each of the three by which Calibrator on scores differs from it",
+    "row Calibrator, among them three of the four by which Calibrator on scores differs from it",
     tasks={task: head for task, head in TASKS.items() if task != "mnist_m-mnist"},
     rows=(
         SOURCE,
@@ -92,8 +92,9 @@ CAUSES_DIGITS = dataclasses.replace(
         _changed("scores in the place of features", feature_input="logits", feature_hidden=(500, 500)),
     ),
     seeds=1,
-    expected="to be measured",
-    cost="12 runs",
+    expected="measured here, seed 0, MNIST → USPS: source-only 72.8, Calibrator 69.1, four times the steps 55.3, "
+    "five times as fast 73.7, two groups 65.4, scores 80.4",
+    cost="12 runs, of which 8 were run here: 73 minutes of runs, two at a time on two busy CPU cores",
     needs="MNIST, USPS",
     baseline="Calibrator",
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 GPU = "one GPU of the A100's class"
+# How a cost begins that nobody has measured.
+ESTIMATED = "not run here; estimate: "
 
 
 def estimate(runs: int, minutes: float, work: str) -> str:
@@ -13,4 +15,4 @@ def estimate(runs: int, minutes: float, work: str) -> str:
     """
     hours = runs * minutes / 60
     total = f"{hours:.0f} hours" if hours >= 2 else f"{60 * hours:.0f} minutes"
-    return f"not run here; estimate: {runs} runs of {minutes:g} minutes on {GPU} ({work} a run), {total}"
+    return f"{ESTIMATED}{runs} runs of {minutes:g} minutes on {GPU} ({work} a run), {total}"

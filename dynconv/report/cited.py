@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynconv.recipes import TABLES, PublishedRow, PublishedTable, Recipe
-from dynconv.report.model import Line, Table
+from dynconv.report.page.document import Line, Table
 
 ALL = "all"
 

@@ -10,7 +10,7 @@ from typing import Any
 from dynconv.methods.adda import ADDAConfig
 from dynconv.methods.gam import GAMConfig
 from dynconv.report.collect import FoundRun
-from dynconv.report.model import Block, Line, Missing, Table
+from dynconv.report.page.document import Block, Line, Missing, Table
 
 TITLE = "Cost of the discriminators"
 # Bytes of a number in float32.
@@ -113,7 +113,9 @@ def discriminators_block(run: FoundRun) -> Block | None:
         if run.config.network_input.labels == "pixel":
             size = run.config.run.crop_size or size
         costs = discriminator_costs(options, num_classes, size)
-        return discriminators_table(costs, options, channels_last=run.config.run.channels_last)
+        # As long as it was asked to be, or by its epochs came out.
+        steps = run.config.run.max_steps or (run.step if run.done is not None else None)
+        return discriminators_table(costs, options, channels_last=run.config.run.channels_last, max_steps=steps)
     except ValueError as error:
         return Missing(TITLE, str(error))
 
@@ -140,10 +142,14 @@ def _task_of(checkpoint: Path) -> tuple[int, tuple[int, int]]:
 
 
 def discriminators_table(
-    found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, *, channels_last: bool = True
+    found: DiscriminatorCosts,
+    options: GAMConfig | ADDAConfig,
+    *,
+    channels_last: bool = True,
+    max_steps: int | None = None,
 ) -> Table:
     """A line for each tap, one for all of them, and one for the network that they are taken from; what a step makes of
-    them by the method's `options` and the run's `channels_last`."""
+    them by the method's `options`, the run's `channels_last` and its steps, None where these are not known."""
 
     def line(name: str, *counts: int | None, **kind: Any) -> Line:
         channels, places, parameters, macs, activations = counts
@@ -167,11 +173,13 @@ def discriminators_table(
         TITLE,
         ("tap", "channels", "places", "parameters", "multiply-adds, M", "activations, bytes"),
         tuple(lines),
-        (" ".join(_sentences(found, options, channels_last)),),
+        (" ".join(_sentences(found, options, channels_last, max_steps)),),
     )
 
 
-def _sentences(found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, channels_last: bool) -> list[str]:
+def _sentences(
+    found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, channels_last: bool, max_steps: int | None
+) -> list[str]:
     """How a step of the adaptation uses what is counted."""
     gam = isinstance(options, GAMConfig)
     # ADDA passes both for its own loss and for the encoder's, whatever the form of that.
@@ -184,8 +192,12 @@ def _sentences(found: DiscriminatorCosts, options: GAMConfig | ADDAConfig, chann
     one_by_one = isinstance(options, GAMConfig) and options.joins == "one-by-one" and len(found.taps) > 1
     if one_by_one:
         told.append("They join in one by one, so that only the last part of the adaptation passes through all of them.")
-    if options.discriminator_steps:
-        steps = f"The first {options.discriminator_steps} steps of {'each part' if one_by_one else 'the adaptation'}"
+    alone = options.discriminator_steps
+    if isinstance(options, GAMConfig) and max_steps is not None:
+        adapting = max_steps - options.adaptation_begins(max_steps)
+        alone = options.steps_alone(adapting // len(found.taps) if one_by_one else adapting)
+    if alone:
+        steps = f"The first {alone} steps of {'each part' if one_by_one else 'the adaptation'}"
         told.append(f"{steps} are without the second pass: nothing else learns.")
     held = "Activations are what the tap gives of an image of each domain, in float32: the networks compute them anyway"
     if not gam:

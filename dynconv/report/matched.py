@@ -6,7 +6,7 @@ from rich.table import Table
 
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import before, main_metric
-from dynconv.report.table import accuracies, measures, percent, selected_rows
+from dynconv.report.table import NO_LABELS, accuracies, measures, percent, selected_rows, without_target_labels
 
 
 def matched_table(folder: RunFolder) -> Table:
@@ -21,7 +21,8 @@ def matched_table(folder: RunFolder) -> Table:
     names = accuracies(last)
     if main_metric(last) != "accuracy":
         names = [f"{where}/{metric}" for where, found in measures(last).items() for metric in found]
-    table = Table(title=str(folder.path), caption="in %; no label of the target was looked at but for these figures")
+    words = NO_LABELS if without_target_labels(last) else "no label of the target was looked at but for these figures"
+    table = Table(title=str(folder.path), caption=f"in %; {words}")
     table.add_column("images", overflow="fold")
     columns = {"after": last} if start is None else {"before": start, "after": last}
     for head in columns:

@@ -18,11 +18,19 @@ RULES = ("last", "source-val", "label-free", "oracle")
 # What stands beside the name of a method that learns from the target's labels, wherever figures do.
 BOUND = "bound: trained on target labels"
 
+# Where figures of the target would stand, and its images have no labels.
+NO_LABELS = "the target has no labels: no figure of it, and no oracle"
+
 
 def named(method: str) -> str:
     """A method as tables call it: by its name, and what it is where it is no adaptation."""
     kind = METHODS.get(method)
     return f"{method} [{BOUND}]" if kind is not None and kind.supervised_by_target else method
+
+
+def without_target_labels(row: Row) -> bool:
+    """Whether an evaluation of a run has no figure of the target for want of labels."""
+    return any(name.startswith("target-train/") for name in row) and mean_of(row, "target-test") is None
 
 
 def selection_table(folder: RunFolder) -> Table:
@@ -39,7 +47,9 @@ def selection_table(folder: RunFolder) -> Table:
         # A word to the line: six columns are to fit into 80 characters.
         heads["label-free"] += "\n" + done["label_free_validator"].replace("-", "-\n")
     start = before(folder.rows())
-    words = "in %, at the step chosen by each rule; oracle looks at the target's labels and chooses no model"
+    unlabelled = without_target_labels(selected["last"])
+    of_target = NO_LABELS if unlabelled else "oracle looks at the target's labels and chooses no model"
+    words = f"in %, at the step chosen by each rule; {of_target}"
     caption = f"accuracy {words}" if main_metric(selected["last"]) == "accuracy" else words
     table = Table(title=f"{folder.path}", caption=caption)
     lines = _lines(selected["last"])
@@ -114,6 +124,8 @@ def metric_table(metrics: Mapping[str, Any]) -> Table | Group:
         return Group(*tables, *([_metric_lines(Table(), left)] if left else []))
     classes = sum(map(is_of_class, metrics))
     caption = f"--json has the accuracy of each of {classes} classes" if classes else None
+    if without_target_labels(plain):
+        caption = NO_LABELS
     return _metric_lines(Table(title=title, caption=caption), plain)
 
 
@@ -126,7 +138,8 @@ def _metric_lines(table: Table, metrics: Mapping[str, float]) -> Table:
 
 
 def _measure_table(by_place: Mapping[str, Mapping[str, float]], title: str) -> Table:
-    table = Table(title=title, caption="in %")
+    tested = any(where.startswith(("target-test/", "test/")) for where in by_place)
+    table = Table(title=title, caption="in %" if tested else f"in %; {NO_LABELS}")
     table.add_column("test images", overflow="fold")
     names = list(dict.fromkeys(metric for values in by_place.values() for metric in values))
     for name in names:

@@ -79,6 +79,9 @@ def test_every_row_is_complete_and_measured_in_every_layout(
     captured = capsys.readouterr()
     assert "4-6@5k3 batch 2 fp32 forward full subspace" in captured.out
     assert "skipped: timm" in captured.out and "[8/8" in captured.err
+    assert "measured on the CPU: " in captured.out and "x static: time over that of static" in captured.out
+    out = next(tmp_path.glob("*.csv"))
+    assert f"{len(rows)} rows are in {out}; python -m dynconv.bench.plot {out} draws them" in captured.err.splitlines()
 
 
 @pytest.mark.usefixtures("quick_rates")
@@ -331,8 +334,8 @@ def test_options_out_of_range_are_named(tmp_path: Path) -> None:
         ({"out": kept}, "--overwrite"),
     ):
         with pytest.raises(ValueError, match=word):
-            CommonOptions(**fields)
-    assert dataclasses.replace(CommonOptions(), out=kept, overwrite=True).out == kept
+            CommonOptions(**fields).check()
+    CommonOptions(out=kept, overwrite=True).check()
 
 
 @pytest.mark.gpu

@@ -51,7 +51,13 @@ def test_wrong_use_is_answered_with_code_2_and_one_message(
     assert "--providers: unknown ours" in fails(capsys, "--device", "cpu", "--providers", "ours")
     assert "--layout: unknown nchv" in fails(capsys, "--device", "cpu", "--layout", "nchv")
     assert "--basis full" in fails(capsys, "--device", "cpu", "--residual", "mixture", "--basis", "1x1")
-    assert "at least 1" in fails(capsys, "--device", "cpu", "--batch", "0")
+    for operation in ("dynamic_conv2d", "coefficients"):
+        told = fails(capsys, operation, "--device", "cpu", "--batch", "8", "0")
+        assert told == "dynconv: error: --batch: expected at least 1, got 0"
+        assert "--num-bases: expected at least 1, got -1" in fails(capsys, operation, "--num-bases", "-1")
+    assert (
+        fails(capsys, "--budget", "-1") == "dynconv: error: --budget: expected a positive number of seconds, got -1.0"
+    )
     assert "--residual: unknown mixture" in fails(capsys, "coefficients", "--residual", "mixture")
     assert "--models: unknown resnet18" in fails(capsys, "drt-step", "--models", "resnet18")
     for size in ("0", "1"):

@@ -77,3 +77,6 @@ def test_a_table_without_timed_rows_is_wrong_use(tmp_path: Path, capsys: pytest.
     assert "has no timed row" in capsys.readouterr().err
     assert plot.main([str(tmp_path / "none.csv")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    there = tmp_path / "there.csv"
+    assert plot.main([table(there, *rows()), "--out", str(there)]) == 2
+    assert f"--out {there} is a file; expected a folder" in capsys.readouterr().err

@@ -87,7 +87,9 @@ def test_numbers_from_one_and_with_gaps_are_names_like_others(make: Make) -> Non
     listing.write_text(
         "".join(f"{name}/{index}.png {label}\n" for name, label in (("cat", 1), ("dog", 5)) for index in range(4))
     )
-    protocol = load(listing, listing)
+    target = folder / "target.txt"
+    target.write_text(listing.read_text())
+    protocol = load(listing, target)
     assert protocol.classes == ("1", "5")
     assert protocol.target.train.labels.tolist() == [0] * 4 + [1] * 4
 

@@ -186,6 +186,15 @@ def test_arguments_of_another_form_and_repeated_names_are_refused(make: Make) ->
         ([f"s/t={one}"], f"t={two}", "letters, digits"),
         ([f"s={one}", f"s={two}"], f"t={two}", "named twice among the sources: s"),
         ([f"s={one}"], f"s={two}", "target 's' is also a source"),
+        ([f"s={one}"], f"t={two / '..' / one.name}", "the target t and the source s are the same, .*: its labels"),
     ]:
         with pytest.raises(DataError, match=message):
             load_protocol(None, source=source, target=target)
+
+
+def test_a_folder_without_a_name_is_told_to_be_given_one(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make("a").parent)
+    with pytest.raises(DataError, match="--source: 'a' is no known domain; .* needs a name: --source NAME=a$"):
+        load_protocol(None, source=["a"], target="t=a")
+    with pytest.raises(DataError, match="'a' is no known domain; .*: --source NAME=DIR --target NAME=DIR$"):
+        load_protocol("a-mnist")

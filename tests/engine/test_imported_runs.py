@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ def test_the_command_makes_a_finished_run_of_a_file_and_a_matching_goes_on_from_
     assert cli.main([*one, *NAMES]) == 0
     assert "the scores of 11 classes came with the weights; left out: those of void" in capsys.readouterr().err
     folder = RunFolder(root / "imported")
+    # What the run says of itself stays in its folder, for the report.
+    assert "the scores of 11 classes came" in json.loads(folder.environment.read_text())[0]["notice"]
     before, after = folder.rows()
     assert figures(before) == figures(after) and "target-test/camvid_dusk/mean-iou" in before
     # The file may go: the run has what it held.

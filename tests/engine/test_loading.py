@@ -23,7 +23,7 @@ from dynconv.engine.loading import check_skipped, loading_progress, read_skipped
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import train
 from dynconv.report.collect import find_runs
-from dynconv.report.run_section import _facts
+from dynconv.report.page.run_section import _facts
 
 Make = Callable[..., TrainConfig]
 BAD = ("one/class0/3.png", "three/class2/11.png")

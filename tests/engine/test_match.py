@@ -70,7 +70,7 @@ def test_a_run_is_matched_in_one_command_and_read_as_any_other(
     assert cli.main(words) == 0
     assert "finished before" in capsys.readouterr().err
     message = fails(capsys, *words[:2], "--target", f"again={domains / 'one'}", "--out", str(tmp_path / "other"))
-    assert "is this run's target: that run has seen its labels" in message
+    assert "the target again and the source one are the same" in message
 
 
 def test_another_target_and_fewer_images_can_be_given(

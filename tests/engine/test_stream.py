@@ -104,7 +104,7 @@ def test_runs_that_have_nothing_to_share_are_refused(runs: list[LoadedRun]) -> N
     mcd = METHODS["mcd"].for_task(METHODS["mcd"].config_class(), 2, 1)
     with pytest.raises(ValueError, match="RUN dark-run is .*, which has no calibrator"):
         stream([dataclasses.replace(first, method=mcd)], schedule)
-    with pytest.raises(ValueError, match="domain dark: it has no test images"):
+    with pytest.raises(ValueError, match="domain dark: it has no test images with labels"):
         stream([known_run("dark", [], 64)], schedule)
     assert first.folder.path == Path("dark-run")
 

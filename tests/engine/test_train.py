@@ -319,6 +319,13 @@ def test_the_default_is_ten_evaluations_and_epochs_count_passes_over_the_sources
     assert prepared(make_config(tmp_path / "five", max_steps=5, eval_every=None)).eval_every == 1
 
 
+def test_losses_are_logged_every_fifty_steps_and_ten_times_in_a_short_run(
+    tmp_path: Path, tiny: type, make_config: Make
+) -> None:
+    for steps, given, every in ((5, None, 1), (101, None, 11), (2000, None, 50), (5, 50, 50)):
+        assert prepared(make_config(tmp_path / f"{steps}", max_steps=steps, log_every=given)).log_every == every
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_spares_the_checkpoint(
     tmp_path: Path, tiny: type, make_config: Make, quiet: Console
 ) -> None:

@@ -281,6 +281,17 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
                        "not fit; give the backbone, norm, bottleneck and residual of that") as refused:  # fmt: skip
         make(source_checkpoint=str(tmp_path / "four.pt"))
     assert len(str(refused.value)) < 400
+    with_config = of_run(other)
+    with_config["config"] |= {"source-only.norm": "none", "source-only.bottleneck": 7, "source-only.lr": 3.0}
+    torch.save(with_config, tmp_path / "four.pt")
+    with pytest.raises(ValueError, match=r"do not fit; give its norm 'none', bottleneck 7 \(its classes are a, b, c\)"):
+        make(source_checkpoint=str(tmp_path / "four.pt"))
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ValueError, match="run: this is a folder; expected .* such as RUN/checkpoints/last.pt"):
+        make(source_checkpoint=str(tmp_path / "run"))
+    torch.save(with_config, tmp_path / "run" / "checkpoints" / "last.pt")
+    with pytest.raises(ValueError, match="run: this is a folder; expected .* such as .*/run/checkpoints/last.pt"):
+        make(source_checkpoint=str(tmp_path / "run"))
     torch.save(of_run(SourceOnly(SourceOnlyConfig(), 3), "target-only"), tmp_path / "bound.pt")
     with pytest.raises(ValueError, match="bound.pt is of a run of target-only, which has seen the target's labels"):
         make(source_checkpoint=str(tmp_path / "bound.pt"))

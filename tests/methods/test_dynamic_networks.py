@@ -250,7 +250,7 @@ def test_a_source_checkpoint_of_other_coefficients_is_refused(tmp_path: Path) ->
         adda(residual="combined", num_bases=2)
     with pytest.raises(ValueError, match="in another way; give its temperature 3.0, scale_activation 'sigmoid'$"):
         adda(residual="combined", num_bases=2, scale_activation="hard")
-    with pytest.raises(ValueError, match="do not fit; give the backbone, norm, bottleneck and residual of that run"):
+    with pytest.raises(ValueError, match="do not fit; give its residual 'combined', num_bases 2 "):
         adda()
 
 

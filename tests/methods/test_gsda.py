@@ -155,6 +155,26 @@ def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> Non
 
 def test_groups_that_do_not_fit_the_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to 2 for 3 classes"):
-        make(num_groups=(6,))
+        make(num_groups=(3,))
     with pytest.raises(ValueError, match="groups: no group holds the classes 2"):
         make(groups="[[0], [1]]")
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups", "told"),
+    [
+        (2, 0, "the 2 classes; no groups"),
+        (3, 2, "the 3 classes; 2 groups"),
+        (6, 3, "6 classes; 3 groups"),
+        (7, 6, None),
+    ],
+)
+def test_the_default_number_of_groups_fits_few_classes_and_says_so(classes: int, groups: int, told: str | None) -> None:
+    method = GSDA(GSDAConfig(hidden_features=8), classes)
+    # The domain, the groups and the classes.
+    assert len(method.membership) == 1 + groups + classes and method.depth == (3 if groups else 2)
+    if told is None:
+        assert method.notice is None
+    else:
+        assert method.notice is not None and told in method.notice and "num_groups: 6, the default" in method.notice
+    assert GSDA(GSDAConfig(hidden_features=8, levels="class"), classes).notice is None

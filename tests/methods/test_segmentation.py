@@ -61,8 +61,8 @@ def steps_of(made: Method, steps: range, of: int) -> Iterator[list[tuple[str, ..
 
 def test_those_that_say_so_train_networks_for_segmentation() -> None:
     able = {name for name, method in METHODS.items() if method.about.segmentation}
-    # Gaussian matching trains as source-only does, and not here.
-    assert able == {name for name, _ in CASES.values()} | {"gaussian"}
+    # Gaussian matching trains as source-only does, and not here; `imported` not at all.
+    assert able == {name for name, _ in CASES.values()} | {"gaussian", "imported"}
     for name in ("drt", "adabn", "gsda"):
         with pytest.raises(
             ValueError, match="drn26 labels every pixel, and .* for label maps are source-only, target-"

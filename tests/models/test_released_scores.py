@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from dynconv.data.scenes.label_maps import CITYSCAPES_13, CITYSCAPES_16, CITYSCAPES_19
+from dynconv.methods import Imported, ImportedConfig
 from dynconv.models import Network, SegmentationHead, build
 from dynconv.models.released_scores import load_scores
 
@@ -144,6 +145,9 @@ def test_a_vgg16_without_skips_gives_its_linear_layer_and_leaves_these_at_zero(t
     assert set(network.scores) == {"score.weight", "score.bias"} and network.notice is None
     assert torch.equal(head.score.weight[..., 0, 0], linear["classifier.6.weight"][[3, 1]])
     assert not head.score_pool3.weight.any() and not head.score_pool4.bias.any()
+    whole = Imported(ImportedConfig(backbone="fcn8s", weights=str(path), weight_classes=tuple("abcd")), num_classes=2)
+    whole.check_classes("db")
+    assert "the file has no score_pool3, score_pool4, whose part of the scores stays zero" in str(whole.notice)
 
 
 def test_a_classifier_of_whole_images_is_taken_too(tmp_path: Path) -> None:

@@ -291,18 +291,50 @@ def test_a_convolution_shared_between_different_contexts_is_refused() -> None:
     ("model", "where", "message"),
     [
         (nn.Sequential(nn.Linear(2, 2)), None, "no convolution matched.*has no plain nn.Conv2d"),
-        (nn.Sequential(nn.Conv2d(2, 2, 1)), None, "no convolution matched.*plain nn.Conv2d are: 0"),
+        (nn.Sequential(nn.Conv2d(2, 2, 1)), None, "plain nn.Conv2d are: 0. Kernels of 1x1 are taken only where named"),
+        (nn.Sequential(nn.Conv2d(2, 2, 4)), None, "nor even ones .basis_kernel_size=None converts those"),
         (nn.Sequential(nn.Conv2d(2, 2, 3)), lambda name, conv: False, "no convolution matched"),
         (nn.Sequential(nn.Conv2d(2, 2, 3)), [], "no convolution matched"),
         (nn.Sequential(nn.Conv2d(2, 2, 3)), ["0", "conv9"], "'conv9' matches no nn.Conv2d"),
-        (nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU()), ["1"], "'1' matches no nn.Conv2d"),
-        (nn.Sequential(DynamicConv2d(2, 2, 3)), None, "no convolution matched"),
+        (nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU()), ["1"], "'1' matches no nn.Conv2d. '1' is a ReLU. The model's"),
+        (nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 3))), "0", "'0' is a Sequential; '0.[*]' matches what is in it"),
+        (nn.Sequential(DynamicConv2d(2, 2, 3)), None, "no convolution matched.*1 convolution is dynamic already"),
         (nn.Conv2d(2, 2, 3), None, "use DynamicConv2d.from_conv2d"),
     ],
 )
 def test_a_request_that_converts_nothing_is_refused(model: nn.Module, where: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         to_dynamic(model, where)
+
+
+def test_a_converted_resnet_tells_what_was_converted_and_what_its_default_leaves() -> None:
+    with pytest.raises(ValueError, match="8 convolutions are dynamic already. Of torchvision's ResNets only the 3x3"):
+        to_dynamic(to_dynamic(resnet(BasicBlock)))
+
+
+@pytest.mark.parametrize("where", [0, [0], nn.Conv2d, nn.Conv2d(2, 2, 3), [nn.Conv2d(2, 2, 3)]], ids=str)
+def test_a_where_that_is_neither_names_nor_a_function_is_refused(where: Any) -> None:
+    with pytest.raises(TypeError, match=r"where must be a function \(name, conv\).*plain nn.Conv2d are: 0, 2, 3"):
+        to_dynamic(small_model(), where)
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [(torchvision.models.resnet18, "function resnet18"), (nn.Sequential, "type Sequential"), ({}, "dict")],
+)
+def test_a_model_that_is_no_module_is_refused(model: Any, given: str) -> None:
+    with pytest.raises(TypeError, match=f"model must be an nn.Module, got {given}.$"):
+        to_dynamic(model)
+
+
+def test_a_static_state_dict_does_not_stand_in_for_a_residual_on_the_meta_device() -> None:
+    static = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with torch.device("meta"):
+        model = to_dynamic(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    with pytest.raises(RuntimeError, match='Missing key.*"0.basis"'):
+        model.load_state_dict(static.state_dict(), assign=True)
+    model.load_state_dict(to_dynamic(static).state_dict(), assign=True)
+    assert not any(value.is_meta for value in model.state_dict().values())
 
 
 def test_a_model_stays_as_it_was_where_one_convolution_does_not_fit() -> None:
@@ -312,6 +344,8 @@ def test_a_model_stays_as_it_was_where_one_convolution_does_not_fit() -> None:
     assert not dynamic_names(model)
     with pytest.raises(ValueError, match="scale_activation='hard'"):
         to_dynamic(model, ["0"], residual="channel")
+    with pytest.raises(TypeError, match="num_bases must be an int, got True"):
+        to_dynamic(model, ["0"], num_bases=True)
     assert not dynamic_names(model)
 
 

@@ -297,8 +297,10 @@ def test_the_branch_reads_the_context_where_one_is_given() -> None:
     torch.testing.assert_close(module(x, context), one_static_convolution_per_sample(module, x, pi, None))
     with pytest.raises(ValueError, match=r"context of 3 channels and the input has 4; pass it"):
         module(x)
-    with pytest.raises(ValueError, match="C = 5"):
+    with pytest.raises(ValueError, match=r"context must have 3 channels, .*got shape \(2, 5, 3, 3\)"):
         module(x, images(2, 5, 3, 3))
+    with pytest.raises(ValueError, match=r"x must have 4 channels, \(B, 4, H, W\); got shape \(2, 3, 11, 7\)"):
+        module(context, context)
 
 
 @torch.no_grad()
@@ -441,6 +443,7 @@ def test_coefficients_that_are_no_pair_are_refused(given: object) -> None:
         layer(torch.randn(2, 3, 5, 5), coefficients=given)
 
 
-def test_a_fractional_number_of_bases_is_refused() -> None:
-    with pytest.raises(TypeError, match="num_bases must be an int, got 4.0"):
-        DynamicConv2d(3, 4, 3, num_bases=4.0)
+@pytest.mark.parametrize("name", ["num_bases", "reduction"])
+def test_a_count_that_is_no_int_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be an int, got 4.0"):
+        DynamicConv2d(3, 4, 3, **{name: 4.0})

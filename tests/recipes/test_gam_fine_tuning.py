@@ -9,7 +9,7 @@ import pytest
 from dynconv.methods import TargetOnlyConfig
 from dynconv.recipes import Recipe, gam_scenes, gam_small
 from dynconv.recipes.gam_fine_tuning import CAMVID, CAMVID_COUNTS, CITYSCAPES, COUNTS
-from dynconv.report.recipe_runs import recipe_runs
+from dynconv.report.reproduction.runs import recipe_runs
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from dynconv.models import Features, network
 from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES as KNOWN
 from dynconv.recipes import Recipe, Row
-from dynconv.report.recipe_records import record
+from dynconv.report.reproduction.records import record
 
 BATCH = 8
 CHECKPOINT = Journal.checkpoint

@@ -31,8 +31,8 @@ from dynconv.methods.adapted import AdaptedConfig
 from dynconv.models import build, drn, erfnet, fcn8s
 from dynconv.models.weights import weights_left_out
 from dynconv.recipes import RECIPES, Recipe, Row
-from dynconv.report.recipe_records import record
-from dynconv.report.recipe_table import report
+from dynconv.report.reproduction.records import record
+from dynconv.report.reproduction.table import report
 
 CHECKPOINT = Journal.checkpoint
 SCENES = {name: recipe for name, recipe in RECIPES.items() if recipe.of_scenes}

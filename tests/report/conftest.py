@@ -34,7 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     short = ["--max-steps", "2", "--batch-size", "8", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
         # The report draws the curves itself: half of what such a training takes.
-        patch.setattr("dynconv.report.figures.save_training_figure", lambda folders: folders[0].training_figure)
+        drawn = "dynconv.report.figures.training.save_training_figure"
+        patch.setattr(drawn, lambda folders: folders[0].training_figure)
         for method, seed in (("source-only", 0), ("mcd", 0), ("mcd", 1)):
             out = root / "runs" / method / f"seed{seed}"
             assert cli.main(["train", method, *data, *short, "--seed", str(seed), "--out", str(out)]) == 0

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from dynconv.report import analysis, kept
-from dynconv.report.analysis import Analysis, a_distance, domain_error, in_the_plane
-from dynconv.report.kept import load, save
+from dynconv.report.page import analysis, cache
+from dynconv.report.page.analysis import Analysis, a_distance, domain_error, in_the_plane
+from dynconv.report.page.cache import load, save
 
 
 def an_analysis(**fields: Any) -> Analysis:
@@ -100,5 +100,5 @@ def test_another_checkpoint_version_or_a_damaged_file_is_computed_anew(
     path.write_bytes(path.read_bytes()[:200])
     assert load(Analysis, path, "stamp") is None
     save(an_analysis(), path, "stamp")
-    monkeypatch.setattr(kept, "VERSION", kept.VERSION + 1)
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
     assert load(Analysis, path, "stamp") is None

@@ -17,9 +17,9 @@ from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
 from dynconv.engine import loaded_run
-from dynconv.report import run_figures
-from dynconv.report.build import _slugs
-from dynconv.report.latex import escape
+from dynconv.report.page import run_figures
+from dynconv.report.page.build import _slugs
+from dynconv.report.page.latex import escape
 
 
 def test_three_files_say_the_figures_of_the_runs(trained: Path, reported: Path) -> None:

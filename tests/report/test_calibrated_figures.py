@@ -21,11 +21,11 @@ from dynconv.methods import METHODS
 from dynconv.methods.calibrator import CalibratorConfig, CalibratorMethod
 from dynconv.metrics import NonFiniteError
 from dynconv.metrics.spectra import high_frequency_share, log_spectra
-from dynconv.report import calibrated
-from dynconv.report.calibrated import CalibratedRun, Part, open_calibrated
-from dynconv.report.perturbation import KINDS, SIGNED, Effect, measure_perturbations
-from dynconv.report.prediction_panels import predict_both_ways
-from dynconv.report.spectra import measure_spectra, share_of
+from dynconv.report.figures import calibrated
+from dynconv.report.figures.calibrated import CalibratedRun, Part, open_calibrated
+from dynconv.report.figures.perturbation import KINDS, SIGNED, Effect, measure_perturbations
+from dynconv.report.figures.prediction_panels import predict_both_ways
+from dynconv.report.figures.spectra import measure_spectra, share_of
 
 # Above 127.5 the classifier says bright: it is right about three. Not one is black or white with ADDED more or less.
 TARGET = ((60, 0), (100, 1), (110, 1), (120, 0), (160, 1), (190, 0))
@@ -107,8 +107,10 @@ def test_parts_are_test_images_of_sources_and_target(run: CalibratedRun, monkeyp
     monkeypatch.setattr(type(run.loaded), "domains", lambda _: (own, (split_of(((9, 0),)),)))
     assert len(run.parts()[0].split) == 1, "those held out"
     own = replace(protocol, target=replace(protocol.target, test=None))
-    with pytest.raises(ValueError, match="target has no test images"):
+    with pytest.raises(ValueError, match="target has no test images with labels"):
         run.parts()
+    unlabelled = run.parts(labelled=False)[1]
+    assert unlabelled.split is protocol.target.train and unlabelled.kind == "training image"
 
 
 def test_what_has_no_calibrator_yet_is_refused(
@@ -246,8 +248,9 @@ def test_plot_spectra_writes_a_picture_and_numbers(
     assert radial["after"][-1] < radial["before"][-1]
     picture = out.read_text()
     assert f"{100 * share['before']['mean']:.1f} ± " in picture and "difference" in picture
-    # Two columns, for the source has no more: five rows of each domain, three means and their bars.
-    assert picture.count("<image") == 2 * (5 * 2 + 3 + 3)
+    # Two columns, for the source has no more: five rows of each domain, three means, of which two share their
+    # bar.
+    assert picture.count("<image") == 2 * (5 * 2 + 3 + 2)
 
 
 def test_plot_predictions_writes_four_confusion_matrices(

@@ -13,11 +13,11 @@ from dynconv.recipes import RECIPES, TABLES, Recipe
 from dynconv.report.cited import ALL, asked_tables, whole_table
 from dynconv.report.collect import find_runs
 from dynconv.report.groups import group_runs
-from dynconv.report.latex import escape
-from dynconv.report.model import Table
-from dynconv.report.options import ReportOptions
+from dynconv.report.page.document import Table
+from dynconv.report.page.latex import escape
+from dynconv.report.page.options import ReportOptions
+from dynconv.report.page.results import results_tables
 from dynconv.report.papers import Match, matches
-from dynconv.report.results import results_tables
 
 
 def run_of(root: Path, recipe: Recipe, label: str, *tasks: str, target: float = 0.8) -> None:

@@ -22,8 +22,8 @@ from dynconv.engine.run_folder import RunFolder
 from dynconv.methods import METHODS
 from dynconv.models import domain_norms
 from dynconv.nn import DynamicConv2d
-from dynconv.report import coefficients
-from dynconv.report.coefficients import (
+from dynconv.report.figures import coefficients
+from dynconv.report.figures.coefficients import (
     Coefficients,
     collect,
     histograms,
@@ -102,7 +102,7 @@ def test_images_held_out_stand_in_for_a_source_without_a_test_split(
     assert np.bincount(found.domains).tolist() == [len(held_out[0]), 12, 12] and len(held_out[0]) not in (0, 12)
     target = replace(protocol.target, test=None)
     monkeypatch.setattr(LoadedRun, "domains", lambda _: (replace(protocol, target=target), held_out))
-    with pytest.raises(ValueError, match="grey has no test images"):
+    with pytest.raises(ValueError, match="grey has no test images with labels"):
         collect(loaded, 100)
 
 

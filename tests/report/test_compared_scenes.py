@@ -18,8 +18,8 @@ from dynconv.engine.config import TrainConfig
 from dynconv.engine.loaded_run import LoadedRun, load_run
 from dynconv.engine.run_folder import RunFolder
 from dynconv.methods.gam import GAM, GAMConfig
-from dynconv.report.compared_scenes import Comparison, compare
-from dynconv.report.scenes import view
+from dynconv.report.figures.compared_scenes import Comparison, compare
+from dynconv.report.figures.scenes import view
 
 Capture = pytest.CaptureFixture[str]
 

@@ -20,7 +20,7 @@ from dynconv.engine.run_folder import RunFolder
 from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.plots.curves import BEGINS
 from dynconv.report.collect import readable_runs
-from dynconv.report.curves import Trajectory, curves_table, mean_points, save_curves_figure, trajectories
+from dynconv.report.figures.curves import Trajectory, curves_table, mean_points, save_curves_figure, trajectories
 
 Capture = pytest.CaptureFixture[str]
 

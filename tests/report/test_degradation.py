@@ -12,7 +12,7 @@ from report_runs import config_of, write_run
 
 from dynconv import cli
 from dynconv.report.collect import FoundRun, find_runs
-from dynconv.report.degradation import Degradation, degradations, training_warning
+from dynconv.report.figures.degradation import Degradation, degradations, training_warning
 
 TASK = "mnist+usps-mnist_m"
 

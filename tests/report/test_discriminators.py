@@ -16,9 +16,9 @@ from dynconv.methods.gam import GAM, GAMConfig
 from dynconv.models.cost import count_cost
 from dynconv.report.collect import readable_runs
 from dynconv.report.discriminators import TITLE, discriminator_costs, discriminators_block, discriminators_table
-from dynconv.report.markdown import markdown
-from dynconv.report.model import Missing, Report, Section, Table
-from dynconv.report.run_section import run_section
+from dynconv.report.page.document import Missing, Report, Section, Table
+from dynconv.report.page.markdown import markdown
+from dynconv.report.page.run_section import run_section
 
 CLASSES = 10
 
@@ -99,6 +99,8 @@ def test_the_note_is_of_the_options() -> None:
     assert "and both once more for the network's." in note(GAMConfig(taps=taps, mapping="confusion", **plain))
     paper = note(GAMConfig(backbone="lenet-gam"))
     assert "They join in one by one" in paper and "The first 500 steps of each part are without" in paper
+    # The default in a run that is too short for it: of 200 steps half adapt, in two parts.
+    assert "The first 25 steps of each part are" in note(GAMConfig(backbone="lenet-gam"), max_steps=200)
     assert "The first 500 steps of the adaptation are" in note(
         GAMConfig(taps=taps, **plain | {"discriminator_steps": 500})
     )
@@ -110,7 +112,8 @@ def test_a_runs_section_has_the_table(tmp_path: Path) -> None:
     section = run_section(run, None, "there is no checkpoint", tmp_path / "figures", rule="last", slug="run")
     (table,) = [block for block in section.blocks if isinstance(block, Table) and block.title == TITLE]
     options = run.config.options
-    assert table == discriminators_table(discriminator_costs(options, CLASSES, None), options)
+    steps = run.config.run.max_steps
+    assert table == discriminators_table(discriminator_costs(options, CLASSES, None), options, max_steps=steps)
     assert [line.cells[0] for line in table.lines][:3] == ["linear.2", "scores", "all"]
     text = markdown(Report("a", (), (Section("b", (table,)),)), tmp_path)
     assert "| linear.2 | 500 | 1 | 501,501 | 0.50 | 4,000 |" in text and "at 28 x 28" in text

@@ -17,9 +17,9 @@ from report_runs import config_of, row_of, write_run
 from dynconv import cli
 from dynconv.engine.loaded_run import calibrating
 from dynconv.metrics import NonFiniteError
-from dynconv.report.calibrated import CalibratedRun
 from dynconv.report.collect import readable_runs
-from dynconv.report.epsilon import EpsilonLine, epsilon_lines, sweep
+from dynconv.report.figures.calibrated import CalibratedRun
+from dynconv.report.figures.epsilon import EpsilonLine, epsilon_lines, sweep
 
 
 def add(root: Path, epsilon: float, seed: int, source: float, target: float, **options: Any) -> Path:

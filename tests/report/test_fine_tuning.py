@@ -15,7 +15,7 @@ from dynconv import cli
 from dynconv.engine.run_folder import RunFolder
 from dynconv.plots.fine_tuning import Panel, save_fine_tuning
 from dynconv.report.collect import readable_runs
-from dynconv.report.fine_tuning import FineTuning, break_even, fine_tunings, gain, no_transfer
+from dynconv.report.figures.fine_tuning import FineTuning, break_even, fine_tunings, gain, no_transfer
 from dynconv.report.groups import group_runs
 
 # What each start reaches on the target without labels.

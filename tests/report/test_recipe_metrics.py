@@ -12,10 +12,10 @@ from run_folders import finished
 
 from dynconv.recipes import RECIPES
 from dynconv.report.cited import figure_of
-from dynconv.report.data_bound import bound_of
-from dynconv.report.recipe_metrics import BOUND
-from dynconv.report.recipe_records import record
-from dynconv.report.recipe_table import report
+from dynconv.report.datasets.bound import bound_of
+from dynconv.report.reproduction.metrics import BOUND
+from dynconv.report.reproduction.records import record
+from dynconv.report.reproduction.table import report
 
 MEASURES = ("mean-iou", "frequency-weighted-iou", "pixel-accuracy", "class-accuracy")
 HEADS = "| row | mean IoU | frequency-weighted IoU | pixel accuracy | class accuracy |"
@@ -85,6 +85,7 @@ def test_classification_has_no_such_tables() -> None:
     blank = {f"{split} {rule}": "" for split in ("target-test", "source-test") for rule in ("source-val", "oracle")}
     blank |= {f"{split} label-free": "" for split in ("target-test", "source-test")}
     found = {"task": "mnist-usps", "row": "global", "seed": 0, "target-test last": 50.0, "source-test last": 90.0}
+    found |= {"steps": 10, "seconds": 60.0}
     assert tables(report(RECIPES["gsda-ablation-digits"], [found | blank])) == []
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from run_folders import finished
 
 from dynconv.recipes import RECIPES
-from dynconv.report.recipe_figures import difference
-from dynconv.report.recipe_records import record
-from dynconv.report.recipe_table import report
+from dynconv.report.reproduction.records import record
+from dynconv.report.reproduction.statistics import difference
+from dynconv.report.reproduction.table import report
 
 DIGITS = RECIPES["gsda-ablation-digits"]
 OFFICE = RECIPES["gsda-office31"]

@@ -18,10 +18,10 @@ from run_folders import finished
 from dynconv.cli import main
 from dynconv.engine.config import TrainConfig, load_config
 from dynconv.recipes import RECIPES
-from dynconv.report import reproduce as subject
-from dynconv.report.recipe_runs import recipe_runs
-from dynconv.report.reproduce import Reproduction, reproduce
-from dynconv.report.reproduce_options import ReproduceOptions
+from dynconv.report.reproduction import reproduce as subject
+from dynconv.report.reproduction.options import ReproduceOptions
+from dynconv.report.reproduction.reproduce import Reproduction, reproduce
+from dynconv.report.reproduction.runs import recipe_runs
 
 TABLE = "gsda-ablation-digits"
 RECIPE = RECIPES[TABLE]
@@ -332,7 +332,36 @@ def test_the_command_line_prints_the_table_of_what_is_finished_and_fails(
     assert shown.out == "" and "no such data" in shown.err
 
 
+def test_a_set_that_is_not_there_is_said_once_before_anything_is_trained(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("usps.bz2", "usps.t.bz2"):
+        (root / name).touch()
+    options = ReproduceOptions("calibrator-digits", out=tmp_path / "runs", data_root=root, seeds=1)
+    said: list[str] = []
+    with pytest.raises(ValueError, match=rf"^mnist, mnist_m: not below {root}\. `dynconv data list NAME` tells"):
+        reproduce(options, line=said.append)
+    assert said == [] and not options.folder.exists()
+    with pytest.raises(ValueError, match="^mnist: not below"):
+        reproduce(dataclasses.replace(options, tasks=("mnist-usps",)), line=said.append)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (root / "MNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        (root / "MNIST" / "raw" / name).touch()
+    with pytest.raises(ValueError, match="^mnist_m: .*; --tasks mnist-usps usps-mnist can do without$"):
+        reproduce(options, line=said.append)
+
+
+def test_without_a_data_root_its_option_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DYNCONV_DATA", raising=False)
+    with pytest.raises(ValueError, match=r"^mnist, usps: no data root was given \(--data-root DIR or DYNCONV_DATA\)"):
+        reproduce(ReproduceOptions(TABLE, out=tmp_path), line=print)
+
+
 def test_a_real_training_that_cannot_start_gives_its_reason(tmp_path: Path) -> None:
+    # One file of each set is there.
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").touch()
+    (tmp_path / "usps.bz2").touch()
     options = ReproduceOptions(
         TABLE, out=tmp_path / "runs", data_root=tmp_path, tasks=(TASK,), rows=("global",), seeds=1
     )
@@ -344,7 +373,7 @@ def test_a_real_training_that_cannot_start_gives_its_reason(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"table": "table-1"}, "TABLE: expected one of"),
+        ({"table": "gam-digit"}, r"TABLE: no table is called 'gam-digit' \(did you mean gam-digits"),
         ({"table": TABLE, "seeds": 0}, "--seeds must be at least 1, got 0"),
         ({"table": TABLE, "parallel": 0}, "--parallel must be at least 1, got 0"),
         ({"table": TABLE, "tasks": ("mnist-svhn",)}, "--tasks: unknown mnist-svhn"),

@@ -9,8 +9,8 @@ import pytest
 from run_folders import finished
 
 from dynconv.recipes import RECIPES
-from dynconv.report.recipe_records import in_order, keep, read_records, record, to_csv
-from dynconv.report.results_page import results_page
+from dynconv.report.reproduction.records import in_order, keep, read_records, record, to_csv
+from dynconv.report.reproduction.results_page import main, results_page
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = RECIPES["gsda-ablation-digits"]
@@ -33,7 +33,8 @@ def test_the_page_in_the_repository_is_made_of_the_runs_in_it(monkeypatch: pytes
     monkeypatch.chdir(ROOT)
     made = results_page(Path("bench/results"))
     assert (ROOT / "RESULTS.md").read_text(encoding="utf-8") == made, (
-        "RESULTS.md is not what its runs make: python -m dynconv.report.results_page bench/results > RESULTS.md"
+        "RESULTS.md is not what its runs make: "
+        "python -m dynconv.report.reproduction.results_page bench/results > RESULTS.md"
     )
 
 
@@ -53,12 +54,15 @@ def test_a_table_has_its_command_its_runs_and_what_is_not_among_them(tmp_path: P
     page = results_page(tmp_path)
     assert "| global | 60.0 ± 10.0 | 40.0 (n = 1) | 50.0 | 90.0 |" in page
     assert "dynconv reproduce gsda-ablation-digits --data-root DATA" in page
-    assert "8 of 24 runs, 1 minutes in all on x, 1 thread a run; torch 2.10; commit `0123456`." in page
+    assert "8 of 24 runs, 1 minute in all on x, 1 thread a run; torch 2.10; commit `0123456`." in page
     assert (
         "Not run: global (USPS → MNIST seeds 1, 2); + class (seed 1); + group (all); + synchronisation (all)." in page
     )
     assert "**Notes.** What was seen." in page
     below = page.partition("## Not run")[2]
+    small, paper = below.split("### At the papers' scale")
+    assert "reproduce drt-embedded " in small and "For want of time" in small and "not run here" not in below
+    assert "reproduce gsda-visda " in paper and "For want of a GPU" in paper
     assert "`dynconv reproduce gsda-visda --data-root DATA`" in below and RECIPES["gsda-visda"].needs in below
     assert "gsda-ablation-digits" not in below
 
@@ -124,3 +128,17 @@ def test_files_of_no_recipe_are_refused(tmp_path: Path) -> None:
     path.rename(path.with_name("mine.csv"))
     with pytest.raises(ValueError, match=r"mine.*no such recipe"):
         results_page(tmp_path)
+
+
+def test_wrong_use_is_told_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (
+        ([], "usage:"),
+        (["--help"], "usage:"),
+        ([str(tmp_path), "more"], "usage:"),
+        ([str(tmp_path)], f"error: {tmp_path / 'runs'}: expected TABLE.csv"),
+    ):
+        assert main(words) == 2
+        shown = capsys.readouterr()
+        assert shown.out == "" and told in shown.err
+    written(tmp_path, line(tmp_path, "mnist-usps", "global", 0, 0.5))
+    assert main([str(tmp_path)]) == 0 and capsys.readouterr().out.startswith("# Results")

@@ -29,20 +29,21 @@ from dynconv.methods.adda import ADDA, ADDAConfig
 from dynconv.models import DomainName
 from dynconv.plots.palette import save_png
 from dynconv.plots.trade_off import trade_off_figure
-from dynconv.report import calibrated, run_figures, scenes
 from dynconv.report.before import STEP_0, Before
-from dynconv.report.calibrated import open_calibrated
 from dynconv.report.collect import readable_runs
-from dynconv.report.epsilon import epsilon_lines, epsilon_table
+from dynconv.report.figures import calibrated, scenes
+from dynconv.report.figures.calibrated import open_calibrated
+from dynconv.report.figures.epsilon import epsilon_lines, epsilon_table
+from dynconv.report.figures.scenes import SceneViews, view
+from dynconv.report.figures.spectra import measure_spectra
+from dynconv.report.figures.trade_off import measure_as_target, trade_off_table, trade_offs
 from dynconv.report.groups import group_runs
-from dynconv.report.kept import load, save
-from dynconv.report.run_figures import class_iou_bars, class_iou_figures
+from dynconv.report.page import run_figures
+from dynconv.report.page.cache import load, save
+from dynconv.report.page.run_figures import class_iou_bars, class_iou_figures
 from dynconv.report.runs import runs_table
-from dynconv.report.scenes import SceneViews, view
-from dynconv.report.spectra import measure_spectra
 from dynconv.report.spread import class_order
 from dynconv.report.table import metric_table, selection_table
-from dynconv.report.trade_off import measure_as_target, trade_off_table, trade_offs
 
 Capture = pytest.CaptureFixture[str]
 

@@ -17,7 +17,7 @@ from dynconv.recipes.base import Row
 from dynconv.report import papers
 from dynconv.report.collect import FoundRun, find_runs
 from dynconv.report.groups import group_runs
-from dynconv.report.run_section import _facts
+from dynconv.report.page.run_section import _facts
 
 
 def write(path: Path, config: TrainConfig) -> RunFolder:

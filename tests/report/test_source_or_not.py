@@ -26,12 +26,12 @@ from dynconv.engine.segmentation import evaluation_of
 from dynconv.methods import METHODS
 from dynconv.metrics import NonFiniteError
 from dynconv.models import DomainName
-from dynconv.report import source_or_not_play
-from dynconv.report.activations import Watched, Whose
-from dynconv.report.source_or_not import Game, Round, play_game
-from dynconv.report.source_or_not_figure import source_or_not_csv, source_or_not_table
-from dynconv.report.source_or_not_images import count_of, two_sides
-from dynconv.report.source_or_not_play import Score, bar, picture, play_rounds, score_table
+from dynconv.report.figures import source_or_not_play
+from dynconv.report.figures.activations import Watched, Whose
+from dynconv.report.figures.source_or_not import Game, Round, play_game
+from dynconv.report.figures.source_or_not_figure import source_or_not_csv, source_or_not_table
+from dynconv.report.figures.source_or_not_images import count_of, two_sides
+from dynconv.report.figures.source_or_not_play import Score, bar, picture, play_rounds, score_table
 
 BRIGHTNESS = {"dark": 20, "bright": 200}
 PER_CLASS = 10
@@ -47,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = ["--source", f"dark={root / 'dark'}", "--target", f"bright={root / 'bright'}"]
     with pytest.MonkeyPatch.context() as patch:
         # Its curves are not looked at here.
-        patch.setattr("dynconv.report.figures.save_training_figure", lambda folders: folders[0].training_figure)
+        drawn = "dynconv.report.figures.training.save_training_figure"
+        patch.setattr(drawn, lambda folders: folders[0].training_figure)
         assert cli.main(["train", "source-only", *data, *SHORT, "--out", str(out)]) == 0
     return out
 
@@ -206,8 +207,9 @@ def test_several_sources_are_one_side_and_the_held_out_stand_for_test_images() -
     few = dataclasses.replace(target, test=split_of(range(20, 27)))
     with pytest.raises(ValueError, match="t: Source-or-Not needs at least 8 images .* there are 15 and 7"):
         two_sides(protocol_of(few, *sources), held_out, 15)
-    with pytest.raises(ValueError, match="t has no test images"):
-        two_sides(protocol_of(dataclasses.replace(target, test=None), *sources), held_out, 15)
+    unlabelled = two_sides(protocol_of(dataclasses.replace(target, test=None), *sources), held_out, 15)[1]
+    learnt, judged = (values_of(splits) for splits in (unlabelled.learnt, unlabelled.judged))
+    assert sorted(learnt + judged) == values_of([target.train]), "halves of the target's training images"
 
 
 def test_rounds_are_of_judged_pairs_with_the_classifiers_own_answers(game: Game) -> None:

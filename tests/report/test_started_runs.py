@@ -15,9 +15,9 @@ from dynconv.recipes import RECIPES, Recipe, Row
 from dynconv.report import papers
 from dynconv.report.collect import find_runs
 from dynconv.report.groups import group_runs, lost_starts
-from dynconv.report.recipe_runs import RecipeRun, check_configurations, check_order, recipe_runs
-from dynconv.report.reproduce import reproduce
-from dynconv.report.reproduce_options import ReproduceOptions
+from dynconv.report.reproduction.options import ReproduceOptions
+from dynconv.report.reproduction.reproduce import reproduce
+from dynconv.report.reproduction.runs import RecipeRun, check_configurations, check_order, recipe_runs
 
 SOURCE = SourceOnlyConfig(lr=1e-4)
 ROWS = (

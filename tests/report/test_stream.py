@@ -11,7 +11,7 @@ from known_calibrators import known_run
 
 from dynconv import cli
 from dynconv.engine.stream import Schedule
-from dynconv.report.stream import save_stream_figure, stream_table
+from dynconv.report.figures.stream import save_stream_figure, stream_table
 
 DARK = [(110, 1), (10, 0)]
 

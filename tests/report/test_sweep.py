@@ -14,8 +14,8 @@ from report_runs import config_of, row_of, write_run
 
 from dynconv import cli
 from dynconv.report.collect import readable_runs
+from dynconv.report.figures.sweep import Sweep, save_sweep_figure, sweep_over
 from dynconv.report.groups import kinds_of
-from dynconv.report.sweep import Sweep, save_sweep_figure, sweep_over
 
 Capture = pytest.CaptureFixture[str]
 

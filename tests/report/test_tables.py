@@ -12,10 +12,10 @@ from dynconv.recipes import RECIPES
 from dynconv.report.before import before
 from dynconv.report.collect import FoundRun, find_runs
 from dynconv.report.groups import Grouping, group_runs
-from dynconv.report.model import Line, Table
+from dynconv.report.page.document import Line, Table
+from dynconv.report.page.results import results_tables
+from dynconv.report.page.summary import ORACLE, distance_table, selection_table, source_table, validator_table
 from dynconv.report.papers import matches
-from dynconv.report.results import results_tables
-from dynconv.report.summary import ORACLE, distance_table, selection_table, source_table, validator_table
 
 
 def make(root: Path, name: str, method: str, target: float, source: float = 0.9, **fields: object) -> None:

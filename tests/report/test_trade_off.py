@@ -18,7 +18,7 @@ from dynconv.engine.checkpoint import load_checkpoint, save_checkpoint
 from dynconv.plots.trade_off import Change, trade_off_figure
 from dynconv.report.before import before
 from dynconv.report.collect import FoundRun, readable_runs
-from dynconv.report.trade_off import TradeOff, keeps_both, measure_as_target, trade_off_table, trade_offs
+from dynconv.report.figures.trade_off import TradeOff, keeps_both, measure_as_target, trade_off_table, trade_offs
 
 
 def add(root: Path, method: str, *points: tuple[int, float, float], name: str = "", **more: Any) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dynconv.report.html import html
-from dynconv.report.latex import escape, latex
-from dynconv.report.markdown import markdown
-from dynconv.report.model import Facts, Figure, Line, Missing, Report, Section, Table, Text
+from dynconv.report.page.document import Facts, Figure, Line, Missing, Report, Section, Table, Text
+from dynconv.report.page.html import html
+from dynconv.report.page.latex import escape, latex
+from dynconv.report.page.markdown import markdown
 
 NASTY = r"<script>alert(1)</script> | a_b & 50% \ {x} $y$ #1 ~ ^ `c` 数"
 

@@ -1,0 +1,1 @@
+"""What `dynconv data` prints and draws."""

@@ -1,0 +1,1 @@
+"""What `dynconv plot` draws of runs, and the numbers beside it."""

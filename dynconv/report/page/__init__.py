@@ -1,0 +1,1 @@
+"""The report: one page of many runs, as HTML, Markdown and LaTeX."""

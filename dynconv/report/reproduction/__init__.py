@@ -1,0 +1,1 @@
+"""What `dynconv reproduce` trains and prints: the tables of the papers."""
