@@ -11,6 +11,7 @@ from run_folders import finished
 from dynconv.recipes import RECIPES
 from dynconv.report.reproduction.records import in_order, keep, read_records, record, to_csv
 from dynconv.report.reproduction.results_page import main, results_page
+from dynconv.report.reproduction.statistics import average, rounded, spread, values
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = RECIPES["gsda-ablation-digits"]
@@ -36,6 +37,36 @@ def test_the_page_in_the_repository_is_made_of_the_runs_in_it(monkeypatch: pytes
         "RESULTS.md is not what its runs make: "
         "python -m dynconv.report.reproduction.results_page bench/results > RESULTS.md"
     )
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "tasks"),
+    [
+        ("calibrator-digits", "Calibrator", ("mnist-usps", "usps-mnist")),
+        ("calibrator-digits", "Calibrator on scores", ("mnist-usps", "usps-mnist")),
+        ("gam-digits", "GAM", ("mnist-usps@cycada", "usps-mnist@cycada")),
+        ("gam-digits", "GAM without regularisation", ("mnist-usps@cycada", "usps-mnist@cycada")),
+        ("gam-digits", "ADDA", ("mnist-usps@cycada", "usps-mnist@cycada")),
+        ("gsda-ablation-digits", "+ synchronisation", ("mnist-usps", "usps-mnist")),
+        ("gsda-ablation-office31-64", "+ synchronisation", ("office31:dslr-webcam", "office31:webcam-dslr")),
+        ("camvid", "source-only", ("camvid_day-camvid_dusk",)),
+        ("camvid", "Calibrator, features and pixels", ("camvid_day-camvid_dusk",)),
+    ],
+)
+def test_the_figures_in_the_readme_are_those_of_the_runs(table: str, row: str, tasks: tuple[str, ...]) -> None:
+    records = read_records(ROOT / "bench" / "results" / "runs" / f"{table}.csv", RECIPES[table])
+    figures = "; ".join(spread(values(records, task, row, "target-test last")) for task in tasks)
+    assert f" {figures} " in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_averages_in_the_readme_are_those_of_the_runs() -> None:
+    recipe = RECIPES["drt-digits"]
+    records = read_records(ROOT / "bench" / "results" / "runs" / "drt-digits.csv", recipe)
+    averages = (
+        average({task: values(records, task, row.label, "target-test last") for task in recipe.tasks})
+        for row in recipe.rows
+    )
+    assert f"| {' / '.join(map(rounded, averages))} |" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_pictures_of_the_notes_are_there() -> None:

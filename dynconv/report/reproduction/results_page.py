@@ -79,11 +79,10 @@ def _contents(by_table: Mapping[str, Sequence[Record]]) -> str:
         ]
         for name, records in by_table.items()
     ]
-    total = sum(_hours(records) for records in by_table.values())
-    count = sum(map(len, by_table.values()))
+    every = [each for records in by_table.values() for each in records]
     head = ["table", "what it is", "runs", "hours of runs"]
     rows = "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---", "---", "---:", "---:"], *lines))
-    return f"{count} runs, {total:.0f} hours of them:\n\n{rows}"
+    return f"{counted(len(every), 'run')}, {_duration(every)} in all:\n\n{rows}"
 
 
 def _section(recipe: Recipe, records: Sequence[Record], notes: Path) -> list[str]:
