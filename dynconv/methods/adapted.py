@@ -32,8 +32,6 @@ class AdaptedConfig(SourceFirstConfig):
     """Width of a discriminator's hidden layers (ADDA, section 5.1: 500)."""
     num_layers: int = 3
     """Linear layers of a discriminator (ADDA, section 5.1: 3)."""
-    discriminator_steps: int = 0
-    """Steps of the adaptation in which the discriminator learns alone (0 in ADDA, 500 in the paper of GAM)."""
     drift_weight: float | None = None
     """Weight of ||theta_s - theta_t||^2, how far the target's network has gone from the source's, in its loss (GAM, eq.
     3); None for 0."""
@@ -53,7 +51,7 @@ class AdaptedConfig(SourceFirstConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, ("discriminator_steps", "beta1", "drift_weight"), least=0)
+        check_range(self, ("beta1", "drift_weight"), least=0)
         check_range(self, ("adaptation_lr_factor", "discriminator_lr_factor"), above=0)
         check_range(self, ("hidden_features", "num_layers"), least=1)
         if self.beta1 >= 1:

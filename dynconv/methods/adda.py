@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class ADDAConfig(AdaptedConfig):
     """ADDA; the defaults are those of the paper's digits."""
 
+    discriminator_steps: int = 0
+    """Steps of the adaptation in which the discriminator learns alone (0 in the paper)."""
     weight_sharing: Literal["unshared", "shared"] = "unshared"
     """Whether the target has an encoder of its own, which starts as the source's and leaves that and the classifier as
     they are (ADDA), or one encoder serves both and goes on learning the source meanwhile (Table 1's other choice)."""
@@ -55,7 +57,7 @@ class ADDAConfig(AdaptedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range(self, ("gate", "adversarial_weight"), least=0)
+        check_range(self, ("discriminator_steps", "gate", "adversarial_weight"), least=0)
         if self.gate >= 1:
             raise ValueError(f"gate: expected less than 1, got {self.gate}")
         if self.discriminates == "features":

@@ -41,6 +41,10 @@ _OF_IMAGES = {"adversarial_weight": 1.0, "drift_weight": 0.5}
 _OF_PIXELS = {"adversarial_weight": 0.1, "drift_weight": 2.0}
 
 
+# Section 5: steps in which the discriminators learn alone.
+STEPS_ALONE = 500
+
+
 @dataclass(frozen=True)
 class GAMConfig(AdaptedConfig):
     """General activation matching; the defaults are the paper's, for labels of images and for those of pixels."""
@@ -71,10 +75,10 @@ class GAMConfig(AdaptedConfig):
     """Whether all discriminators play from the first step ("jointly": released code) or a new one joins in in the order
     of `taps` after each equal part of the adaptation ("one-by-one"). None for the paper's: one by one for labels of
     images, jointly for those of pixels."""
-    discriminator_steps: int = 500
+    discriminator_steps: int | None = None
     """Steps in which the discriminators learn alone: the first ones of the adaptation, and after each new one of "one-
-    by-one" (section 5: 500; released code: 0). In a run too short for it the default stands for half of these steps,
-    and the run says so."""
+    by-one" (released code: 0). None for the 500 of section 5, and where a run has no more steps for that, for half of
+    these, which it says."""
     gaussian_start: bool = True
     """Whether the target's network begins as Gaussian matching leaves it (section 4.1, "crucial for successful
     transfer" by section 4.2), or as the source's (released code)."""
@@ -92,7 +96,7 @@ class GAMConfig(AdaptedConfig):
         super().__post_init__()
         check_source_policy(self.normalisation_policy, ("source-only", "frozen"), "the training of GAM's source")
         check_range(self, ("adversarial_weight",), above=0)
-        check_range(self, ("statistics_images",), least=0)
+        check_range(self, ("statistics_images", "discriminator_steps"), least=0)
         if self.scales and (not self.taps or len(self.scales) != len(self.taps)):
             raise ValueError(
                 f"scales: expected one for each of taps, got {len(self.scales)} for {len(self.taps) or 'the default'} "
@@ -152,10 +156,11 @@ class GAMConfig(AdaptedConfig):
         return first_steps(self.adaptation_begins(max_steps), max_steps, len(_resolved_taps(self)[0]))[1:]
 
     def steps_alone(self, steps: int) -> int:
-        """`discriminator_steps`, or what the default stands for where the adaptation (a part of "one-by-one") has only
-        so many `steps`, and would adapt in none of them."""
-        given = self.discriminator_steps
-        return steps // 2 if given == type(self).discriminator_steps and given >= steps else given
+        """`discriminator_steps`, or what None stands for where the adaptation (a part of "one-by-one") has so many
+        `steps`."""
+        if self.discriminator_steps is not None:
+            return self.discriminator_steps
+        return STEPS_ALONE if steps > STEPS_ALONE else steps // 2
 
     def _own(self, name: str, given: float | None) -> float:
         return (_OF_PIXELS if labels_pixels(self) else _OF_IMAGES)[name] if given is None else given
@@ -243,7 +248,7 @@ class GAM(Adapted):
 
     def check_run(self, *, max_steps: int, micro_batch: int) -> None:
         super().check_run(max_steps=max_steps, micro_batch=micro_batch)
-        given, parts, steps = self.config.discriminator_steps, self._parts, self._steps_of_part(max_steps)
+        parts, steps = self._parts, self._steps_of_part(max_steps)
         alone = self.config.steps_alone(steps)
         each = (
             f"each of the {parts} parts of the adaptation, one for each discriminator,"
@@ -255,10 +260,10 @@ class GAM(Adapted):
                 f"discriminator_steps: {each} has {steps} of the run's {max_steps} steps, and in {alone} of them the "
                 "discriminators would learn alone, so nothing is ever adapted; give fewer of these, or more steps"
             )
-        if alone != given:
+        if self.config.discriminator_steps is None and alone != STEPS_ALONE:
             # Before the first step whoever watches is told.
             self._shortened = (
-                f"discriminator_steps: {given}, the default, are too many, for {each} has {steps} of the "
+                f"discriminator_steps: {STEPS_ALONE}, the paper's, are too many, for {each} has {steps} of the "
                 f"run's {max_steps} steps; they learn alone in {alone} of these (--discriminator-steps to choose)"
             )
 

@@ -16,6 +16,9 @@ from dynconv.methods.checks import check_range, check_unused
 from dynconv.methods.records import About
 from dynconv.nn import DiscriminatorBank
 
+# Section 3.1, on Office-31.
+NUM_GROUPS = 6
+
 
 @dataclass(frozen=True)
 class GSDAConfig(AdversarialConfig):
@@ -31,10 +34,10 @@ class GSDAConfig(AdversarialConfig):
     entropy_weight: float = 0.02
     """Weight of the entropy of the target's predictions (alpha of eq. 5; 0.02 on Office-31 and Office-Home, 0.2 on
     VisDA and for partial adaptation)."""
-    num_groups: tuple[int, ...] = (6,)
+    num_groups: tuple[int, ...] = ()
     """Disjoint groups drawn at random (section 3.1: 6 on Office-31, 13 on Office-Home, 4 on VisDA); several growing
-    numbers give a deeper hierarchy (section 2.2). They must be fewer than the classes: of 6 classes and fewer the
-    default stands for half as many groups as classes (2 or 3), of two classes for none, and the run says so."""
+    numbers give a deeper hierarchy (section 2.2). They must be fewer than the classes. Empty for the 6
+    of Office-31, and of 6 classes and fewer for half as many groups as classes (of two none), which the run says."""
     groups: str = ""
     """Groups of one's own as nested lists of class indices, "[[0, 1], [2, 3, 4]]", instead of random ones; classes
     count from 0 in the order of their names. They may overlap (a class's share is then divided among its groups)
@@ -62,8 +65,6 @@ class GSDAConfig(AdversarialConfig):
         if self.levels != "group":
             choice = f"levels {self.levels!r}, which has no groups"
             check_unused(self, ("num_groups", "groups", "group_seed"), choice, "choose levels 'group'")
-        elif not self.groups and not self.num_groups:
-            raise ValueError("num_groups: expected at least one number of groups; levels 'class' has none")
         if self.groups:
             choice = "groups, which says what they are"
             check_unused(self, ("num_groups", "group_seed"), choice, "leave groups empty")
@@ -88,10 +89,12 @@ class GSDAConfig(AdversarialConfig):
         return Hierarchy.random(num_classes, self.groups_of(num_classes), generator)
 
     def groups_of(self, num_classes: int) -> tuple[int, ...]:
-        """`num_groups`, or what the default stands for where it is not smaller than the number of classes: groups of
-        two or three classes, a choice of ours (the paper's four of VisDA have three each)."""
-        if self.num_groups != type(self).num_groups or num_classes > max(self.num_groups):
+        """`num_groups`, or what an empty one stands for: of few classes groups of two or three, a choice of ours (the
+        paper's four of VisDA have three each)."""
+        if self.num_groups:
             return self.num_groups
+        if num_classes > NUM_GROUPS:
+            return (NUM_GROUPS,)
         return (max(2, num_classes // 2),) if num_classes > 2 else ()
 
 
@@ -118,10 +121,10 @@ class GSDA(AdversarialMethod):
     def notice(self) -> str | None:
         config = self.config
         drawn = config.groups_of(self.num_classes)
-        if config.levels != "group" or config.groups or drawn == config.num_groups:
+        if config.levels != "group" or config.groups or config.num_groups or drawn == (NUM_GROUPS,):
             return super().notice
         own = (
-            f"num_groups: {config.num_groups[0]}, the default, are not fewer than the {self.num_classes} classes; "
+            f"num_groups: {NUM_GROUPS}, the paper's, are not fewer than the {self.num_classes} classes; "
             f"{drawn[0] if drawn else 'no'} groups of classes instead (--num-groups to choose)"
         )
         return "\n".join(filter(None, (super().notice, own)))

@@ -239,18 +239,21 @@ def test_discriminators_join_one_by_one_each_after_steps_of_its_own(batch: Batch
 
 
 def test_the_default_steps_alone_fit_a_short_run_and_it_says_so() -> None:
-    made = make(taps=LAYERS[2:], order="one-by-one", discriminator_steps=500, pretrain=0.5)
+    made = make(taps=LAYERS[2:], order="one-by-one", discriminator_steps=None, pretrain=0.5)
     made.check_run(max_steps=3006, micro_batch=4)
     assert made.notice is None and made.config.steps_alone(501) == 500
     made.check_run(max_steps=24, micro_batch=4)
     assert made.notice is not None
-    assert "500, the default, are too many" in made.notice and "4 of the run's 24 steps" in made.notice
+    assert "500, the paper's, are too many" in made.notice and "4 of the run's 24 steps" in made.notice
     assert "alone in 2 of these" in made.notice
     alone = []
     for step in range(12, 24):
         made.begin_step(step, 24)
         alone.append(made.alone)
     assert alone == [True, True, False, False] * 3
+    # What is asked for is never replaced.
+    with pytest.raises(ValueError, match="and in 500 of them"):
+        make(taps=LAYERS[2:], order="one-by-one", discriminator_steps=500).check_run(max_steps=24, micro_batch=4)
     with pytest.raises(ValueError, match="has 0 of the run's 4 steps"):
         made.check_run(max_steps=4, micro_batch=4)
 

@@ -45,7 +45,7 @@ def test_the_defaults_are_the_papers_for_digits() -> None:
     assert (config.game, config.weight_of_game, config.weight_of_drift, config.joins) == (
         "classical", 1.0, 0.5, "one-by-one",
     )  # fmt: skip
-    assert (config.discriminator_steps, config.gaussian_start, config.lr * config.adaptation_lr_factor) == (
+    assert (config.steps_alone(10_000), config.gaussian_start, config.lr * config.adaptation_lr_factor) == (
         500, True, pytest.approx(2e-4),
     )  # fmt: skip
     widths = [

@@ -143,7 +143,6 @@ def test_a_checkpoint_brings_the_random_groups_back() -> None:
         ({"groups": "[[0], [1, 2]]", "group_seed": 1}, "group_seed: 1 contradicts groups"),
         ({"synchronisation": False, "beta": 2.0}, "beta: 2.0 contradicts synchronisation false"),
         ({"beta": -1.0}, "beta: expected at least 0"),
-        ({"num_groups": ()}, "num_groups: expected at least one number of groups"),
     ],
 )
 def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> None:
@@ -176,5 +175,9 @@ def test_the_default_number_of_groups_fits_few_classes_and_says_so(classes: int,
     if told is None:
         assert method.notice is None
     else:
-        assert method.notice is not None and told in method.notice and "num_groups: 6, the default" in method.notice
+        assert method.notice is not None and told in method.notice and "num_groups: 6, the paper's" in method.notice
     assert GSDA(GSDAConfig(hidden_features=8, levels="class"), classes).notice is None
+    if classes <= 6:
+        # What is asked for is never replaced.
+        with pytest.raises(ValueError, match="fewer|between|num_groups"):
+            GSDA(GSDAConfig(hidden_features=8, num_groups=(6,)), classes)

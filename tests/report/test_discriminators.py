@@ -97,7 +97,7 @@ def test_the_note_is_of_the_options() -> None:
     assert "beside a copy, for channels_last is false" in note(GAMConfig(taps=taps, **plain), channels_last=False)
     assert "not copied" in note(GAMConfig(taps=("scores",), **plain), channels_last=False)
     assert "and both once more for the network's." in note(GAMConfig(taps=taps, mapping="confusion", **plain))
-    paper = note(GAMConfig(backbone="lenet-gam"))
+    paper = note(GAMConfig(backbone="lenet-gam"), max_steps=30_000)
     assert "They join in one by one" in paper and "The first 500 steps of each part are without" in paper
     # The default in a run that is too short for it: of 200 steps half adapt, in two parts.
     assert "The first 25 steps of each part are" in note(GAMConfig(backbone="lenet-gam"), max_steps=200)
