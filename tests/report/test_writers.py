@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -85,9 +87,50 @@ def test_latex_draws_its_figures_within_the_page(report: Report, tmp_path: Path)
 
 
 def test_a_long_table_goes_on_over_the_page(tmp_path: Path) -> None:
-    lines = tuple(Line((str(index), "1")) for index in range(60))
-    text = latex(Report("t", (), (Section("s", (Table("long", ("a", "b"), lines),)),)), tmp_path)
-    assert r"\begin{longtable}" in text and r"\endhead" in text and r"\fitted{\begin" not in text
+    def pieces(cell: str, count: int) -> list[int]:
+        lines = tuple(Line((f"{index} {cell}", "1"), first=True) for index in range(count))
+        text = latex(Report("t", (), (Section("s", (Table("long", ("a", "b"), lines, ("Once.",)),)),)), tmp_path)
+        bodies = re.findall(r"\\midrule\n(.*?)\\bottomrule", text, re.DOTALL)
+        found = [len(re.findall(r"^\{\}(\d+)", body, re.MULTILINE)) for body in bodies]
+        assert re.findall(r"\\textbf\{(.*?)\}", text) == ["long", *["long, continued"] * (len(found) - 1)]
+        assert text.count("Once.") == 1 and re.findall(r"^\{\}(\d+)", text, re.MULTILINE) == list(
+            map(str, range(count))
+        )
+        return found
+
+    assert pieces("row", 24) == [24]
+    assert pieces("row", 60) == [24, 24, 12]
+    assert pieces("words that wrap " * 8, 20) == [8, 8, 4], "four printed lines each, and half a line between them"
+    assert pieces("row", 0) == [0]
+
+
+def test_words_too_long_for_a_line_may_be_broken() -> None:
+    assert escape("runs/mnist-usps/DRT/seed0/x") == (
+        r"runs/\allowbreak{}mnist-{}usps/\allowbreak{}DRT/\allowbreak{}seed0/\allowbreak{}x"
+    )
+    assert escape("a/b some/path") == "a/b some/path"
+    assert escape("x" * 50) == r"\allowbreak{}".join(("x" * 24, "x" * 24, "xx"))
+
+
+def test_a_report_compiles_within_its_pages(report: Report, tmp_path: Path) -> None:
+    program = shutil.which("pdflatex")
+    if program is None:
+        pytest.skip("NO LATEX: report.tex was not compiled (pdflatex of TeX Live, Debian's texlive-latex-extra)")
+    lines = tuple(Line((f"gam ({'source_checkpoint=gam, ' * (index % 9)})", *["88.1"] * 14)) for index in range(50))
+    command = f"dynconv train --out {'runs/a_very_long_name/' * 20} {'unbroken' * 30}"
+    more = Section("More", (Table("wide and long", ("method", *"abcdefghijklmn"), lines), Facts((("run", command),))))
+    whole = Report(report.title, report.introduction, (*report.sections, more))
+    (tmp_path / "report.tex").write_text(latex(whole, tmp_path))
+    done = subprocess.run(
+        [program, "-interaction=nonstopmode", "-halt-on-error", "report.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and (tmp_path / "report.pdf").stat().st_size > 10_000
 
 
 def test_html_holds_its_images_and_runs_nothing(report: Report, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dynconv.report.page.document import Block, Facts, Figure, Line, Missing, Report, Section, Table, Text
@@ -17,7 +18,6 @@ PREAMBLE = r"""\documentclass[10pt]{article}
 \usepackage{array}
 \usepackage{booktabs}
 \usepackage{graphicx}
-\usepackage{longtable}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{4pt}
 \setcounter{secnumdepth}{0}
@@ -25,11 +25,13 @@ PREAMBLE = r"""\documentclass[10pt]{article}
 \newcommand{\fitted}[1]{\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{#1}}
 """
 SECTIONS = ("section", "subsection", "subsubsection", "paragraph")
-# A scaled table cannot go on over the page; longer ones are longtables.
+# Printed lines of a table that fit on a page with its heading; a scaled one cannot go on over the page by itself.
 MOST_LINES = 36
 FIGURE = r"width=\linewidth,height=.8\textheight,keepaspectratio"
-# A column with a longer word than this wraps.
-WIDEST = 44
+# A column with a longer cell than this wraps, into lines of some 40 letters.
+WIDEST, WRAPPED = 44, 40
+# Longer words, paths and options, may be broken behind these letters, and where there is none of them for as long.
+LONGEST_WORD, BREAKS = 24, "/_=,"
 # The letters of pdfTeX's font encoding beyond Latin 1.
 T1 = "ĂăĄąĆćČčĎďĐđĘęĚěĞğĹĺĽľŁłŃńŇňŐőŒœŔŕŘřŚśŞşŠšŢţŤťŮůŰűŸŹźŻżŽž"
 SPECIAL = {
@@ -90,7 +92,18 @@ def escape(text: str) -> str:
     The letters that pdfTeX's fonts have pass; of any other the number is given, for a document that stops at a class's
     name is of less use.
     """
-    return "".join(SPECIAL.get(letter) or (letter if _prints(letter) else f"[U+{ord(letter):04X}]") for letter in text)
+    return " ".join(map(_word, text.split(" ")))
+
+
+def _word(word: str) -> str:
+    written = [SPECIAL.get(letter) or (letter if _prints(letter) else f"[U+{ord(letter):04X}]") for letter in word]
+    since = 0
+    for place, letter in enumerate(word[:-1] if len(word) > LONGEST_WORD else ""):
+        since += 1
+        if letter in BREAKS or since == LONGEST_WORD:
+            written[place] += r"\allowbreak{}"
+            since = 0
+    return "".join(written)
 
 
 def _prints(letter: str) -> bool:
@@ -120,7 +133,7 @@ def _block(block: Block, folder: Path) -> Iterator[str]:
     elif isinstance(block, Missing):
         yield rf"\emph{{{escape(block.title)} is left out:}} {escape(block.reason)}\par"
     elif isinstance(block, Facts):
-        yield r"\begin{description}\small"
+        yield r"\begin{description}\small\raggedright"
         yield from (rf"\item[{{{escape(name)}}}] {escape(value)}" for name, value in block.pairs)
         yield r"\end{description}"
     elif isinstance(block, Text):
@@ -130,20 +143,32 @@ def _block(block: Block, folder: Path) -> Iterator[str]:
 def _table(table: Table) -> Iterator[str]:
     columns = "".join(_column(table, place) for place in range(len(table.header)))
     header = rf"{' & '.join(map(escape, table.header))} \\"
-    long = len(table.lines) > MOST_LINES
-    yield rf"\medskip\textbf{{{escape(table.title)}}}\par\nopagebreak"
-    if long:
-        yield rf"{{\footnotesize\begin{{longtable}}{{@{{}}{columns}@{{}}}}"
-        yield rf"\toprule {header} \midrule \endhead"
-    else:
+    for piece, lines in enumerate(_pieces(table)):
+        title = f"{table.title}, continued" if piece else table.title
+        yield rf"\medskip\textbf{{{escape(title)}}}\par\nopagebreak"
         yield rf"\fitted{{\begin{{tabular}}{{@{{}}{columns}@{{}}}}"
         yield rf"\toprule {header} \midrule"
-    for place, line in enumerate(table.lines):
-        if line.first and place:
-            yield r"\addlinespace"
-        yield _line(line)
-    yield rf"\bottomrule\end{{{'longtable' if long else 'tabular'}}}}}\par"
+        for place, line in enumerate(lines):
+            if line.first and place:
+                yield r"\addlinespace"
+            yield _line(line)
+        yield r"\bottomrule\end{tabular}}\par"
     yield from (rf"{{\footnotesize {escape(note)}\par}}" for note in table.notes)
+
+
+def _pieces(table: Table) -> Iterator[Sequence[Line]]:
+    """The lines in pieces that fit on a page each."""
+    wraps = [_wraps(table, place) for place in range(len(table.header))]
+    begin, height = 0, 0.0
+    for place, line in enumerate(table.lines):
+        wrapped = zip(line.cells, wraps, strict=True)
+        printed = max(len(textwrap.wrap(cell, WRAPPED)) if wrap else 1 for cell, wrap in wrapped)
+        needed = printed + line.first / 2
+        if height + needed > MOST_LINES and place > begin:
+            yield table.lines[begin:place]
+            begin, height = place, 0
+        height += needed
+    yield table.lines[begin:]
 
 
 def _line(line: Line) -> str:
@@ -157,5 +182,8 @@ def _line(line: Line) -> str:
 def _column(table: Table, place: int) -> str:
     if place >= table.words:
         return "r"
-    widest = max((len(line.cells[place]) for line in table.lines), default=0)
-    return r">{\raggedright\arraybackslash}p{70mm}" if widest > WIDEST else "l"
+    return r">{\raggedright\arraybackslash}p{70mm}" if _wraps(table, place) else "l"
+
+
+def _wraps(table: Table, place: int) -> bool:
+    return place < table.words and max((len(line.cells[place]) for line in table.lines), default=0) > WIDEST
