@@ -126,6 +126,7 @@ struct Operators {
       Tensor pi, Tensor s, Tensor pooled, Tensor hidden, Tensor w1, Tensor w2, Tensor temperature, int64_t num_bases,
       int64_t scale_kind, int64_t pixels, ScalarType x_type) {
     STD_TORCH_CHECK(pooled.dim() == 2, "coefficients: pooled must have shape (B, C)");
+    check_floating(x_type, "x");
     const ScalarType type = accumulation_type(x_type);
     const int64_t batch = pooled.size(0), channels = pooled.size(1);
     const Sizes n = check_branch(pooled, batch, channels, pixels, w1, w2, temperature, num_bases);

@@ -349,7 +349,10 @@ def _cost(args: list[str]) -> int:
 
     from dynconv.report.cost import cost_facts, cost_table, parse_info
 
-    options = parse_info(args)
+    try:
+        options = parse_info(args)
+    except ValueError as error:
+        return fail(str(error))
     from dynconv.models.cost import costs_of_kinds
 
     rows = costs_of_kinds(options.backbone, options.counted_classes, options.image_size)

@@ -45,6 +45,7 @@ def train_run(config: TrainConfig) -> tuple[int, bool]:
     from dynconv.engine.train import (
         Diverged,
         Interrupted,
+        NotWritten,
         OtherProcessFailed,
         Refused,
         make_fabric,
@@ -66,11 +67,11 @@ def train_run(config: TrainConfig) -> tuple[int, bool]:
         if is_main_process():
             print(f"dynconv: {stopped}", file=sys.stderr)
         return 130, True
-    except (Refused, DataError) as error:
-        # DataError: an image that is read only when its turn comes.
+    except (Refused, DataError, NotWritten) as error:
+        # DataError: an image that is read only when its turn comes. NotWritten: a disk that became full.
         return fail(str(error)), True
     except Diverged as error:
         return fail(str(error), code=1), True
     except OtherProcessFailed as error:
-        return fail(str(error), code=error.code), True
+        return fail(str(error), code=error.exit_code), True
     return 0, fabric is not None

@@ -320,10 +320,7 @@ def _options(tensor: Tensor, tile: Tile) -> dict[str, object]:
 
 
 def _kind(sizes: tuple[int, int], *operands: Tensor | None) -> str:
-    """Which tiles suit: by arithmetic, and whether 16 elements at a time can be loaded as one (Triton's own test)."""
+    """The `dynconv.kernels.layout.arithmetic` of a product of operands whose rows are as long as ``sizes`` say."""
     tensors = [tensor for tensor in operands if tensor is not None]
     dtype = tensors[0].dtype
-    ragged = any(number % 16 for number in (*sizes, *(tensor.data_ptr() for tensor in tensors)))
-    if dtype == torch.float32 and _precision(dtype) == "ieee":
-        return "ragged float32" if ragged else "float32"
-    return "ragged" if ragged else "tf32" if dtype == torch.float32 else "half"
+    return layout.arithmetic(dtype, _precision(dtype), *sizes, *(tensor.data_ptr() for tensor in tensors))

@@ -6,8 +6,8 @@ import triton
 
 from dynconv.kernels.tiles import PROGRAMS_WANTED, Tile
 
-# By product and kind of arithmetic (dynconv.kernels.layout.kind), widest first. bench/compile_kernels.py holds that
-# none spills on sm_80, sm_90 and sm_100, and that each fits shared memory.
+# By product and kind of arithmetic (dynconv.kernels.layout.arithmetic), widest first. bench/compile_kernels.py holds
+# that none spills on sm_80, sm_90 and sm_100, and that each fits shared memory.
 # "product": rows are samples, which "outer" reduces over.
 TILES: dict[str, dict[str, tuple[Tile, ...]]] = {
     "product": {

@@ -133,9 +133,17 @@ def sample_span(tensor: Tensor) -> int:
 
 
 def kind(source: Tensor, reduction: int, columns: int) -> str:
-    """Which tiles suit: by arithmetic, and whether 16 channels at a time can be loaded as one (Triton's own test)."""
-    numbers = (reduction, columns, source.data_ptr(), *(source.stride(axis) for axis in (0, 2, 3)))
+    """The `arithmetic` of a convolution over ``source``, in place, with channels per group."""
+    strides = (source.stride(axis) for axis in (0, 2, 3))
+    return arithmetic(source.dtype, precision(source.dtype), reduction, columns, source.data_ptr(), *strides)
+
+
+def arithmetic(dtype: torch.dtype, input_precision: str, *numbers: int) -> str:
+    """Which tiles suit: by arithmetic, and whether 16 elements at a time can be loaded as one (Triton's own test).
+
+    ``numbers`` are the sizes, strides and addresses that decide it; ``input_precision`` is tl.dot's.
+    """
     ragged = any(number % 16 for number in numbers)
-    if source.dtype == torch.float32 and precision(source.dtype) == "ieee":
+    if dtype == torch.float32 and input_precision == "ieee":
         return "ragged float32" if ragged else "float32"
-    return "ragged" if ragged else "tf32" if source.dtype == torch.float32 else "half"
+    return "ragged" if ragged else "tf32" if dtype == torch.float32 else "half"

@@ -140,12 +140,12 @@ class Bilinear(nn.Module):
 class PublishedFCN8s(nn.Module):
     """CyCADA's FCN-8s on VGG16, in evaluation mode."""
 
-    def __init__(self, num_classes: int = 19, *, hidden: int = 16, ceil_mode: bool = False) -> None:
+    def __init__(self, num_classes: int = 19, *, hidden: int = 16) -> None:
         super().__init__()
         self.vgg = make_layers([each for group in GROUPS for each in (*group, "M")])
         for layer in self.vgg:
             if isinstance(layer, nn.MaxPool2d):
-                layer.ceil_mode = ceil_mode
+                layer.ceil_mode = True
         fc6, fc7 = nn.Conv2d(GROUPS[-1][-1], hidden, 7), nn.Conv2d(hidden, hidden, 1)
         parts = (fc6, nn.ReLU(), nn.Dropout2d(), fc7, nn.ReLU(), nn.Dropout2d(), nn.Conv2d(hidden, num_classes, 1))
         self.vgg_head = nn.Sequential(*parts)

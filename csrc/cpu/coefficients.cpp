@@ -231,10 +231,16 @@ DYNCONV_INLINE void activate(Acc* values, int64_t count, ScaleKind kind) {
   }
 }
 
-// The derivative of the gate, from its value. The hard gate has slope 0 at its two corners, as torch's relu6 has.
+// From z, and not from s as (s - 1) (2 - s): of those differences nothing is left where the gate saturates.
 template <typename Acc>
-DYNCONV_INLINE Acc gate_slope(Acc s, ScaleKind kind) {
-  if (kind == ScaleKind::sigmoid) return (s - 1) * (2 - s);
+DYNCONV_INLINE Acc sigmoid_slope(Acc z) {
+  const Acc decay = exp_of(-std::abs(z));
+  return decay / ((1 + decay) * (1 + decay));
+}
+
+// No slope at the two corners, as torch's relu6 has it.
+template <typename Acc>
+DYNCONV_INLINE Acc hard_slope(Acc s) {
   return s <= 0 || s >= 2 ? Acc(0) : Acc(1) / 3;
 }
 
@@ -272,10 +278,11 @@ void transform(const ForwardData<Acc>& d, const Sizes& n, Acc temperature, Scale
       [&](int64_t begin, int64_t end) { transform_samples(d, n, temperature, kind, begin, end); });
 }
 
-// `grad_pooled` becomes the gradient of each pixel of a plane.
+// `grad_pooled` becomes the gradient of each pixel of a plane. `w2_transposed`, as in the forward pass, is for the
+// sigmoid alone.
 template <typename Acc>
 struct BackwardData {
-  const Acc *grad_pi, *grad_s, *pi, *s, *pooled, *hidden, *w1, *w2;
+  const Acc *grad_pi, *grad_s, *pi, *s, *pooled, *hidden, *w1, *w2, *w2_transposed;
   Acc *grad_outputs, *grad_hiddens, *grad_pooled, *grad_w1, *grad_w2;
 };
 
@@ -291,8 +298,17 @@ DYNCONV_CLONES void differentiate_samples(
       for (int64_t k = 0; k < n.bases; ++k) dz[k] = pi[k] * (grad_pi[k] - mean) / temperature;
     }
     if (d.grad_s != nullptr) {
-      const Acc *s = d.s + b * n.scales, *grad_s = d.grad_s + b * n.scales;
-      for (int64_t o = 0; o < n.scales; ++o) dz[n.bases + o] = grad_s[o] * gate_slope(s[o], kind);
+      const Acc *s = d.s + b * n.scales, *grad_s = d.grad_s + b * n.scales, *hidden = d.hidden + b * n.hidden;
+      Acc* of_scales = dz + n.bases;
+      if (kind == ScaleKind::sigmoid) {
+        // First z itself, by the sums of the forward pass.
+        for (int64_t h = 0; h < n.hidden; ++h) {
+          add_scaled(of_scales, hidden[h], d.w2_transposed + h * n.outputs() + n.bases, n.scales);
+        }
+        for (int64_t o = 0; o < n.scales; ++o) of_scales[o] = grad_s[o] * sigmoid_slope(of_scales[o]);
+      } else {
+        for (int64_t o = 0; o < n.scales; ++o) of_scales[o] = grad_s[o] * hard_slope(s[o]);
+      }
     }
     for (int64_t o = 0; o < n.outputs(); ++o) add_scaled(dh, dz[o], d.w2 + o * n.hidden, n.hidden);
     for (int64_t h = 0; h < n.hidden; ++h) dh[h] = d.hidden[b * n.hidden + h] <= 0 ? Acc(0) : dh[h];
@@ -356,13 +372,17 @@ struct Cpu {
     Tensor grad_pixel = zeros(n.batch, n.channels), grad_w1 = zeros(n.hidden, n.channels),
            grad_w2 = zeros(n.outputs(), n.hidden);
     const Tensor w1 = contiguous_as(a.w1, type), w2 = contiguous_as(a.w2, type);
+    std::optional<Tensor> w2_transposed;
+    if (a.grad_s && a.kind == ScaleKind::sigmoid) {
+      w2_transposed = torch::stable::contiguous(torch::stable::transpose(w2, 0, 1));
+    }
     std::vector<Acc> grad_outputs(static_cast<size_t>(n.batch * n.outputs()));
     std::vector<Acc> grad_hiddens(static_cast<size_t>(n.batch * n.hidden));
     const auto data_of = [](const Tensor& tensor) { return tensor.const_data_ptr<Acc>(); };
     const BackwardData<Acc> data{a.grad_pi ? data_of(*a.grad_pi) : nullptr, a.grad_s ? data_of(*a.grad_s) : nullptr,
         data_of(a.pi), data_of(a.s), data_of(a.pooled), data_of(a.hidden), data_of(w1), data_of(w2),
-        grad_outputs.data(), grad_hiddens.data(), grad_pixel.mutable_data_ptr<Acc>(), grad_w1.mutable_data_ptr<Acc>(),
-        grad_w2.mutable_data_ptr<Acc>()};
+        w2_transposed ? data_of(*w2_transposed) : nullptr, grad_outputs.data(), grad_hiddens.data(),
+        grad_pixel.mutable_data_ptr<Acc>(), grad_w1.mutable_data_ptr<Acc>(), grad_w2.mutable_data_ptr<Acc>()};
     differentiate(data, n, read_scalar<Acc>(a.temperature, type), a.kind);
     for (auto [to, from] : {std::pair{a.grad_pixel, grad_pixel}, {a.grad_w1, grad_w1}, {a.grad_w2, grad_w2}}) {
       torch::stable::copy_(to, from);

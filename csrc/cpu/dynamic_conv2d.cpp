@@ -133,9 +133,12 @@ Call call_of(const Tensor& x, const Tensor& y, const Optional& weight, const Opt
   call.kernel[0] = fixed.size(2);
   call.kernel[1] = fixed.size(3);
   for (int axis = 0; axis < 2; ++axis) {
+    // Products of these, and a kernel's or an image's size, then stay within 64 bits.
+    STD_TORCH_CHECK(std::min(g.stride[axis], g.dilation[axis]) > 0 && g.padding[axis] >= 0 &&
+                        std::max({g.stride[axis], g.dilation[axis], g.padding[axis]}) <= INT32_MAX,
+        "dynamic_conv2d: stride, padding or dilation is out of range");
     const int64_t reach = g.dilation[axis] * (call.kernel[axis] - 1), size = x.size(2 + axis) + 2 * g.padding[axis];
-    STD_TORCH_CHECK(g.stride[axis] > 0 && g.dilation[axis] > 0 && size > reach &&
-                        y.size(2 + axis) == (size - reach - 1) / g.stride[axis] + 1,
+    STD_TORCH_CHECK(size > reach && y.size(2 + axis) == (size - reach - 1) / g.stride[axis] + 1,
         "dynamic_conv2d: y has not the size of the convolution");
   }
   // Offsets within a sample's block are 32-bit; dynconv/ops/native.py refuses the same in its words.

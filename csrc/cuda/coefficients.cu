@@ -70,9 +70,15 @@ __device__ Acc gate(Acc z, ScaleKind kind) {
   return (shifted < 0 ? 0 : shifted > 6 ? 6 : shifted) / 3;
 }
 
+// From z, not from s, as csrc/cpu/coefficients.cpp explains.
 template <typename Acc>
-__device__ Acc gate_slope(Acc s, ScaleKind kind) {
-  if (kind == ScaleKind::sigmoid) return (s - 1) * (2 - s);
+__device__ Acc sigmoid_slope(Acc z) {
+  const Acc decay = exp(-fabs(z));
+  return decay / ((1 + decay) * (1 + decay));
+}
+
+template <typename Acc>
+__device__ Acc hard_slope(Acc s) {
   return s <= 0 || s >= 2 ? Acc(0) : Acc(1) / 3;
 }
 
@@ -134,17 +140,21 @@ __device__ void hidden_unit(const ForwardData<Acc>& d, int64_t b, int64_t h, int
   }
 }
 
-// One lane's part of row o of w2 times the hidden units of sample b.
-template <typename Acc>
-__device__ Acc output_part(const ForwardData<Acc>& d, int64_t b, int64_t o, int member, int lanes) {
-  const Acc* hidden = d.hidden + b * d.n.hidden;
-  Acc total = 0;
-  visit(d.w2, [&](const auto* w2) {
-    const auto* row = w2 + o * d.n.hidden;
+// Row o of w2 times the hidden units of sample b, in each of the neighbouring `lanes` that share it; 0 beyond the last
+// row. `d` is the data of either direction.
+template <typename Data>
+__device__ auto output_of(const Data& d, int64_t b, int64_t o, int lane, int lanes) {
+  const auto* hidden = d.hidden + b * d.n.hidden;
+  std::remove_const_t<std::remove_reference_t<decltype(*hidden)>> total = 0;
+  using Acc = decltype(total);
+  if (o < d.n.outputs()) {
+    visit(d.w2, [&](const auto* w2) {
+      const auto* row = w2 + o * d.n.hidden;
 #pragma unroll 4
-    for (int64_t h = member; h < d.n.hidden; h += lanes) total += hidden[h] * widen<Acc>(row[h]);
-  });
-  return total;
+      for (int64_t h = lane % lanes; h < d.n.hidden; h += lanes) total += hidden[h] * widen<Acc>(row[h]);
+    });
+  }
+  return group_sum(total, lanes);
 }
 
 // pi of sample b, by one warp.
@@ -152,7 +162,7 @@ template <typename Acc>
 __device__ void softmax(const ForwardData<Acc>& d, int64_t b, int lane) {
   Acc* pi = d.pi + b * d.n.bases;
   for (int64_t k = 0; k < d.n.bases; ++k) {
-    const Acc logit = group_sum(output_part(d, b, k, lane, kWarp), kWarp);
+    const Acc logit = output_of(d, b, k, lane, kWarp);
     if (k % kWarp == lane) pi[k] = logit;
   }
   // From here on a lane touches its own entries alone.
@@ -177,8 +187,7 @@ __device__ void softmax(const ForwardData<Acc>& d, int64_t b, int lane) {
 template <typename Acc>
 __device__ void scales(const ForwardData<Acc>& d, int64_t b, int64_t first, int lane) {
   const int64_t o = first + lane / d.scale_lanes;
-  Acc z = o < d.n.scales ? output_part(d, b, d.n.bases + o, lane % d.scale_lanes, d.scale_lanes) : Acc(0);
-  z = group_sum(z, d.scale_lanes);
+  const Acc z = output_of(d, b, d.n.bases + o, lane, d.scale_lanes);
   if (o < d.n.scales && lane % d.scale_lanes == 0) d.s[b * d.n.scales + o] = gate(z, d.kind);
 }
 
@@ -231,6 +240,7 @@ struct BackwardData {
   Temperature<Acc> temperature;
   Sizes n;
   ScaleKind kind;
+  int scale_lanes;
 };
 
 // The gradient of the second layer's outputs, of one sample by one block.
@@ -247,9 +257,20 @@ __device__ void differentiate_outputs(const BackwardData<Acc>& d, int64_t b) {
     const Acc temperature = d.temperature.get();
     for (int64_t k = threadIdx.x; k < n.bases; k += kWarp) out[k] = pi[k] * (grad(k) - mean) / temperature;
   }
-  for (int64_t o = threadIdx.x; o < n.scales; o += kThreads) {
-    const Acc grad = d.grad_s == nullptr ? Acc(0) : d.grad_s[b * n.scales + o];
-    out[n.bases + o] = grad * gate_slope(d.s[b * n.scales + o], d.kind);
+  if (d.grad_s == nullptr || d.kind == ScaleKind::hard) {
+    for (int64_t o = threadIdx.x; o < n.scales; o += kThreads) {
+      const int64_t i = b * n.scales + o;
+      out[n.bases + o] = d.grad_s == nullptr ? Acc(0) : d.grad_s[i] * hard_slope(d.s[i]);
+    }
+    return;
+  }
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, scales_of_warp = kWarp / d.scale_lanes;
+  for (int64_t first = warp * scales_of_warp; first < n.scales; first += kWarps * scales_of_warp) {
+    const int64_t o = first + lane / d.scale_lanes;
+    const Acc z = output_of(d, b, n.bases + o, lane, d.scale_lanes);
+    if (o < n.scales && lane % d.scale_lanes == 0) {
+      out[n.bases + o] = d.grad_s[b * n.scales + o] * sigmoid_slope(z);
+    }
   }
 }
 
@@ -357,6 +378,11 @@ Temperature<Acc> temperature_of(const Tensor& value, const Tensor& x) {
   return {value.const_data_ptr(), is_double, Acc(0)};
 }
 
+// A group of lanes no longer than a row of w2, where `threads` work on a sample.
+int scale_lanes_for(int64_t threads, const Sizes& n) {
+  return lanes_for(std::min(threads / std::max<int64_t>(1, n.scales), n.hidden));
+}
+
 Typed typed(const Tensor& tensor) { return {const_cast<void*>(tensor.const_data_ptr()), tensor.scalar_type()}; }
 
 struct Cuda {
@@ -376,9 +402,9 @@ struct Cuda {
     const bool grid_wide = n.hidden * n.channels > kBlockWeights;
     Tensor partial =
         torch::stable::new_empty(a.x, {plan.chunks > 1 ? n.batch * plan.chunks * n.channels : 0}, type_of<Acc>);
-    // Threads for each sample; a group of lanes no longer than a row of w2.
+    // For each sample.
     const int64_t threads = grid_wide ? std::max<int64_t>(kThreads, kFillingBlocks * kThreads / n.batch) : kThreads;
-    const int scale_lanes = lanes_for(std::min(threads / std::max<int64_t>(1, n.scales), n.hidden));
+    const int scale_lanes = scale_lanes_for(threads, n);
     const ForwardData<Acc> data{typed(a.w1), typed(a.w2), partial.mutable_data_ptr<Acc>(),
         a.pooled.mutable_data_ptr<Acc>(), a.hidden.mutable_data_ptr<Acc>(), a.pi.mutable_data_ptr<Acc>(),
         a.s.mutable_data_ptr<Acc>(), temperature_of<Acc>(a.temperature, a.x), n, plan.chunks, a.kind, scale_lanes};
@@ -398,7 +424,8 @@ struct Cuda {
     const BackwardData<Acc> data{a.grad_pi ? data_of(*a.grad_pi) : nullptr, a.grad_s ? data_of(*a.grad_s) : nullptr,
         data_of(a.pi), data_of(a.s), data_of(a.pooled), data_of(a.hidden), typed(a.w1), typed(a.w2),
         typed(a.grad_pixel), typed(a.grad_w1), typed(a.grad_w2), grad_outputs.mutable_data_ptr<Acc>(),
-        grad_hiddens.mutable_data_ptr<Acc>(), temperature_of<Acc>(a.temperature, a.pooled), n, a.kind};
+        grad_hiddens.mutable_data_ptr<Acc>(), temperature_of<Acc>(a.temperature, a.pooled), n, a.kind,
+        scale_lanes_for(kThreads, n)};
     // Also for an empty batch, whose weight gradients are zero.
     const auto items = [](int64_t rows, int64_t columns) { return ceil_div(rows, kRows) * columns; };
     const int64_t entries = items(n.batch, n.channels) + items(n.hidden, n.channels) + items(n.outputs(), n.hidden);

@@ -31,19 +31,28 @@ if [ ! -x "$tool" ]; then
   exit 1
 fi
 
-# PYTORCH_NO_CUDA_MEMORY_CACHING: each tensor is an allocation of its own, so that a read beyond it is seen. A CUDA graph
-# cannot be captured that way; the tests of graphs run with the caching allocator.
+# PYTORCH_NO_CUDA_MEMORY_CACHING: each tensor is an allocation of its own, so that a read beyond it is seen. A CUDA
+# graph cannot be captured that way, nor peak memory be counted; the tests of these run with the caching allocator.
 check() {
   say "$1"
   shift
   "$tool" --error-exitcode 86 --print-limit 20 "$@"
 }
 cd "$(dirname "$0")/../.."
-check 'memcheck' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$bin/pytest" -q -m gpu -k 'not graph' "$@"
-check 'memcheck, CUDA graphs' --tool memcheck "$bin/pytest" -q -m gpu -k graph "$@"
+operators=(tests/ops tests/kernels tests/nn)
+cached='graph or workspace_bounds'
+# Inductor's kernels are not ours.
+check 'memcheck' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+  "$bin/pytest" -q -m gpu -k "not ($cached or inductor)" "$@" "${operators[@]}"
+check 'memcheck, CUDA graphs and peak memory' --tool memcheck \
+  "$bin/pytest" -q -m gpu -k "$cached" "$@" "${operators[@]}"
+# Of the engine's runs those whose networks and discriminators go through the operators.
+check 'memcheck, runs' --tool memcheck \
+  "$bin/pytest" -q -m gpu -k 'family_trains_and and (drt or gsda)' "$@" tests/engine
 # These are not marked gpu: on a machine without one they run in Triton's interpreter.
 check 'memcheck, kernels' --tool memcheck env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
   "$bin/pytest" -q -m 'not slow and not gpu' "$@" tests/kernels
 # Elsewhere only the vendor's kernels run, whose races are not ours; large tensors race no otherwise than small ones.
-check 'racecheck' --tool racecheck "$bin/pytest" -q -m gpu -k 'not beyond_32_bits' "$@" tests/ops tests/kernels
+check 'racecheck' --tool racecheck \
+  "$bin/pytest" -q -m gpu -k 'not beyond_32_bits and not eager and not inductor' "$@" tests/ops tests/kernels
 check 'racecheck, kernels' --tool racecheck "$bin/pytest" -q -m 'not slow and not gpu' "$@" tests/kernels

@@ -15,7 +15,7 @@ from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, ImageFiles, kept
 from dynconv.data.translated import translated_rows
 from dynconv.data.unlabelled import unlabelled_images
-from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, sound_rows
+from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, passed_over, sound_rows, tell_passed_over
 
 # One fixed division of a set without a published test split, so that every run measures on the same images.
 SPLIT_SEED = 0
@@ -150,6 +150,7 @@ def _read_classes(name: str, folder: Path) -> list[Row]:
             f"{name}: {folder} holds no folder: expected one folder of images per class, or translated images called "
             "LABEL_ID_fake_B.png"
             + (f". Its {images} images have no labels, as a target's may: --target {name}={folder}" if images else "")
+            + (f". No images by their names: {told}" if (told := passed_over(stray)) else "")
         )
     for each in classes:
         if each.error is not None:
@@ -158,7 +159,10 @@ def _read_classes(name: str, folder: Path) -> list[Row]:
             raise DataError(
                 f"{name}: the class folder {each.place} holds no image ({', '.join(sorted(SUFFIXES))}). Expected "
                 f"{folder}/CLASS/IMAGE: remove the folder, or give the one that holds the classes"
+                + (f". No images by their names: {told}" if (told := passed_over(each.stray)) else "")
             )
+    # What lies beside the class folders may be a list or a licence.
+    tell_passed_over(name, folder, (file for each in classes for file in each.stray))
     return [Row(file, each.place.name) for each in classes for file in each.images]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynconv.data.errors import DataError
 from dynconv.data.translated import NAME
-from dynconv.data.walk import SUFFIXES
+from dynconv.data.walk import SUFFIXES, tell_passed_over
 
 
 def unlabelled_images(name: str, place: Path) -> tuple[Path, ...] | None:
@@ -31,7 +31,7 @@ def unlabelled_images(name: str, place: Path) -> tuple[Path, ...] | None:
 
 
 def _held(name: str, folder: Path) -> tuple[Path, ...] | None:
-    images = []
+    images, others = [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -41,6 +41,7 @@ def _held(name: str, folder: Path) -> tuple[Path, ...] | None:
                     return None
                 path = folder / entry.name
                 if path.suffix.lower() not in SUFFIXES:
+                    others.append(path)
                     continue
                 if NAME.fullmatch(path.stem):
                     # A translated image, whose name tells its label.
@@ -48,6 +49,8 @@ def _held(name: str, folder: Path) -> tuple[Path, ...] | None:
                 images.append(path)
     except OSError as error:
         raise DataError(f"{name}: the folder {folder} cannot be read: {error}") from error
+    if images:
+        tell_passed_over(name, folder, sorted(others))
     return tuple(sorted(images)) or None
 
 

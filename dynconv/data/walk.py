@@ -3,16 +3,24 @@ training must, and a check goes on and tells them all."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from dynconv.data.errors import DataError
+from dynconv.distributed import is_main
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"})
 
+# Of the suffixes that are no image's the most common are told.
+_KINDS = 6
+_FOLDER = "folder"
 # What is shown of a line or a word that someone else wrote.
 _SHOWN = 80
 # Far above any number of classes, and far below the 4,300 digits that Python refuses to convert.
@@ -163,3 +171,23 @@ def class_folders(folder: Path) -> tuple[list[ClassFolder], list[Path]]:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def passed_over(stray: Iterable[Path]) -> str:
+    """What of `stray` is no image by its name, in words: how many files of which suffixes, and how many folders; empty
+    where there is nothing of the kind."""
+    kinds = Counter(_kind(path) for path in stray if path.suffix.lower() not in SUFFIXES)
+    told = [f"{count:,} {kind}{'s' * (kind == _FOLDER and count > 1)}" for kind, count in kinds.most_common()]
+    more = [f"{len(told) - _KINDS} more suffixes"] if len(told) > _KINDS else []
+    return ", ".join([*told[:_KINDS], *more])
+
+
+def _kind(path: Path) -> str:
+    return _FOLDER if path.is_dir() else path.suffix.lower() or "without a suffix"
+
+
+def tell_passed_over(name: str, folder: Path, stray: Iterable[Path]) -> None:
+    """Say on stderr what of `stray`, of the domain `name` in `folder`, no one reads; nothing where that is nothing."""
+    if is_main() and (told := passed_over(stray)):
+        read = ", ".join(sorted(SUFFIXES))
+        log.warning("%s: passed over what is no image by its name in %s: %s; read are %s", name, folder, told, read)

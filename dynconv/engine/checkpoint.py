@@ -46,10 +46,13 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: Path | None = No
     """Write `state` so that `path` is at every moment either the old file or the whole new one.
 
     With `keep`, the old file goes on under that name.
+
+    Raises:
+        OSError: The file cannot be written; `path` is the old one.
     """
     temporary = temporary_of(path)
     with temporary.open("w+b") as file:
-        torch.save(state, file)
+        _save(state, file)
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0, os.SEEK_END)
@@ -59,6 +62,16 @@ def save_checkpoint(path: Path, state: dict[str, Any], *, keep: Path | None = No
     if keep is not None and path.exists():
         _keep(path, keep)
     put_in_place(temporary, path)
+
+
+def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # Of a full disk torch says at last that a position was not expected.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _keep(path: Path, keep: Path) -> None:
@@ -86,7 +99,9 @@ def load_checkpoint(
             the format, or lacks one of the `required` keys.
     """
     if not path.is_file():
-        raise UnusableCheckpoint(path, "is not there: there is no checkpoint of this name")
+        raise UnusableCheckpoint(
+            path, "is not there: there is no checkpoint of this name (the run has not come so far?)"
+        )
     try:
         with path.open("rb") as file:
             if (problem := _broken_seal(file)) is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +19,10 @@ from dynconv.metrics import ValidatorName
 from dynconv.metrics.names import is_of_class
 
 
+class NotWritten(RuntimeError):  # noqa: N818 - reads as what happened
+    """A run folder took no more: its disk is full, or it may no longer be written to."""
+
+
 class Journal:
     """Context that takes rows and checkpoints to the run folder, scalars to TensorBoard and progress to a console.
 
@@ -28,6 +32,8 @@ class Journal:
         folder: The run's.
         console: Where progress goes; None for standard error.
         start, max_steps: Steps that are over, and steps in all.
+
+    Whatever writes raises NotWritten where it cannot.
     """
 
     def __init__(self, folder: RunFolder, console: Console | None, *, start: int, max_steps: int) -> None:
@@ -43,7 +49,8 @@ class Journal:
         if self._folder is not None:
             # A run that starts, or starts over, begins with an evaluation at step 0.
             purge = self._start + 1 if self._start else 0
-            writer = SummaryWriter(str(self._folder.tensorboard), purge_step=purge)
+            with self._writing():
+                writer = SummaryWriter(str(self._folder.tensorboard), purge_step=purge)
             self._writer = self._stack.enter_context(writer)
         self._stack.enter_context(self._progress)
         return self
@@ -51,7 +58,13 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        try:
+            with self._writing():
+                self._stack.close()
+        except NotWritten:
+            # TensorBoard's file fails once more after what ended the run.
+            if error is None:
+                raise
 
     def line(self, text: str) -> None:
         """One line for whoever watches."""
@@ -65,32 +78,47 @@ class Journal:
         """A row of training.jsonl: `step`, `epoch`, `seconds` and the means of what was logged."""
         if self._folder is None:
             return
-        self._folder.append_training(row)
-        for name, value in row.items():
-            if name not in ("step", "epoch", "seconds"):
-                self._scalar(name if "/" in name else f"loss/{name}", value, row["step"])
+        with self._writing():
+            self._folder.append_training(row)
+            for name, value in row.items():
+                if name not in ("step", "epoch", "seconds"):
+                    self._scalar(name if "/" in name else f"loss/{name}", value, row["step"])
 
     def evaluation(self, row: Row, validator: ValidatorName) -> None:
         """A row of results.jsonl; `validator` is the run's."""
         self._progress.evaluation(row, validator)
         if self._folder is None:
             return
-        self._folder.append(row)
-        for name, value in row.items():
-            # A curve for each of Office-Home's 65 classes would bury the others; training.png has them.
-            if "/" in name and not is_of_class(name):
-                self._scalar(name, value, row["step"])
+        with self._writing():
+            self._folder.append(row)
+            for name, value in row.items():
+                # A curve for each of Office-Home's 65 classes would bury the others; training.png has them.
+                if "/" in name and not is_of_class(name):
+                    self._scalar(name, value, row["step"])
 
     def checkpoint(self, name: str, state: dict[str, Any]) -> None:
         """The checkpoint `name` ("last", "source-val", "label-free") of the run; of "last" the one before is kept."""
         if self._folder is not None:
             keep = self._folder.previous if name == "last" else None
-            save_checkpoint(self._folder.checkpoint(name), state, keep=keep)
+            with self._writing():
+                save_checkpoint(self._folder.checkpoint(name), state, keep=keep)
 
     def finish(self, config_hash: str, validator: ValidatorName) -> None:
         """Write `done`; `validator` is the run's."""
         if self._folder is not None:
-            self._folder.finish(config_hash, validator)
+            with self._writing():
+                self._folder.finish(config_hash, validator)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            assert self._folder is not None, "the other processes write nothing"
+            raise NotWritten(
+                f"the run folder {self._folder.path} cannot be written to any more: {error}. Make room there, or give "
+                "back the right to write, and give the same command again: it goes on from the last checkpoint"
+            ) from error
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if self._writer is not None:

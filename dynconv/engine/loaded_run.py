@@ -95,7 +95,8 @@ def load_run(
     run = dataclasses.replace(config.run, device=device, devices=1, precision=precision or config.run.precision)
     fabric = make_fabric(run)
     weights = folder.checkpoint(checkpoint)
-    state = load_checkpoint(weights, fabric.device, required=WEIGHTS)
+    # On the CPU, whatever the device: the optimisers' moments, twice the weights and more, are not asked for.
+    state = load_checkpoint(weights, required=WEIGHTS)
     check_configuration(weights, state, config)
     classes = tuple(state["classes"])
     # The weights the training began with are in no need of being there: the checkpoint's take their place.

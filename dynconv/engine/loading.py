@@ -153,6 +153,26 @@ def unlabelled_note(protocol: Protocol) -> str | None:
     )
 
 
+def repeated_note(protocol: Protocol, batch_size: int) -> str | None:
+    """What whoever watches a run must know of batches that hold images more than once, for a domain has fewer than each
+    takes of it; None where none has.
+
+    Args:
+        protocol: What is drawn from.
+        batch_size: Images of the sources, which take turns, and images of the target, in a batch of all processes.
+    """
+    shares = [(source, -(-batch_size // len(protocol.sources))) for source in protocol.sources]
+    small = {
+        domain.name: f"{share} images of {domain.name}, which has {len(domain.train)} to train on"
+        for domain, share in (*shares, (protocol.target, batch_size))
+        if len(domain.train) < share
+    }
+    if not small:
+        return None
+    taken = " and ".join(small.values())
+    return f"--batch-size {batch_size}: a batch takes {taken}; it holds some of them more than once"
+
+
 def scene_options(config: TrainConfig) -> SceneOptions:
     """How a run's scenes are loaded."""
     run = config.run

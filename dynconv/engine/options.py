@@ -64,7 +64,8 @@ class PredictOptions:
     top: Annotated[int, tyro.conf.arg(metavar="K")] = 1
     """Classes per image, the likeliest first."""
     checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
+    """The last checkpoint, the one with the best accuracy on the held-out source images, or the one with the best
+    label-free validator on the target's."""
     device: Device = "auto"
     """Where to compute."""
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: as in eval)")] = None
@@ -97,16 +98,17 @@ class ExportOptions:
     without its calibrator, or "calibrator", the calibrator alone, as calibrator.safetensors and, with --format, as a
     program. Of a run of cyclegan: "stylised", its source's training images in the target's style, called
     LABEL_ID_fake_B.png, which --source NAME=DIR reads."""
-    format: Annotated[Literal["torch", "onnx"] | None, tyro.conf.arg(metavar="{torch,onnx}", help_behavior_hint="")] = (
-        None
-    )
-    """"torch": a torch.export program, .pt2. "onnx": .onnx (needs dynconv[export]). A part that is a program needs one
-    of them."""
+    format: Annotated[
+        Literal["torch", "onnx"] | None,
+        tyro.conf.arg(metavar="{torch,onnx}", help_behavior_hint="(required for model and classifier)"),
+    ] = None
+    """"torch": a torch.export program, .pt2. "onnx": .onnx (needs dynconv[export])."""
     image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W", help_behavior_hint="")] = None
     """Of a network that labels every pixel: height and width of the images that the program takes. Default: the run's
     own --image-size."""
     checkpoint: CheckpointName = "last"
-    """The last checkpoint, or the one that a validator chose."""
+    """The last checkpoint, the one with the best accuracy on the held-out source images, or the one with the best
+    label-free validator on the target's."""
     data_root: DataRoot = None
     """Folder of the real data sets ("stylised" only). Default: the one the run was trained with."""
 

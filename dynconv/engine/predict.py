@@ -61,7 +61,8 @@ def predict_images(
     Args:
         loaded: The run. Images are prepared as its evaluation prepares those of `NAME=DIR`, ten crops included.
         place: What `find_images` takes.
-        out: The table: a file that appears when it is whole, or "-" for standard output, row by row.
+        out: The table: a file that appears when it is whole, or "-" for standard output, a pipe or a device, row by
+            row.
         top: Classes per image; those after the first are in columns `class_2`, `confidence_2` and so on.
         batch_size: Images, or crops of them, that are read and scored at a time; None for what is quick at their size.
         image_size: Of networks that label every pixel alone.
@@ -166,7 +167,8 @@ def _read(root: Path, names: Sequence[str], *, decoding: Decoding) -> tuple[Tens
 
 @contextlib.contextmanager
 def _table(out: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `out` when the context ends well, or standard output."""
+    """A text file that takes the place of `out` when the context ends well; standard output, a pipe or a device, which
+    are written to as they are."""
     # Names that are not UTF-8 on the disk keep their bytes.
     if out == STANDARD_OUTPUT:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -176,7 +178,10 @@ def _table(out: Path) -> Iterator[TextIO]:
         return
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; give the name of a CSV file in it")
-    temporary = temporary_of(out)
+    # A rename would put a file in the place of a pipe, of a device (/dev/stdout, /dev/null), or of a link.
+    as_it_is = out.exists() and not out.is_file()
+    out = out.resolve() if out.is_symlink() and not as_it_is else out
+    temporary = out if as_it_is else temporary_of(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="")
@@ -186,15 +191,18 @@ def _table(out: Path) -> Iterator[TextIO]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        put_in_place(temporary, out)
+            if not as_it_is:
+                os.fsync(file.fileno())
+        if not as_it_is:
+            put_in_place(temporary, out)
     except BrokenPipeError:
         # Of the progress, not of the table.
         raise
     except OSError as error:
         raise ValueError(f"--out {out} cannot be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if not as_it_is:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

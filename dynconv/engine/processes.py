@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynconv.distributed import all_mean, barrier, world_size
+from dynconv.engine.launch import exit_words
 from dynconv.engine.run_options import RunOptions
 
 # Steps between two looks at whether a process was told to stop: on a GPU each of them waits for the device.
@@ -119,11 +120,19 @@ def started(fabric: Fabric) -> Iterator[Fabric]:
 
 
 class OtherProcessFailed(RuntimeError):  # noqa: N818 - reads as what happened
-    """Process `rank` ended with the exit code `code`, and said why."""
+    """Process `rank` ended with the exit code `code` and said why, or was killed by the signal -`code`; `exit_code` is
+    this command's own."""
 
     def __init__(self, rank: int, code: int) -> None:
         self.rank, self.code = rank, code
-        super().__init__(f"process {rank} ended with the exit code {code}; what it said stands above")
+        self.exit_code = max(code, 1)
+        # The kernel kills where memory runs out, and the process can say nothing.
+        how = (
+            f"was {exit_words(code)}, by hand or for want of memory; the same command goes on from the last checkpoint"
+            if code < 0
+            else f"ended with the {exit_words(code)}; what it said stands above"
+        )
+        super().__init__(f"process {rank} {how}")
 
 
 def _is_a_broken_connection(error: BaseException) -> bool:

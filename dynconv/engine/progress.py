@@ -9,10 +9,14 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from dynconv.engine.selection import Row, main_metric, mean_of
 from dynconv.metrics import ValidatorName
 from dynconv.metrics.names import in_words
+
+# Characters of the bar: a terminal of 80 keeps half of its line for the losses.
+BAR = 10
 
 
 class ProgressDisplay:
@@ -25,9 +29,11 @@ class ProgressDisplay:
         self._began = time.monotonic()
         self._bar: Progress | None = None
         if console.is_terminal:
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-            self._bar = Progress(*columns, console=console)
-            self._task = self._bar.add_task("", total=max_steps, completed=start, status="")
+            # Where the losses are longer than the line they take further ones, and nothing makes way for them.
+            losses = TextColumn("{task.fields[losses]}", table_column=Column(ratio=1))
+            columns = (BarColumn(BAR), MofNCompleteColumn(), TextColumn("{task.fields[pace]}"), losses)
+            self._bar = Progress(*columns, console=console, expand=True)
+            self._task = self._bar.add_task("", total=max_steps, completed=start, losses="", pace="")
 
     def __enter__(self) -> ProgressDisplay:
         if self._bar is not None:
@@ -46,11 +52,12 @@ class ProgressDisplay:
         remaining = timedelta(seconds=round((self._max_steps - step) / rate))
         losses = {name.removeprefix("loss/"): value for name, value in means.items()}
         shown = "  ".join(f"{name} {value:.4g}" for name, value in losses.items() if "/" not in name)
-        status = f"epoch {epoch:.2f}  {shown}  {rate:.1f} steps/s  ETA {remaining}"
+        shown = f"epoch {epoch:.2f}  {shown}"
+        pace = f"{rate:.1f} steps/s  ETA {remaining}"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, status=status)
+            self._bar.update(self._task, completed=step, losses=shown, pace=pace)
         else:
-            self.line(f"step {step}/{self._max_steps}  {status}")
+            self.line(f"step {step}/{self._max_steps}  {shown}  {pace}")
 
     def evaluation(self, row: Row, validator: ValidatorName) -> None:
         """Show what an evaluation is judged by (`main_metric`), in per cent, the mean over the domains of each split;

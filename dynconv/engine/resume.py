@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynconv.distributed import barrier, is_main
+import torch
+
+from dynconv.distributed import all_min, barrier, is_main
 from dynconv.engine.checkpoint import STATE, UnusableCheckpoint, load_checkpoint
 from dynconv.engine.environment import environment
 
@@ -19,21 +21,43 @@ def take_up(run: Run) -> None:
     Rows younger than that checkpoint are dropped; without one the run starts with none. Every process calls this.
 
     Raises:
-        ValueError: Another process trains in the folder, it cannot be used or holds another run by now, or none of its
-            checkpoints can be used.
+        ValueError: Another process trains in the folder, it cannot be used or holds another run by now, none of its
+            checkpoints can be used, or the processes of this run do not see the same.
     """
     folder = run.folder
     folder.take(run.config)
     try:
         used = _load_newest(run)
+        check_same_step(run.step, folder.path, run.fabric.device)
         # Every process has read what it needs of the folder.
         barrier()
         if is_main():
-            told = {} if run.method.notice is None else {"notice": run.method.notice}
+            told = {} if run.notice is None else {"notice": run.notice}
             folder.open(run.config, {"max_steps": run.max_steps, **environment(), **told}, run.step, used)
     except BaseException:
         folder.lock.release()
         raise
+
+
+def check_same_step(step: int, folder: Path, device: torch.device) -> None:
+    """Raise where this run's processes go on from different steps: they would average gradients of different weights.
+
+    Args:
+        step: What this process goes on from; 0 where it found no checkpoint.
+        folder: The run folder.
+        device: Where the processes compare their steps.
+
+    Raises:
+        ValueError: On every process, where one has another step.
+    """
+    own = torch.tensor(step, device=device)
+    first, last = int(all_min(own)), -int(all_min(-own))
+    if first != last:
+        raise ValueError(
+            f"the processes go on from different checkpoints of {folder}: from step {first} and from step {last} (0: "
+            "there is none). Every machine must see the same run folder: put it on a file system that they share, or "
+            "copy its checkpoints to each of them"
+        )
 
 
 def _load_newest(run: Run) -> Path | None:

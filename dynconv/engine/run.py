@@ -70,6 +70,13 @@ class Run:
         self.checkpoint_step: int | None = None
         # What whoever watches must know of the checkpoint that the run goes on from.
         self.notes: list[str] = []
+        # What must be known of how it begins, beside what its method says.
+        self.notices: list[str] = []
+
+    @property
+    def notice(self) -> str | None:
+        """Lines for whoever watches the run, before its first step; None for nothing."""
+        return "\n".join(filter(None, (self.method.notice, *self.notices))) or None
 
     def state(self) -> dict[str, Any]:
         """What last.pt holds; every process must call this."""
@@ -123,6 +130,7 @@ class Run:
         Raises:
             Interrupted: On Ctrl-C or SIGTERM, after a checkpoint.
             Diverged: A loss, a parameter or a score is no longer finite.
+            NotWritten: The run folder cannot be written to any more.
         """
         journal = Journal(self.folder, console, start=self.step, max_steps=self.max_steps)
         # `prepare` took the lock; from here on it is given back however the training ends.
@@ -139,8 +147,8 @@ class Run:
         self.method.train()
         if self.step == 0:
             self.evaluate(journal)
-            if self.method.notice is not None:
-                journal.line(self.method.notice)
+            if self.notice is not None:
+                journal.line(self.notice)
         while self.step < self.max_steps:
             if self.refresh_every and self.step % self.refresh_every == 0 and self.method.refresh_due():
                 self.refresh(journal)

@@ -12,7 +12,15 @@ from dynconv.data.arrangements import with_pseudo_labels
 from dynconv.distributed import rank, world_size
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.interrupt import Interrupted
-from dynconv.engine.loading import check_skipped, load_domains, record_skipped, training_domains, unlabelled_note
+from dynconv.engine.journal import NotWritten
+from dynconv.engine.loading import (
+    check_skipped,
+    load_domains,
+    record_skipped,
+    repeated_note,
+    training_domains,
+    unlabelled_note,
+)
 from dynconv.engine.meter import Diverged
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout, started, synchronise_norms
 from dynconv.engine.pseudo_label_file import record_pseudo_labels
@@ -29,6 +37,7 @@ from dynconv.models.features import use_memory_format
 __all__ = [
     "Diverged",
     "Interrupted",
+    "NotWritten",
     "OtherProcessFailed",
     "Refused",
     "Run",
@@ -60,6 +69,7 @@ def train(config: TrainConfig, *, console: Console | None = None) -> RunFolder:
         DataError: An image that is read when its turn comes cannot be.
         Interrupted: On Ctrl-C or SIGTERM, after a checkpoint.
         Diverged: A loss is no longer finite.
+        NotWritten: The run folder cannot be written to any more.
         OtherProcessFailed: Another process of this run did, and said why.
     """
     folder = open_folder(config)
@@ -73,7 +83,7 @@ def train_in(folder: RunFolder, config: TrainConfig, fabric: Fabric, *, console:
 
     Raises:
         Refused: Before the first step, as `prepare`.
-        DataError, Interrupted, Diverged, OtherProcessFailed: As `train`.
+        DataError, Interrupted, Diverged, NotWritten, OtherProcessFailed: As `train`.
     """
     with started(fabric):
         try:
@@ -154,6 +164,9 @@ def prepare(config: TrainConfig, folder: RunFolder, fabric: Fabric) -> Run:
     scoring = Scoring(fabric.device, fabric.autocast, config.network_input)
     evaluation = evaluation_of(config, training, held_out, scoring)
     run = Run(config, folder, fabric, method, batches, evaluation)
+    if run.max_steps > 1 and (note := repeated_note(drawn, config.batch_size)) is not None:
+        # A run of one step matches, or imports, and trains on no batch.
+        run.notices.append(note)
     method.check_run(max_steps=run.max_steps, micro_batch=config.batch_size // config.run.accumulate)
     if method.supervised_by_target:
         few = config.options.few_labels

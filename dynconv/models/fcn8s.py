@@ -24,9 +24,10 @@ _SCALES = (0.0001, 0.01)
 class FCN8s(SegmentationFeatures):
     """FCN-8s on VGG16 (Long, Shelhamer and Darrell, CVPR 2015) without its three scoring layers, which are the head.
 
-    Scores are made from three depths, and the features are all three in one tensor on the grid of the deepest: pool4
-    and pool3, cut to the part that the scores of the image's pixels depend on, are taken apart by `pixel_unshuffle`
-    into 4 and 16 places per place. fc7, one row and one column smaller, has zeros there, which the head cuts off.
+    Scores are made from three depths, and the features are all three in one tensor on the grid of the deepest, fc7:
+    pool4 and pool3, cut to the part that the scores of the image's pixels depend on, are taken apart by
+    `pixel_unshuffle` into 4 and 16 places per place. The poolings round up, as Caffe's do, in which the release was
+    made, and CyCADA's (its release, models/fcn8s.py).
 
     `vgg` has torchvision's numbers; `fc6` and `fc7` are VGG16's first two linear layers as convolutions. Convolutions
     start from He's normal distribution (fan out), as torchvision's VGG.
@@ -47,7 +48,7 @@ class FCN8s(SegmentationFeatures):
             for width in group:
                 layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
                 before = width
-            layers.append(nn.MaxPool2d(2))
+            layers.append(nn.MaxPool2d(2, ceil_mode=True))
         self.vgg = nn.Sequential(*layers)
         self.fc6 = nn.Conv2d(before, _CHANNELS[2], 7)
         self.fc7 = nn.Conv2d(_CHANNELS[2], _CHANNELS[2], 1)
@@ -80,10 +81,10 @@ class FCN8s(SegmentationFeatures):
                 pools.append(maps)
         maps = self.dropout(self.relu(self.fc6(maps)))
         maps = self.dropout(self.relu(self.fc7(maps)))
-        # Of n = H / 32: pool3 has 4 n + 24 rows and pool4 2 n + 12, fc7 n. The released crops (9 and 5 rows, 31 of the
-        # image) leave 4 n + 2 rows of pool3 that count and 2 n + 2 of pool4; 4 n + 4 and 2 n + 2 are taken along.
-        pool3, pool4 = pools[0][..., 10:-10, 10:-10], pools[1][..., 5:-5, 5:-5]
-        return torch.cat([pixel_unshuffle(pool3, 4), pixel_unshuffle(pool4, 2), pad(maps, (0, 1, 0, 1))], dim=1)
+        # Of n = H / 32: pool3 has 4 n + 25 rows, pool4 2 n + 13 and fc7 n + 1. The released crops (9 and 5 rows, 31 of
+        # the image) leave 4 n + 2 rows of pool3 that count and 2 n + 2 of pool4; 4 n + 4 and 2 n + 2 are taken along.
+        pool3, pool4 = pools[0][..., 10:-11, 10:-11], pools[1][..., 5:-6, 5:-6]
+        return torch.cat([pixel_unshuffle(pool3, 4), pixel_unshuffle(pool4, 2), maps], dim=1)
 
 
 class FCN8sHead(SegmentationHead):
@@ -112,14 +113,14 @@ class FCN8sHead(SegmentationHead):
         """Maps (B, 10240, n + 1, m + 1) to scores (B, num_classes, 4 n + 2, 4 m + 2): those of the images' places at an
         eighth of the size, and one place more on each side."""
         packed3, packed4, fc7 = maps.split([16 * _CHANNELS[0], 4 * _CHANNELS[1], _CHANNELS[2]], dim=1)
-        # A transposed convolution fades to zero at the border: it sees zeros beyond.
-        scores = _doubled(pad(self.score(fc7[..., :-1, :-1]), (1, 1, 1, 1)))
+        # A transposed convolution fades to zero at the borders, of which the crops leave the first: zeros lie beyond.
+        scores = _doubled(pad(self.score(fc7), (1, 0, 1, 0)))
         scores = scores + self.score_pool4(_SCALES[1] * pixel_shuffle(packed4, 2))
         return _doubled(scores) + self.score_pool3(_SCALES[0] * pixel_shuffle(packed3, 4)[..., 1:-1, 1:-1])
 
     def upsample(self, low: Tensor) -> Tensor:
         """Scores (B, num_classes, 4 n + 2, 4 m + 2) to (B, num_classes, 32 n, 32 m)."""
-        # Row r of these 32 n + 16 is row r + 20 of the 32 n + 56 that the release cuts from 31 on.
+        # Row r of these 32 n + 16 is row r + 20 of the 32 n + 88 that the release cuts from 31 on.
         return interpolate(low, scale_factor=8, mode="bilinear")[..., 11:-5, 11:-5]
 
 

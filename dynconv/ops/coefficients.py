@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dynconv import backends, reference
@@ -52,7 +53,9 @@ def coefficients(
         temperature: A positive float, or a tensor of one element on ``x``'s device; it gets no gradient.
         scale_activation: ``"sigmoid"`` or ``"hard"``.
         backend: ``"auto"`` takes ``"native"`` where it was built (C++ on the CPU; CUDA, one launch forward and one
-            backward where eager takes eight), else ``"eager"``.
+            backward where eager takes eight), else ``"eager"``. Both keep the slope of a saturated sigmoid to the last
+            digits; ``"reference"``, the formula itself, which is also what an exported program holds, loses it with
+            ``1 - sigmoid(z)``.
 
     Returns:
         ``(pi, s)`` of shapes (B, K) and (B, num_scales), None for a part of size 0; float32, or float64 for a float64
@@ -82,15 +85,27 @@ def coefficients(
     with torch.autocast(x.device.type, enabled=False) if autocast_is_on(x.device) else contextlib.nullcontext():
         # The mean of a half-precision x is taken in float32 without a float32 copy of x.
         pooled = x.mean(dim=(2, 3), keepdim=True, dtype=dtype)
-        return reference.coefficients(
-            pooled,
-            w1.to(dtype),
-            w2.to(dtype),
-            num_bases=num_bases,
-            num_scales=num_scales,
-            temperature=temperature,
-            scale_activation=scale_activation,
-        )
+        w1, w2 = w1.to(dtype), w2.to(dtype)
+        if exporting or backend == "reference":
+            return reference.coefficients(
+                pooled,
+                w1,
+                w2,
+                num_bases=num_bases,
+                num_scales=num_scales,
+                temperature=temperature,
+                scale_activation=scale_activation,
+            )
+        hidden = F.relu(F.linear(pooled.flatten(1), w1))
+        logits, gates = F.linear(hidden, w2).split([num_bases, num_scales], dim=1)
+        pi = torch.softmax(logits / temperature, dim=1) if num_bases else None
+        if not num_scales:
+            return pi, None
+        if scale_activation == "hard":
+            return pi, F.relu6(gates + 3) / 3
+        # sigmoid as the exponential of its logarithm: autograd takes the slope of torch.sigmoid from its value, and
+        # nothing is left of 1 - sigmoid(z) in float32 beyond z = 17.
+        return pi, 1 + F.logsigmoid(gates).exp()
 
 
 def _wants_native(x: Tensor, backend: str) -> bool:

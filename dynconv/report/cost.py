@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from itertools import pairwise
 from typing import Annotated, Any
 
 import tyro
@@ -74,7 +76,16 @@ class InfoOptions:
 
 
 def parse_info(args: Sequence[str]) -> InfoOptions:
-    """The options that the words after `dynconv info` describe. SystemExit as in `parse_options`."""
+    """The options that the words after `dynconv info` describe. SystemExit as in `parse_options`.
+
+    Raises:
+        ValueError: A backbone's name, or another word, stands without --backbone before it.
+    """
+    for before, word in pairwise(("", *args)):
+        if before != "--backbone" and (word in NAMES or not (before or word.startswith("-"))):
+            meant = [word] if word in NAMES else get_close_matches(word, NAMES, n=1)
+            hint = f"--backbone {meant[0]}" if meant else f"--backbone NAME, one of {', '.join(NAMES)}"
+            raise ValueError(f"info {word}: a network's name comes after --backbone; give {hint}")
     return parse_options(InfoOptions, "info", args)
 
 

@@ -198,3 +198,40 @@ def test_a_folder_without_a_name_is_told_to_be_given_one(make: Make, monkeypatch
         load_protocol(None, source=["a"], target="t=a")
     with pytest.raises(DataError, match="'a' is no known domain; .*: --source NAME=DIR --target NAME=DIR$"):
         load_protocol("a-mnist")
+
+
+def test_files_that_are_not_read_are_told_once_with_what_is(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = make("a"), make("b")
+    for place in ("a/cat/one.gif", "a/cat/two.GIF", "a/dog/three.gif", "a/dog/photo.heic", "a/dog/notes"):
+        (source.parent / place).write_bytes(b"")
+    (source / "dog" / "more").mkdir()
+    # Beside the classes there may be a list, and hidden files are no one's.
+    (source / "list.txt").write_text("cat/0.png cat")
+    (source / "cat" / ".thumbs.db").write_bytes(b"")
+    protocol = load(source, target)
+    assert len(protocol.sources[0].train) == 8
+    assert caplog.messages == [
+        f"s0: passed over what is no image by its name in {source}: 3 .gif, 1 folder, 1 without a suffix, 1 .heic; "
+        "read are .bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"
+    ]
+
+
+def test_of_many_suffixes_the_most_common_are_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    source = make("a")
+    for number in range(9):
+        (source / "cat" / f"x.{number}").write_bytes(b"")
+    (source / "cat" / "y.8").write_bytes(b"")
+    load(source, make("b"))
+    assert "in " + str(source) + ": 2 .8, 1 .0, " in caplog.text and ", 3 more suffixes; read" in caplog.text
+
+
+def test_an_error_for_want_of_images_says_what_is_there(make: Make, tmp_path: Path) -> None:
+    source = make("a")
+    (source / "eel").mkdir()
+    (source / "eel" / "1.gif").write_bytes(b"")
+    with pytest.raises(DataError, match=r"eel holds no image .* No images by their names: 1 \.gif$"):
+        load(source, make("b"))
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "1.heic").write_bytes(b"")
+    with pytest.raises(DataError, match=r"flat holds no folder: .* No images by their names: 1 \.heic$"):
+        load(make("c"), tmp_path / "flat")

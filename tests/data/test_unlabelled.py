@@ -152,3 +152,11 @@ def test_a_limit_and_unreadable_images_are_as_of_any_target(make: Make) -> None:
         file.write_bytes(b"no image")
     with pytest.raises(DataError, match="t: --skip-bad would leave no image: none below .*flat can be read"):
         load(source, flat, skip_bad=True)
+
+
+def test_files_of_a_flat_folder_that_are_not_read_are_told(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    folder = make("flat", ".")
+    (folder / "photo.heic").write_bytes(b"")
+    found = unlabelled_images("t", folder)
+    assert found is not None and len(found) == 5
+    assert f"t: passed over what is no image by its name in {folder}: 1 .heic; read are .bmp" in caplog.text

@@ -24,6 +24,7 @@ from dynconv.data import Domain, DomainBatches, Protocol, Split
 from dynconv.engine import train as engine
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.meter import Meter
+from dynconv.engine.resume import check_same_step
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.step import Stepper
 from dynconv.methods import METHODS, Method
@@ -242,6 +243,17 @@ def _collectives(rank: int, folder: Path) -> None:
 
 def test_collectives_of_two_processes(tmp_path: Path) -> None:
     forked(_collectives, tmp_path)
+
+
+def _other_steps(rank: int, folder: Path) -> None:
+    check_same_step(7, folder, torch.device("cpu"))
+    # One machine has the run folder with its checkpoint, the other an empty one of the same name.
+    with pytest.raises(ValueError, match="from step 0 and from step 7 .* must see the same run folder"):
+        check_same_step((7, 0)[rank], folder, torch.device("cpu"))
+
+
+def test_processes_that_see_other_run_folders_are_told(tmp_path: Path) -> None:
+    forked(_other_steps, tmp_path)
 
 
 def test_in_one_process_collectives_do_nothing() -> None:

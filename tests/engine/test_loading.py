@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from command_line import fails
 from rich.console import Console
 
 from dynconv import cli
-from dynconv.data import Skipped
+from dynconv.data import Skipped, load_protocol
 from dynconv.engine import loading
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.interrupt import Interrupted
 from dynconv.engine.loaded_run import load_run
-from dynconv.engine.loading import check_skipped, loading_progress, read_skipped, record_skipped
+from dynconv.engine.loading import check_skipped, loading_progress, read_skipped, record_skipped, repeated_note
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import train
 from dynconv.report.collect import find_runs
@@ -197,3 +199,35 @@ def test_progress_is_told_now_and_then_alone(monkeypatch: pytest.MonkeyPatch) ->
         clock.append(seconds)
         progress("s: decoding", done, 50)
     assert lines == ["s: decoding: 30 of 50 images", "s: decoding: 50 of 50 images"]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_batch_larger_than_a_domain_is_told_once_and_recorded(make_config: Make, tmp_path: Path) -> None:
+    # Two sources take turns, so that their parts fit.
+    def said(out: str, **run: Any) -> tuple[str, str | None]:
+        console = Console(file=(shown := io.StringIO()), width=300)
+        folder = train(make_config(tmp_path / out, eval_every=1, **run), console=console)
+        start = json.loads(folder.environment.read_text(encoding="utf-8"))[0]
+        return shown.getvalue(), start.get("notice")
+
+    told = (
+        "--batch-size 64: a batch takes 64 images of three, which has 60 to train on; it holds some of them more than "
+        "once"
+    )
+    shown, notice = said("large", batch_size=64, max_steps=2)
+    assert notice == told
+    assert shown.count(told) == 1
+    shown, notice = said("fitting", batch_size=60, max_steps=2)
+    assert "more than once" not in shown and notice is None
+    # A run of one step learns nothing from its batch.
+    assert said("match", batch_size=64, max_steps=1)[1] is None
+
+
+def test_of_several_sources_each_gives_its_part_of_a_batch(domains: Path) -> None:
+    protocol = load_protocol(
+        None, source=[f"one={domains / 'one'}", f"two={domains / 'two'}"], target=f"three={domains / 'three'}"
+    )
+    # Each source has 48 to train on, but 12 for its test split.
+    assert repeated_note(protocol, 60) is None
+    note = repeated_note(replace(protocol, target=protocol.sources[0]), 97)
+    assert note is not None and "49 images of two, which has 48" in note and "97 images of one, which has 48" in note

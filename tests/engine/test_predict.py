@@ -189,6 +189,24 @@ def test_a_run_without_that_checkpoint_is_refused_and_one_without_its_end_is_not
             file.with_suffix(".away").rename(file)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this platform")
+def test_a_pipe_and_a_link_stay_what_they_are(run: str, odd: Path, tmp_path: Path) -> None:
+    table_of = tmp_path / "table.csv"
+    link, pipe = tmp_path / "link.csv", tmp_path / "pipe"
+    link.symlink_to(table_of)
+    os.mkfifo(pipe)
+    # Open at both ends before the command is: a table of this size waits in the pipe.
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for out in (link, pipe):
+            cli.main(["predict", run, str(odd), "--out", str(out), "--device", "cpu"])
+        assert link.is_symlink() and pipe.is_fifo()
+        assert os.read(end, 2**16) == table_of.read_bytes() != b""
+    finally:
+        os.close(end)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
 def test_a_table_is_whole_or_the_one_before(
     run: str, domains: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from dynconv.data import Batch
 from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
-from dynconv.engine.processes import make_fabric, process_layout
+from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout
 from dynconv.engine.run import Run
 from dynconv.engine.train import Diverged, open_folder, prepare, train
 from dynconv.methods import Update
@@ -195,6 +195,13 @@ def test_torchrun_decides_how_many_processes_there_are(
     assert process_layout(options) == (4, 2) and process_layout(options).total == 8
     with pytest.raises(ValueError, match="--devices 3: torchrun started 4 processes"):
         process_layout(make_config(tmp_path / "run", devices=3).run)
+
+
+def test_a_process_that_was_killed_is_told_as_such_and_is_no_exit_code() -> None:
+    told, killed = OtherProcessFailed(1, 2), OtherProcessFailed(3, -9)
+    assert str(told) == "process 1 ended with the exit code 2; what it said stands above" and told.exit_code == 2
+    assert str(killed).startswith("process 3 was killed by SIGKILL, by hand or for want of memory; the same command")
+    assert killed.exit_code == 1
 
 
 def test_images_and_weights_take_the_order_that_was_asked_for(tmp_path: Path, make_config: Make) -> None:

@@ -383,22 +383,3 @@ def test_a_terminal_gets_a_bar(tmp_path: Path, tiny: type, make_config: Make) ->
     train(make_config(tmp_path / "run"), console=Console(file=text, force_terminal=True, width=200))
     assert "12/12" in text.getvalue()
     assert "ETA 0:00:00" in text.getvalue()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-def test_drt_trains_on_cuda_and_its_state_comes_back(
-    precision: str, tmp_path: Path, make_config: Make, quiet: Console
-) -> None:
-    config = make_config(tmp_path / "run", "drt", device="cuda", precision=precision)
-    run = prepared(config)
-    before = parameters(run.method)
-    run.fit(quiet)
-    assert all(p.is_cuda and p.isfinite().all() for p in run.method.parameters())
-    assert moved(before, parameters(run.method))
-    again = prepared(config)
-    assert again.step == 12
-    assert not moved(parameters(run.method), parameters(again.method))
-    assert (again.stepper.scaler is None) == (precision != "16-mixed")
-    if again.stepper.scaler is not None and run.stepper.scaler is not None:
-        assert again.stepper.scaler.state_dict() == run.stepper.scaler.state_dict()

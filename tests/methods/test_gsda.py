@@ -152,6 +152,13 @@ def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> Non
         GSDAConfig(num_groups=3)  # type: ignore[arg-type]  # what a file may hold
 
 
+@pytest.mark.parametrize("fields", [{"levels": "class"}, {"groups": "[[0], [1, 2]]"}])
+def test_runs_from_when_6_groups_were_the_default_are_read(fields: dict[str, Any]) -> None:
+    GSDAConfig(num_groups=(6,), **fields)
+    with pytest.raises(ValueError, match="num_groups"):
+        GSDAConfig(num_groups=(7,), **fields)
+
+
 def test_groups_that_do_not_fit_the_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="num_groups: expected growing numbers from 2 to 2 for 3 classes"):
         make(num_groups=(3,))

@@ -17,7 +17,7 @@ from segmentation_networks import (
     tapped,
 )
 from torch import Tensor, nn
-from torch.nn.functional import conv_transpose2d, pad
+from torch.nn.functional import conv_transpose2d, max_pool2d, pad
 
 from dynconv.models import DynamicSpec, build
 
@@ -38,7 +38,7 @@ def test_the_parameters_are_those_of_vgg16_and_three_scoring_layers() -> None:
 
 
 @pytest.mark.usefixtures("narrow")
-@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (128, 160)])
 def test_the_scores_are_those_of_fixed_transposed_convolutions_and_crops(size: tuple[int, int]) -> None:
     network = build("fcn8s", num_classes=5)
     features, head = network.features.double().eval(), network.make_head().double()
@@ -48,9 +48,11 @@ def test_the_scores_are_those_of_fixed_transposed_convolutions_and_crops(size: t
     with torch.no_grad():
         maps, pools = pad(pictures, (99,) * 4), []
         for layer in features.vgg:
-            maps = layer(maps)
             if isinstance(layer, nn.MaxPool2d):
-                pools.append(maps)
+                # Caffe's, whose last window may be a half.
+                pools.append(maps := max_pool2d(maps, 2, ceil_mode=True))
+            else:
+                maps = layer(maps)
         maps = features.fc7(features.fc6(maps).relu()).relu()
         scores = enlarged(head.score(maps), 2)
         # The scales of pool4 and pool3 are of "at once" training.
@@ -91,13 +93,13 @@ def test_the_taps_are_the_poolings_and_the_last_two_convolutions() -> None:
     features = build("fcn8s", num_classes=5).features
     found = tapped(features, images(1, 32, 64))
     assert tuple(found) == features.taps
-    # The margin of 99 makes 230 x 262 of 32 x 64.
+    # The margin of 99 makes 230 x 262 of 32 x 64, and the poolings round up.
     assert [tuple(output.shape[1:]) for output in found.values()] == [
-        (6, 28, 32),
-        (8, 14, 16),
-        (8, 7, 8),
-        (16, 1, 2),
-        (16, 1, 2),
+        (6, 29, 33),
+        (8, 15, 17),
+        (8, 8, 9),
+        (16, 2, 3),
+        (16, 2, 3),
     ]
 
 

@@ -120,7 +120,7 @@ def test_drn_26_scores_as_the_published_ones(kind: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_fcn_8s_scores_as_cycadas_with_poolings_that_round_down(tmp_path: Path) -> None:
+def test_fcn_8s_scores_as_cycadas(tmp_path: Path) -> None:
     published = trained(PublishedFCN8s())
     network, head = imported("fcn8s", written(published.state_dict(), tmp_path), CITYSCAPES_19, CITYSCAPES_16)
     expected = published(pictures())[:, [CITYSCAPES_19.index(name) for name in CITYSCAPES_16]]

@@ -22,21 +22,22 @@ SHAPES = {
 }
 
 
-def bank(num: int = 4, dropout: float = 0.5, **options: object) -> DiscriminatorBank:
+def bank(num: int = 4, dropout: float = 0.5, device: str = "cpu", **options: object) -> DiscriminatorBank:
     torch.manual_seed(0)
-    return DiscriminatorBank(num, 6, 9, dropout=dropout, **options).double()
+    return DiscriminatorBank(num, 6, 9, dropout=dropout, **options).double().to(device)
 
 
-def batch(num: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+def batch(num: int = 4, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     features, p = (torch.rand(shape, generator=generator, dtype=torch.float64) for shape in ((7, 6), (7, num)))
-    return features.sub(0.5).requires_grad_(), (torch.arange(7) < 3).float(), p * (p > 0.3)
+    features, p = features.to(device), p.to(device)
+    return features.sub(0.5).requires_grad_(), (torch.arange(7, device=device) < 3).float(), p * (p > 0.3)
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_bank_is_its_discriminators(name: str) -> None:
-    bank_ = bank(**SHAPES[name]).eval()
-    features, targets, p = batch(bank_.num)
+def test_a_bank_is_its_discriminators(name: str, device: str) -> None:
+    bank_ = bank(device=device, **SHAPES[name]).eval()
+    features, targets, p = batch(bank_.num, device)
     logits = bank_(features)
     single = [bank_.discriminator(index) for index in range(bank_.num)]
     assert logits.shape == (7, bank_.num)
@@ -51,9 +52,9 @@ def test_a_bank_is_its_discriminators(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_gradients_are_those_of_the_oracle(name: str) -> None:
-    bank_ = bank(**SHAPES[name]).eval()
-    features, targets, p = batch(bank_.num)
+def test_gradients_are_those_of_the_oracle(name: str, device: str) -> None:
+    bank_ = bank(device=device, **SHAPES[name]).eval()
+    features, targets, p = batch(bank_.num, device)
     activation = bank_.activation
     arguments = (features, bank_.weights, bank_.biases, targets, p)
     theirs = reference.feature_gradient_norms(*arguments, activation=activation)
@@ -82,9 +83,9 @@ def test_each_discriminator_starts_as_nn_linear_does() -> None:
     assert sum(p.numel() for p in DiscriminatorBank(1, 2048).parameters()) == 1024 * 2048 + 1_051_649
 
 
-def test_dropout_is_drawn_in_training_alone_once_per_call() -> None:
-    bank_ = bank(num=8)
-    features, targets, p = batch(8)
+def test_dropout_is_drawn_in_training_alone_once_per_call(device: str) -> None:
+    bank_ = bank(num=8, device=device)
+    features, targets, p = batch(8, device)
     torch.manual_seed(3)
     first = bank_.gradient_norms(features, targets, p)
     torch.manual_seed(3)
@@ -99,16 +100,16 @@ def test_dropout_is_drawn_in_training_alone_once_per_call() -> None:
     assert abs(torch.cat(masks).mean().item() - 1) < 0.1
     bank_.eval()
     torch.testing.assert_close(bank_.gradient_norms(features, targets, p).logits, bank_(features))
-    shared = bank(shared_layers=1)
+    shared = bank(device=device, shared_layers=1)
     assert [tuple(mask.shape) for mask in shared.draw_masks(features)] == [(1, 7, 9), (4, 7, 9)]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert all(mask.dtype == torch.bfloat16 for mask in bank(num=8).draw_masks(features.float()))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert all(mask.dtype == torch.bfloat16 for mask in bank(num=8, device=device).draw_masks(features.float()))
 
 
 @pytest.mark.parametrize("rate", [1e-9, 0.1, 0.3, 0.5, 0.9, 0.99999999])
-def test_masks_have_the_rate_and_mean_one(rate: float) -> None:
+def test_masks_have_the_rate_and_mean_one(rate: float, device: str) -> None:
     torch.manual_seed(0)
-    (mask,) = DiscriminatorBank(3, 5, 101, 2, dropout=rate).draw_masks(torch.zeros(333, 5))
+    (mask,) = DiscriminatorBank(3, 5, 101, 2, dropout=rate).draw_masks(torch.zeros(333, 5, device=device))
     values = mask.unique()
     assert len(values) <= 2 and (values >= 0).all()
     if 0.01 < rate < 0.99:
@@ -121,21 +122,21 @@ def test_masks_have_the_rate_and_mean_one(rate: float) -> None:
             assert abs((kept[lag:] * kept[:-lag]).mean().item() - (1 - rate) ** 2) < 0.005
 
 
-def test_dropout_of_the_logits_has_the_bank_rate() -> None:
-    bank_ = bank(num=64, num_layers=2, dropout=0.25)
+def test_dropout_of_the_logits_has_the_bank_rate(device: str) -> None:
+    bank_ = bank(num=64, num_layers=2, dropout=0.25, device=device)
     with torch.no_grad():
         for parameter in bank_.parameters():
             parameter.fill_(0)
         bank_.bias_0.fill_(1)
         bank_.weight_1.fill_(1)
-    logits = bank_(torch.zeros(100, 6, dtype=torch.float64))
+    logits = bank_(torch.zeros(100, 6, dtype=torch.float64, device=device))
     # Nine units of 0 or 4/3 each.
     assert abs(logits.mean().item() / 9 - 1) < 0.02
     assert logits.std() > 0
 
 
-def test_a_discriminator_is_written_back() -> None:
-    source, target = bank(), bank()
+def test_a_discriminator_is_written_back(device: str) -> None:
+    source, target = bank(device=device), bank(device=device)
     for parameter in target.parameters():
         nn.init.zeros_(parameter)
     module = source.discriminator(2)
@@ -176,11 +177,11 @@ def test_what_cannot_be_written_back_is_refused_in_words() -> None:
         torch.testing.assert_close(bank_.state_dict()[name], tensor, rtol=0, atol=0)
 
 
-def test_state_copies_and_pickles() -> None:
-    bank_ = bank(shared_layers=1).eval()
+def test_state_copies_and_pickles(device: str) -> None:
+    bank_ = bank(device=device, shared_layers=1).eval()
     assert list(bank_.state_dict()) == ["weight_0", "bias_0", "weight_1", "bias_1", "weight_2", "bias_2"]
-    features, _, _ = batch()
-    fresh = bank(shared_layers=1).eval()
+    features, _, _ = batch(device=device)
+    fresh = bank(device=device, shared_layers=1).eval()
     nn.init.zeros_(fresh.weight_1)
     fresh.load_state_dict(bank_.state_dict())
     for other in (fresh, copy.deepcopy(bank_), pickle.loads(pickle.dumps(bank_))):
@@ -188,10 +189,10 @@ def test_state_copies_and_pickles() -> None:
     assert "4, in_features=6, hidden_features=9, num_layers=3, dropout=0.5, shared_layers=1" in repr(bank_)
 
 
-def test_autocast_gives_norms_in_float32() -> None:
-    bank_ = bank().float()
-    features, targets, p = batch()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_gives_norms_in_float32(device: str) -> None:
+    bank_ = bank(device=device).float()
+    features, targets, p = batch(device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         found = bank_.gradient_norms(features.float(), targets, p)
         assert bank_(features.float()).dtype == torch.bfloat16
     assert {t.dtype for t in found} == {torch.float32}
@@ -227,19 +228,19 @@ def test_no_dropout_draws_masks_of_ones(rate: float) -> None:
     assert all((mask == 1).all() for mask in masks)
 
 
-def test_each_discriminator_may_have_features_of_its_own() -> None:
-    features, _, _ = batch()
+def test_each_discriminator_may_have_features_of_its_own(device: str) -> None:
+    features, _, _ = batch(device=device)
     for shared in (0, 2):
-        bank_ = bank(shared_layers=shared).eval()
+        bank_ = bank(device=device, shared_layers=shared).eval()
         own = torch.stack([features * (index + 1) for index in range(bank_.num)])
         found = bank_(own)
         for index in range(bank_.num):
             torch.testing.assert_close(found[:, index], bank_.discriminator(index)(own[index])[:, 0])
 
 
-def test_a_compiled_step_has_no_graph_break() -> None:
-    bank_ = bank()
-    features, targets, p = batch()
+def test_a_compiled_step_has_no_graph_break(device: str) -> None:
+    bank_ = bank(device=device)
+    features, targets, p = batch(device=device)
 
     def step(features: Tensor) -> Tensor:
         found = bank_.gradient_norms(features, targets, p)

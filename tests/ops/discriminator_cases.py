@@ -1,4 +1,5 @@
-"""Problems for the feature-gradient norms: every option in small, odd sizes, from slices of poisoned buffers."""
+"""Problems for the feature-gradient norms, every option in small, odd sizes, from slices of poisoned buffers; and their
+comparison with the oracle."""
 
 from __future__ import annotations
 
@@ -6,7 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tolerances import assert_agrees
 from torch import Tensor
+
+from dynconv import reference
+from dynconv.functional import feature_gradient_norms
 
 NAN = float("nan")
 
@@ -83,12 +88,12 @@ class Given:
         )
 
 
-def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Given:
-    """A problem's tensors, each a slice of a larger buffer of NaN."""
+def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Given:
+    """A problem's tensors, each a slice of a larger buffer of NaN; the same values on every device."""
     generator = torch.Generator().manual_seed(seed)
 
     def slice_of(values: Tensor, to: torch.dtype = dtype) -> Tensor:
-        holder = torch.full([size + 2 for size in values.shape], NAN, dtype=torch.float64).to(to)
+        holder = torch.full([size + 2 for size in values.shape], NAN, dtype=torch.float64).to(device, to)
         view = holder[tuple(slice(1, 1 + size) for size in values.shape)]
         return view.copy_(values)
 
@@ -109,7 +114,7 @@ def make(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Given
         slice_of(normal(case.batch, case.features)).requires_grad_(),
         [slice_of(weight).requires_grad_() for weight in weights],
         [slice_of(bias).requires_grad_() if case.biases else None for bias in biases],
-        (torch.arange(case.batch) % 2 == 0).to(torch.int64),
+        (torch.arange(case.batch) % 2 == 0).to(device, torch.int64),
         slice_of(p, torch.float64 if dtype == torch.float64 else torch.float32),
         [slice_of(mask) for mask in masks] if case.dropout else None,
     )
@@ -121,7 +126,26 @@ def run(function: Any, given: Given, **options: Any) -> Any:
 
 
 def upstream(results: tuple[Tensor, ...], seed: int = 1) -> list[Tensor]:
-    """A gradient per result; that of the norms is not contiguous."""
+    """A gradient per result, none of them contiguous."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.randn((*t.shape, 2), generator=generator, dtype=torch.float64)[..., 0] for t in results]
-    return [u.to(t.dtype) for u, t in zip(drawn, results, strict=True)]
+    drawn = [torch.randn((*t.shape, 2), generator=generator, dtype=torch.float64) for t in results]
+    return [u.to(t.device, t.dtype)[..., 0] for u, t in zip(drawn, results, strict=True)]
+
+
+def check_against_the_oracle(given: Given, case: Case, dtype: torch.dtype, **options: object) -> None:
+    """Results and every gradient of `feature_gradient_norms` with ``options`` agree with the float64 oracle."""
+    exact = given.to(torch.float64)
+    ours = run(feature_gradient_norms, given, **case.options, **options)
+    theirs = run(reference.feature_gradient_norms, exact, **case.options)
+    if options.get("logits_everywhere", True) is False:
+        theirs = (theirs[0], theirs[1] * (exact.sample_weights != 0), theirs[2])
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    for name, a, b in zip(("norms", "logits", "losses"), ours, theirs, strict=True):
+        assert a.dtype == wide, name
+        assert_agrees(a, b, dtype, name)
+    upward = upstream(theirs)
+    found = torch.autograd.grad(ours, given.leaves, [u.to(wide) for u in upward], allow_unused=True)
+    expected = torch.autograd.grad(theirs, exact.leaves, upward, materialize_grads=True)
+    for index, (a, b, leaf) in enumerate(zip(found, expected, given.leaves, strict=True)):
+        assert a.dtype == leaf.dtype and a.device == leaf.device
+        assert_agrees(a, b, dtype, f"gradient {index}")

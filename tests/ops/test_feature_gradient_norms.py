@@ -5,58 +5,14 @@ import math
 
 import pytest
 import torch
-import torch._dynamo.testing
-from ops.discriminator_cases import CASES, Case, Given, make, run, upstream
+from ops.discriminator_cases import CASES, Case, Given, check_against_the_oracle, make, run, upstream
 from tolerances import assert_agrees
 
-from dynconv import backends, reference
+from dynconv import reference
 from dynconv.functional import feature_gradient_norms
 from dynconv.ops.discriminators import Discriminators
 from dynconv.ops.eager import discriminator_groups
 from dynconv.ops.eager import feature_gradient_norms as eager
-
-NAMES = ("norms", "logits", "losses")
-
-
-def check_against_the_oracle(given: Given, case: Case, dtype: torch.dtype, **options: object) -> None:
-    exact = given.to(torch.float64)
-    ours = run(feature_gradient_norms, given, **case.options, **options)
-    theirs = run(reference.feature_gradient_norms, exact, **case.options)
-    if options.get("logits_everywhere", True) is False:
-        theirs = (theirs[0], theirs[1] * (exact.sample_weights != 0), theirs[2])
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    for name, a, b in zip(NAMES, ours, theirs, strict=True):
-        assert a.dtype == wide, name
-        assert_agrees(a, b, dtype, name)
-    upward = upstream(theirs)
-    found = torch.autograd.grad(ours, given.leaves, [u.to(wide) for u in upward], allow_unused=True)
-    expected = torch.autograd.grad(theirs, exact.leaves, upward, materialize_grads=True)
-    for index, (a, b, leaf) in enumerate(zip(found, expected, given.leaves, strict=True)):
-        assert a.dtype == leaf.dtype
-        assert_agrees(a, b, dtype, f"gradient {index}")
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("name", CASES)
-def test_agrees_with_the_oracle(name: str, dtype: torch.dtype) -> None:
-    check_against_the_oracle(make(CASES[name], dtype), CASES[name], dtype)
-
-
-@pytest.mark.parametrize("name", ["three layers", "leaky, dropout", "void pairs", "linear", "shared layer"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_agrees_with_the_oracle(name: str, dtype: torch.dtype) -> None:
-    # Wider layers: with five units, one whose sign rounding turns would be a fifth of a gradient.
-    hidden = tuple(8 * width for width in CASES[name].hidden)
-    case = dataclasses.replace(CASES[name], features=32, hidden=hidden)
-    given, exact = make(case, dtype), make(case, dtype).to(torch.float64)
-    ours = run(feature_gradient_norms, given, **case.options)
-    theirs = run(reference.feature_gradient_norms, exact, **case.options)
-    upward = upstream(theirs)
-    found = torch.autograd.grad(ours, given.leaves, [u.float() for u in upward])
-    expected = torch.autograd.grad(theirs, exact.leaves, upward)
-    tolerance = {torch.bfloat16: 0.06, torch.float16: 0.01}[dtype]
-    for a, b in zip((*ours, *found), (*theirs, *expected), strict=True):
-        assert (a.double() - b).norm() <= tolerance * b.norm()
 
 
 @pytest.mark.parametrize("name", ["three layers", "two layers", "linear", "void pairs", "shared layers, void pairs"])
@@ -186,37 +142,6 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(function, given.leaves, fast_mode=True)
 
 
-def test_a_zero_gradient_has_norm_zero_and_subgradient_zero() -> None:
-    given = make(CASES["three layers"])
-    with torch.no_grad():
-        given.biases[0][0] = -1e3  # every unit of discriminator 0 is dead
-        given.weights[2][1] = 0.0  # discriminator 1 does not look at the features
-    found = run(feature_gradient_norms, given)
-    assert (found.norms[:, :2] == 0).all() and (found.norms[:, 2:] > 0).any(dim=0).all()
-    gradients = torch.autograd.grad(found.norms.sum(), given.leaves)
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    for gradient in gradients[1:]:
-        assert (gradient[:2] == 0).all() and (gradient[2:] != 0).any()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("logit", [80.0, 1e4])
-def test_sure_discriminators(dtype: torch.dtype, logit: float) -> None:
-    features = torch.tensor([[1.0], [1.0]], dtype=dtype, requires_grad=True)
-    weights = [torch.tensor([[[logit]], [[-logit]]], dtype=dtype, requires_grad=True)]
-    size = weights[0][0].item()
-    found = feature_gradient_norms(features, weights, [None], torch.tensor([1, 0]), torch.ones(2, 2))
-    wrong, right = size, math.exp(-size) * size
-    expected = torch.tensor([[right, wrong], [wrong, right]], dtype=torch.float64)
-    torch.testing.assert_close(found.norms.double(), expected, rtol=1e-5, atol=0)
-    torch.testing.assert_close(found.losses.double(), torch.full((2,), size, dtype=torch.float64), rtol=1e-6, atol=0)
-    (found.norms.sum() + found.losses.sum()).backward()
-    # d norm / d z is p sigmoid (1 - sigmoid) g, which vanishes; the losses give 1 where they are wrong; the norm's own
-    # derivative is sigmoid there, for each discriminator's sign.
-    assert features.grad.isfinite().all() and weights[0].grad.isfinite().all()
-    torch.testing.assert_close(weights[0].grad.flatten().double().tolist(), [2.0, -2.0], rtol=1e-2, atol=1e-3)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_logits_are_not_rounded_to_half_precision(dtype: torch.dtype) -> None:
     given = make(dataclasses.replace(CASES["linear"], features=64), dtype)
@@ -262,30 +187,6 @@ def test_sample_weights_are_a_constant() -> None:
     assert torch.autograd.grad([t.sum() for t in found], p, allow_unused=True) == (None,)
 
 
-def test_autocast_takes_the_products_in_its_dtype_and_keeps_sums_in_float32() -> None:
-    case = Case(features=32, hidden=(40, 24), dropout=True)
-    given = make(case, torch.float32)
-    low = make(case, torch.float32).to(torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = run(feature_gradient_norms, given)
-    expected = run(feature_gradient_norms, low)
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == torch.float32
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-    gradients = torch.autograd.grad([t.sum() for t in found], given.leaves)
-    for a, b in zip(gradients, torch.autograd.grad([t.sum() for t in expected], low.leaves), strict=True):
-        assert a.dtype == torch.float32
-        torch.testing.assert_close(a, b.float(), rtol=0, atol=0)
-    # What a network gives under autocast is half precision already, and the parameters are not.
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = run(feature_gradient_norms, dataclasses.replace(given, features=low.features))
-    for a, b in zip(mixed, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
-    exact = make(case)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert run(feature_gradient_norms, exact).norms.dtype == torch.float64
-
-
 def test_gradients_are_contiguous_whatever_the_layout_of_their_tensors() -> None:
     given = make(CASES["shared layer"])
     turned = [t.detach().mT.contiguous().mT.requires_grad_() for t in (given.features, *given.weights)]
@@ -308,31 +209,6 @@ def test_without_a_bound_any_batch_fits(monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(a, b)
     for leaf, a in zip(given.leaves, torch.autograd.grad([t.sum() for t in found], given.leaves), strict=True):
         assert a.shape == leaf.shape
-
-
-@pytest.mark.parametrize("name", ["void pairs", "linear"])
-def test_compiles_without_a_break_for_any_batch(name: str) -> None:
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
-
-    def function(features, weights, biases, targets, p, masks):
-        return feature_gradient_norms(features, weights, biases, targets, p, dropout_masks=masks)
-
-    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=counter)
-    for batch in (10, 11, 13):
-        # Dense tensors: torch would take the offsets of slices for sizes.
-        given = make(dataclasses.replace(CASES[name], batch=batch)).to(torch.float32)
-        p = given.sample_weights.contiguous()
-        arguments = (given.features, given.weights, given.biases, given.targets, p, given.masks)
-        found, expected = compiled(*arguments), function(*arguments)
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b)
-        for a, b in zip(
-            *(torch.autograd.grad([t.sum() for t in results], given.leaves) for results in (found, expected)),
-            strict=True,
-        ):
-            torch.testing.assert_close(a, b)
-    assert counter.frame_count == 1
-    torch._dynamo.reset()
 
 
 def test_double_backward_raises_in_words_and_the_reference_has_it() -> None:
@@ -358,21 +234,6 @@ def test_forward_mode_is_refused_in_words() -> None:
     features = given.features.detach()
     with pytest.raises(RuntimeError, match="feature_gradient_norms has no forward-mode derivative"):
         torch.func.jvp(function, (features,), (torch.ones_like(features),))
-
-
-@pytest.mark.skipif(backends.triton_missing(torch.device("cpu")) is not None, reason="needs Triton's interpreter")
-@pytest.mark.parametrize("name", ["three layers", "leaky, dropout", "linear", "no sample"])
-def test_the_triton_backend_goes_to_the_kernels(name: str) -> None:
-    case = CASES[name]
-    check_against_the_oracle(make(case, torch.float32), case, torch.float32, backend="triton")
-    given = make(case, torch.float32)
-    run(feature_gradient_norms, given, backend="triton", **case.options).losses.sum().backward()
-    features = given.features.detach().requires_grad_()
-    frozen = dataclasses.replace(given.to(torch.float32), features=features)
-    for leaf in frozen.leaves[1:]:
-        leaf.requires_grad_(False)
-    run(feature_gradient_norms, frozen, backend="triton", **case.options).losses.sum().backward()
-    torch.testing.assert_close(features.grad, given.features.grad)
 
 
 def test_an_explicit_backend_says_why_it_cannot_run() -> None:

@@ -12,8 +12,8 @@ import torch
 from ops.branch_cases import KINDS, TOLERANCE, assert_agree, make, native, oracle
 from torch import Tensor
 
-import dynconv.functional  # noqa: F401  defines the operators and loads the native ones
 from dynconv import backends
+from dynconv.functional import coefficients
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -229,6 +229,23 @@ def test_the_hard_gate_has_no_slope_at_its_corners(device: str) -> None:
     torch.testing.assert_close(gradient.flatten(), s.new_tensor([0.0, 1 / 3, 0.0]))
 
 
+@pytest.mark.parametrize("backend", ["native", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_sigmoid_keeps_its_slope_where_it_is_saturated(device: str, dtype: torch.dtype, backend: str) -> None:
+    # Taken from s, or from sigmoid(z) near 1, the slope exp(-z) would be a difference of numbers that agree in most
+    # of their digits: at z = 10 three would be left of float32's seven, at 17 none.
+    z = torch.cat([torch.linspace(-30, 30, 241), torch.tensor([-80.0, 80.0])]).to(device, dtype)
+    x, w1 = torch.ones(1, 1, 1, 1, dtype=dtype, device=device), torch.ones(1, 1, dtype=dtype, device=device)
+    w2 = z[:, None].clone().requires_grad_()
+    _, s = coefficients(x, w1, w2, num_bases=0, num_scales=len(z), backend=backend)
+    assert s is not None
+    torch.testing.assert_close(s[0].double(), 1 + z.double().sigmoid(), rtol=2 * torch.finfo(dtype).eps, atol=0)
+    (slope,) = torch.autograd.grad(s.sum(), w2)
+    exact = z.double().sigmoid() * (-z.double()).sigmoid()
+    error = (slope[:, 0].double() / exact - 1).abs().max()
+    assert error < (1e-6 if dtype == torch.float32 else 1e-14)
+
+
 @pytest.mark.parametrize("scale_activation", list(KINDS))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -291,6 +308,14 @@ def test_arguments_that_would_read_beyond_memory_are_refused(
     arguments = change({"x": x, "w1": w1, "w2": w2, "temperature": tau, "num_bases": 4, "scale_kind": 0})
     with pytest.raises(RuntimeError, match=message):
         torch.ops.dynconv.coefficients_native_forward(*arguments.values())
+
+
+def test_a_gradient_in_no_floating_dtype_is_refused(device: str) -> None:
+    x, w1, w2 = make((2, 4, 3, 3), device)
+    tau = torch.ones((), dtype=torch.float64, device=device)
+    saved = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, tau, 4, 0)
+    with pytest.raises(RuntimeError, match="x must be float32"):
+        torch.ops.dynconv.coefficients_native_backward(None, saved[1], *saved, w1, w2, tau, 4, 0, 9, torch.int8)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,52 @@ def test_points_are_coloured_by_domain_and_by_class(tmp_path: Path, drawn: list[
     assert [part.get_offsets().tolist() for part in by_class.collections] == [[[0, 0], [2, 2]], [[1, 1], [3, 3]]]
     # The names stand where the target's points are.
     assert {text.get_text(): text.get_position() for text in by_class.texts} == {"ape": (2, 2), "bee": (3, 3)}
+
+
+def embedded(classes: Sequence[str], path: Path, *, labelled: bool = True) -> None:
+    """Classes of which each has a point of the source on a ring, and one of the target at the middle of it."""
+    count = len(classes)
+    angles = 2 * np.pi * np.arange(count) / count
+    ring = 10 * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    points = np.concatenate([ring, np.zeros((count, 2))]).astype(np.float32)
+    labels = np.concatenate([np.arange(count), np.arange(count) if labelled else np.full(count, -1)])
+    domains = np.repeat([0, 1], count)
+    save_embedding(points, domains, labels, domain_names=("one", "two"), classes=classes, path=path)
+
+
+def test_names_of_classes_in_one_place_can_be_read(tmp_path: Path, drawn: list[Figure]) -> None:
+    classes = [f"a class called {index}" for index in range(11)] + ["a name that is far too long to be shown whole"]
+    embedded(classes, tmp_path / "x.png")
+    axis = drawn[0].axes[1]
+    drawn[0].draw_without_rendering()
+    boxes = [text.get_bbox_patch().get_window_extent() for text in axis.texts]
+    assert len(boxes) == 12 and all(len(text.get_text()) <= 24 for text in axis.texts)
+    assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+    frame = axis.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
+    assert all(frame.y0 <= box.y0 and box.y1 <= frame.y1 for box in boxes)
+    assert all(tuple(text.xy) == (0, 0) for text in axis.texts), "what each line leads to"
+    assert not drawn[0].legends
+
+
+@pytest.mark.parametrize(("count", "labelled"), [(13, True), (65, True), (3, False)])
+def test_more_classes_or_those_of_no_target_label_stand_in_a_legend(
+    tmp_path: Path, drawn: list[Figure], count: int, labelled: bool
+) -> None:
+    classes = [f"class{index}" for index in range(count)]
+    embedded(classes, tmp_path / "x.png", labelled=labelled)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == classes
+    assert not texts(drawn[0].axes[1])
+    drawn[0].draw_without_rendering()
+    box = legend.get_window_extent()
+    assert box.x0 >= drawn[0].axes[1].get_window_extent().x1 and box.y0 >= 0
+
+
+def test_more_classes_than_can_be_told_apart_have_no_legend(tmp_path: Path, drawn: list[Figure]) -> None:
+    embedded([f"class{index}" for index in range(71)], tmp_path / "x.png")
+    assert not drawn[0].legends
+    assert drawn[0].axes[1].get_title() == "by class (71, some of which look alike)"
 
 
 def test_wrong_samples_are_marked_and_tell_their_class(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -73,6 +73,9 @@ def test_a_network_for_segmentation_is_counted_with_its_head_at_the_size_of_a_sc
 def test_wrong_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "lenet-small, lenet-m3sda" in fails(capsys, "info", "--backbone", "lenet")
     assert "go with --backbone" in fails(capsys, "info", "--json")
+    for words in (["resnet-small"], ["--json", "resnet-small"], ["resnetsmall"]):
+        assert fails(capsys, "info", *words).endswith("comes after --backbone; give --backbone resnet-small")
+    assert "give --backbone NAME, one of lenet-small, lenet-m3sda" in fails(capsys, "info", "transformer")
     for backbone, size, told in (
         ("fcn8s", "100", "--image-size: expected multiples of 32 for fcn8s, got 100 64"),
         ("dtn", "32", "--image-size: dtn takes images of 32 x 32"),

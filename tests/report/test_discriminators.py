@@ -109,7 +109,7 @@ def test_the_note_is_of_the_options() -> None:
 def test_a_runs_section_has_the_table(tmp_path: Path) -> None:
     write(tmp_path, {"backbone": "lenet-gam"})
     (run,) = readable_runs([tmp_path], "RUN")
-    section = run_section(run, None, "there is no checkpoint", tmp_path / "figures", rule="last", slug="run")
+    section = run_section(run, None, "there is no checkpoint", [], tmp_path / "figures", rule="last", slug="run")
     (table,) = [block for block in section.blocks if isinstance(block, Table) and block.title == TITLE]
     options = run.config.options
     steps = run.config.run.max_steps

@@ -49,12 +49,27 @@ def test_what_the_data_allow_is_trained_and_gathered_in_one_page(data: Path, pla
     # Five rows of two tasks each; the third of calibrator-digits begins at MNIST-M.
     ran = [line.split()[0] for line in plan()]
     assert len(ran) == len(set(ran)) == 20
-    assert len(read_records(out / "runs" / "calibrator-digits.csv", RECIPES["calibrator-digits"])) == 10
+    assert len(read_records(out / "kept" / "runs" / "calibrator-digits.csv", RECIPES["calibrator-digits"])) == 10
+    assert sorted(path.name for path in out.iterdir()) == [
+        "RESULTS.md",
+        "calibrator-digits",
+        "gam-causes-digits",
+        "kept",
+    ]
     assert any(line.startswith("table 2 of 2: gam-causes-digits (") for line in said)
     page = (out / "RESULTS.md").read_text()
     assert "## gam-causes-digits" in page and "`dynconv reproduce gam-table1 --data-root DATA`" in page
     # A second call has nothing to do.
     assert call(data).failed == () and plan() == []
+
+
+def test_the_small_form_is_kept_where_it_is_said_to_be(data: Path, plan: Plan) -> None:
+    plan()
+    kept = data.parent / "small"
+    call(data, keep=kept)
+    assert sorted(path.name for path in (kept / "runs").iterdir()) == ["calibrator-digits.csv", "gam-causes-digits.csv"]
+    page = (data.parent / "runs" / "RESULTS.md").read_text()
+    assert f"(`{kept}/runs/*.csv`:" in page and not (data.parent / "runs" / "kept").exists()
 
 
 def test_finished_runs_are_gathered_where_nothing_could_be_trained(data: Path, plan: Plan) -> None:

@@ -22,6 +22,7 @@ from dynconv.report.page.markdown import markdown
 from dynconv.report.page.options import ReportOptions
 from dynconv.report.page.provenance import provenance
 from dynconv.report.page.results import model_of, results_tables
+from dynconv.report.page.row_labels import with_row_labels
 from dynconv.report.page.run_figures import class_iou_figures
 from dynconv.report.page.run_section import run_section
 from dynconv.report.page.summary import distance_table, measures_table, selection_table, source_table, validator_table
@@ -61,14 +62,15 @@ def gather(
     """What the report says, with its figures drawn."""
     figures = options.out / "figures"
     figures.mkdir(parents=True, exist_ok=True)
-    grouping = group_runs(runs)
+    matched = {run.name: matches(run) for run in runs}
+    grouping = with_row_labels(group_runs(runs), matched)
     rule = options.checkpoint
     starts = {run.name: before(run, runs, rule) for run in runs}
     found = analyses(runs, options, line=line)
     sections = []
     if grouping.groups:
         sections = [
-            Section("Results", results_tables(grouping, {run.name: matches(run) for run in runs}, rule)),
+            Section("Results", results_tables(grouping, matched, rule)),
             Section("Source and target", _both_sides(grouping, starts, found, rule, figures)),
             Section("Choice of models", tuple(filter(None, (selection_table(grouping), validator_table(grouping))))),
         ]
@@ -78,7 +80,8 @@ def gather(
     each = []
     for place, run in enumerate(runs, start=1):
         line(f"run {place} of {len(runs)}: figures of {run.name}")
-        each.append(run_section(run, starts[run.name], found[run.name], figures, rule=rule, slug=slugs[run.name]))
+        own = (starts[run.name], found[run.name], matched[run.name])
+        each.append(run_section(run, *own, figures, rule=rule, slug=slugs[run.name]))
     table, made = provenance(runs)
     if each:
         sections.append(Section("Runs one by one", sections=tuple(each)))

@@ -27,7 +27,8 @@ class ReportOptions:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: report)")] = Path("report")
     """Folder to write: the three files, figures/, and cache/, which makes the next call quick."""
     checkpoint: Literal["last", "source-val", "label-free"] = "last"
-    """Which of a run's models the summary and the figures show."""
+    """Which of a run's models the summary and the figures show: the last, the one with the best accuracy on the
+    held-out source images, or the one with the best label-free validator on the target's."""
     title: Annotated[str, tyro.conf.arg(metavar="TEXT", help_behavior_hint="(default: Report of runs)")] = (
         "Report of runs"
     )

@@ -25,7 +25,7 @@ from dynconv.report.page.document import Block, Figure, Missing
 from dynconv.report.spread import class_ious, class_order, per_cent
 
 # Rises with every change of how a figure is drawn: those of earlier versions are drawn anew.
-VERSION = 3
+VERSION = 4
 # In points. The run's own evaluation may have seen other images, or been computed by another machine.
 SAME_ACCURACY = 0.1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from dynconv.engine.loading import read_skipped
@@ -17,6 +18,7 @@ from dynconv.report.page.analysis import Analysis
 from dynconv.report.page.document import Block, Facts, Line, Missing, Section, Table, Text
 from dynconv.report.page.run_figures import checkpoint_figures, class_iou_bars, curves, scene_figure
 from dynconv.report.page.summary import ORACLE
+from dynconv.report.papers import Match
 from dynconv.report.spread import per_cent, source_per_cent
 from dynconv.report.table import RULES
 
@@ -28,7 +30,14 @@ FIGURES = {
 
 
 def run_section(
-    run: FoundRun, start: Before | None, found: Seen | str, figures: Path, *, rule: str, slug: str
+    run: FoundRun,
+    start: Before | None,
+    found: Seen | str,
+    rows: Sequence[Match],
+    figures: Path,
+    *,
+    rule: str,
+    slug: str,
 ) -> Section:
     """All of one run, folded.
 
@@ -36,12 +45,13 @@ def run_section(
         run: The run.
         start: What stands for "before adaptation".
         found: Its analysis, of segmentation its scenes, or why there is none.
+        rows: The rows of recipes that it is one of.
         figures: Folder for its figures.
         rule: Which model the figures are of.
         slug: Begins the figures' file names.
     """
     blocks: list[Block] = [Text(f"{sentence[0].upper()}{sentence[1:]}.") for sentence in run.missing]
-    blocks.append(Facts(tuple(_facts(run, start, found))))
+    blocks.append(Facts(tuple(_facts(run, start, found, rows))))
     if run.done is not None:
         blocks.append(_choices(run))
     blocks.append(curves(run, figures / f"{slug}-training.png"))
@@ -59,9 +69,11 @@ def run_section(
     return Section(f"{run.name}{state}", tuple(blocks), folded=True)
 
 
-def _facts(run: FoundRun, start: Before | None, found: Seen | str) -> list[tuple[str, str]]:
+def _facts(run: FoundRun, start: Before | None, found: Seen | str, rows: Sequence[Match] = ()) -> list[tuple[str, str]]:
     options = run.config.run
     facts = [("method", run.config.method), ("task", options.task), ("seed", str(run.seed))]
+    if rows:
+        facts.append(("table row", "; ".join(f"{match.recipe.name}: {match.row.label}" for match in rows)))
     if options.skip_bad:
         facts.append(("unreadable images", _left_out(run)))
     if options.pseudo_labels_from is not None:

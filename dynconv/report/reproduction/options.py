@@ -38,7 +38,7 @@ class ReproduceOptions:
     OUT/TABLE/TASK/ROW/seedN."""
     keep: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder that keeps the runs in small form, a line each in DIR/runs/TABLE.csv, beside those that are there: what
-    `python -m dynconv.report.reproduction.results_page DIR` makes RESULTS.md of. With --all OUT by default."""
+    `python -m dynconv.report.reproduction.results_page DIR` makes RESULTS.md of. With --all OUT/kept by default."""
     hours: Annotated[float | None, tyro.conf.arg(metavar="H", help_behavior_hint="")] = None
     """Begin no run after this many hours; the same call goes on later."""
     tasks: Annotated[

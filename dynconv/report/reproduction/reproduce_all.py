@@ -22,6 +22,8 @@ from dynconv.report.reproduction.runs import RecipeRun
 from dynconv.report.table import counted
 
 PAGE = "RESULTS.md"
+# Below OUT, where no --keep is given: OUT may be called as the folder in it (`RUNS`) is.
+KEPT = "kept"
 
 
 def reproduce_all(options: ReproduceOptions, *, line: Line) -> Reproduction:
@@ -61,7 +63,7 @@ def reproduce_all(options: ReproduceOptions, *, line: Line) -> Reproduction:
             raise ValueError(f"no finished run under {options.folder}; {told}")
         return Reproduction(told, tuple(failed))
     page = options.folder / PAGE
-    write_atomically(page, results_page(options.keep or options.folder))
+    write_atomically(page, results_page(_kept(options)))
     return Reproduction(f"{told}\n\n{page}".strip(), tuple(failed))
 
 
@@ -72,8 +74,13 @@ def _of_one(options: ReproduceOptions, recipe: Recipe) -> ReproduceOptions:
         all=False,
         table=recipe.name,
         out=options.folder / recipe.name,
-        keep=options.keep or options.folder,
+        keep=_kept(options),
     )
+
+
+def _kept(options: ReproduceOptions) -> Path:
+    """The folder that keeps the runs in small form."""
+    return options.keep or options.folder / KEPT
 
 
 def _possible(
