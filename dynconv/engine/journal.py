@@ -49,9 +49,10 @@ class Journal:
         if self._folder is not None:
             # A run that starts, or starts over, begins with an evaluation at step 0.
             purge = self._start + 1 if self._start else 0
-            with self._writing():
+            with _writing(self._folder):
                 writer = SummaryWriter(str(self._folder.tensorboard), purge_step=purge)
-            self._writer = self._stack.enter_context(writer)
+            self._writer = writer
+            self._stack.callback(self._close, writer, self._folder)
         self._stack.enter_context(self._progress)
         return self
 
@@ -59,8 +60,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            with self._writing():
-                self._stack.close()
+            self._stack.close()
         except NotWritten:
             # TensorBoard's file fails once more after what ended the run.
             if error is None:
@@ -78,7 +78,7 @@ class Journal:
         """A row of training.jsonl: `step`, `epoch`, `seconds` and the means of what was logged."""
         if self._folder is None:
             return
-        with self._writing():
+        with _writing(self._folder):
             self._folder.append_training(row)
             for name, value in row.items():
                 if name not in ("step", "epoch", "seconds"):
@@ -89,7 +89,7 @@ class Journal:
         self._progress.evaluation(row, validator)
         if self._folder is None:
             return
-        with self._writing():
+        with _writing(self._folder):
             self._folder.append(row)
             for name, value in row.items():
                 # A curve for each of Office-Home's 65 classes would bury the others; training.png has them.
@@ -100,26 +100,31 @@ class Journal:
         """The checkpoint `name` ("last", "source-val", "label-free") of the run; of "last" the one before is kept."""
         if self._folder is not None:
             keep = self._folder.previous if name == "last" else None
-            with self._writing():
+            with _writing(self._folder):
                 save_checkpoint(self._folder.checkpoint(name), state, keep=keep)
 
     def finish(self, config_hash: str, validator: ValidatorName) -> None:
         """Write `done`; `validator` is the run's."""
         if self._folder is not None:
-            with self._writing():
+            with _writing(self._folder):
                 self._folder.finish(config_hash, validator)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            assert self._folder is not None, "the other processes write nothing"
-            raise NotWritten(
-                f"the run folder {self._folder.path} cannot be written to any more: {error}. Make room there, or give "
-                "back the right to write, and give the same command again: it goes on from the last checkpoint"
-            ) from error
+    @staticmethod
+    def _close(writer: SummaryWriter, folder: RunFolder) -> None:
+        with _writing(folder):
+            writer.close()
 
     def _scalar(self, name: str, value: float, step: int) -> None:
         if self._writer is not None:
             self._writer.add_scalar(name, value, step)
+
+
+@contextmanager
+def _writing(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(
+            f"the run folder {folder.path} cannot be written to any more: {error}. Make room there, or give back the "
+            "right to write, and give the same command again: it goes on from the last checkpoint"
+        ) from error

@@ -17,6 +17,7 @@ from dynconv import cli
 from dynconv.engine.checkpoint import load_checkpoint, save_checkpoint
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.journal import Journal
+from dynconv.engine.progress import ProgressDisplay
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import NotWritten, make_fabric, open_folder, prepare, train
 
@@ -84,6 +85,17 @@ def test_curves_that_cannot_be_closed_do_not_hide_what_ended_the_run(
         pass
     with pytest.raises(KeyError), Journal(RunFolder(tmp_path), quiet, start=0, max_steps=1):
         raise KeyError
+
+
+def test_an_error_of_the_console_is_not_told_as_the_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: Console
+) -> None:
+    def leave(self: ProgressDisplay, *_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(ProgressDisplay, "__exit__", leave)
+    with pytest.raises(BrokenPipeError), Journal(RunFolder(tmp_path), quiet, start=0, max_steps=1):
+        pass
 
 
 def test_the_command_ends_with_the_message_alone(

@@ -33,15 +33,6 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "slice", "slice of channels_last", "channels")
 GRADIENT_LAYOUTS = ("contiguous", "channels_last", "every second column", "one number", "one number per plane")
 TIERS = [40, pytest.param(300, marks=pytest.mark.slow)]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-
-
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
-    # `-m slow` also selects what is slow and needs a GPU.
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    return request.param
 
 
 @contextlib.contextmanager
