@@ -26,6 +26,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from dynconv.ops.eager import gradient_memory
+
 MB = 1e6
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -69,6 +71,7 @@ def peak_beyond_results(call: Callable[[], object], device: torch.device) -> tup
         torch.cuda.synchronize(device)
         peak = torch.cuda.max_memory_allocated(device)
     else:
+        gradient_memory.release()
         ctypes.CDLL(None).malloc_trim(0)
         # "5" resets the high-water mark to the present resident size (proc(5)).
         _CLEAR_REFS.write_text("5")
