@@ -269,6 +269,8 @@ def run_runs(args: list[str]) -> int:
         return fail(str(error))
     if options.json:
         print(json.dumps([run.to_dict() for run in found]))
+    elif not found:
+        print(f"no run below {options.folder}")
     else:
         console = Console()
         # Of a pipe's 80 columns, which rich assumes, the names would be folded to pieces.

@@ -42,6 +42,7 @@ def packages_missing(extra: str) -> str | None:
 def train_run(config: TrainConfig) -> tuple[int, bool]:
     """Train a run to its end: the exit code, and whether anything was left to do."""
     from dynconv.data import DataError
+    from dynconv.engine.launch import INTERRUPTED
     from dynconv.engine.train import (
         Diverged,
         Interrupted,
@@ -66,7 +67,7 @@ def train_run(config: TrainConfig) -> tuple[int, bool]:
     except Interrupted as stopped:
         if is_main_process():
             print(f"dynconv: {stopped}", file=sys.stderr)
-        return 130, True
+        return INTERRUPTED, True
     except (Refused, DataError, NotWritten) as error:
         # DataError: an image that is read only when its turn comes. NotWritten: a disk that became full.
         return fail(str(error)), True

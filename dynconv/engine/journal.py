@@ -109,6 +109,12 @@ class Journal:
             with _writing(self._folder):
                 self._folder.finish(config_hash, validator)
 
+    def diverged(self, reason: str) -> None:
+        """Write `diverged`: the run ended here."""
+        if self._folder is not None:
+            with _writing(self._folder):
+                self._folder.record_divergence(reason)
+
     @staticmethod
     def _close(writer: SummaryWriter, folder: RunFolder) -> None:
         with _writing(folder):

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
+# How `dynconv` ends after Ctrl-C or SIGTERM, with a checkpoint written.
+INTERRUPTED = 130
 
 
 def train_command(method: str, *arguments: str) -> list[str]:

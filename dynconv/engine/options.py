@@ -124,7 +124,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class RunsOptions:
-    """List what ran below a folder: done, running, unfinished or damaged, the last written first."""
+    """List what ran below a folder: done, running, unfinished, diverged or damaged, the last written first."""
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")] = Path("runs")
     """The folder that holds the runs, at any depth."""

@@ -139,7 +139,11 @@ class Run:
                 journal.line(f"resuming {self.folder.path} after step {self.step}")
             for note in self.notes:
                 journal.line(note)
-            self._loop(guard, journal)
+            try:
+                self._loop(guard, journal)
+            except Diverged as error:
+                journal.diverged(str(error))
+                raise
             journal.finish(self.config.hash, self.config.run.validator)
 
     def _loop(self, guard: InterruptGuard, journal: Journal) -> None:

@@ -1,5 +1,5 @@
-"""The files of one run: config.yaml, env.json, results.jsonl, training.jsonl, checkpoints/, tensorboard/, lock and
-done."""
+"""The files of one run: config.yaml, env.json, results.jsonl, training.jsonl, checkpoints/, tensorboard/, lock, and
+at its end done or diverged."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class RunFolder:
         self.training_figure = path / "training.png"
         self.tensorboard = path / "tensorboard"
         self.done = path / "done"
+        # Why it ended, in words.
+        self.diverged = path / "diverged"
         # With --skip-bad alone.
         self.skipped = path / "skipped.json"
         # With --pseudo-labels-from alone.
@@ -106,12 +108,13 @@ class RunFolder:
             self._remove_temporaries()
             if used == self.previous and self.last.exists():
                 put_in_place(self.last, self.unusable)
+            self.diverged.unlink(missing_ok=True)
             self.drop_rows_after(-1 if used is None else step)
             self.record_environment(environment, step)
 
     def _remove_temporaries(self) -> None:
         """What was being written when the process was killed."""
-        files = (self.config, self.environment, self.results, self.training, self.done)
+        files = (self.config, self.environment, self.results, self.training, self.done, self.diverged)
         optional = (self.skipped, self.pseudo_labels)
         for path in (*map(temporary_of, (*files, *optional)), *self.checkpoints.glob("*.pt.tmp")):
             path.unlink(missing_ok=True)
@@ -181,6 +184,10 @@ class RunFolder:
         }
         write_atomically(self.done, json.dumps(done, indent=2) + "\n")
         return done
+
+    def record_divergence(self, reason: str) -> None:
+        """Write `diverged`; the next start removes it."""
+        write_atomically(self.diverged, reason + "\n")
 
     def read_done(self) -> dict[str, Any] | None:
         """Contents of `done`, or None where the run is not finished. ValueError where the file is damaged."""

@@ -17,7 +17,7 @@ from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.selection import Row, mean_of, select
 from dynconv.metrics.names import judged_by
 
-State = Literal["done", "running", "unfinished", "damaged"]
+State = Literal["done", "running", "unfinished", "diverged", "damaged"]
 # The rules of selection that look at no label of the target.
 HONEST = ("last", "source-val", "label-free")
 
@@ -29,9 +29,10 @@ class RunState:
     run: str
     """The run folder."""
     state: State = "unfinished"
-    """"running" while a process trains there; "damaged" where `dynconv` would refuse it."""
+    """"running" while a process trains there; "diverged" where it stopped because a loss, a parameter or a score was
+    not finite; "damaged" where `dynconv` would refuse it."""
     note: str = ""
-    """Why it is damaged, who trains it, or what its checkpoints lack."""
+    """Why it diverged or is damaged, who trains it, or what its checkpoints lack."""
     method: str | None = None
     task: str | None = None
     seed: int | None = None
@@ -114,12 +115,14 @@ def _judge(found: RunState, folder: RunFolder, config: TrainConfig, rows: list[R
         found.state, found.note = "running", who
         return
     found.state = "unfinished" if done is None else "done"
+    if done is None and folder.diverged.exists():
+        found.state, found.note = "diverged", folder.diverged.read_text(encoding="utf-8").strip()
     if written and not whole:
         found.state, found.note = "damaged", f"no whole checkpoint: {written[0]} was cut off"
     elif whole and whole[0] != folder.last:
         what = "was cut off" if folder.last.exists() else "is not there"
         found.note = f"{folder.last.name} {what}; {whole[0].name} is whole"
-    elif not written:
+    elif not written and found.state != "diverged":
         found.note = "no checkpoint" if done is not None else "no checkpoint yet"
 
 

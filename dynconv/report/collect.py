@@ -159,7 +159,7 @@ def _read(path: Path, name: str) -> FoundRun | Unreadable:
     running = state.state == "running"
     if state.note and not running and state.note not in missing:
         missing.append(state.note)
-    if done is None and not folder.done.exists():
+    if done is None and not folder.done.exists() and state.state != "diverged":
         where = f"step {state.step}" if state.max_steps is None else f"step {state.step} of {state.max_steps}"
         rest = (
             f"{state.note} trains it"

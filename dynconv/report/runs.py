@@ -14,7 +14,7 @@ from dynconv.engine.runs import HONEST, RunState
 from dynconv.report.table import named, percent
 from dynconv.report.words import metrics_of
 
-STYLES = {"done": "green", "running": "cyan", "unfinished": "yellow", "damaged": "red"}
+STYLES = {"done": "green", "running": "cyan", "unfinished": "yellow", "diverged": "red", "damaged": "red"}
 
 
 def runs_table(runs: Sequence[RunState], root: Path) -> Group:

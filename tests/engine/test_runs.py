@@ -15,6 +15,7 @@ from rich.console import Console
 from dynconv import cli
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.lock import RunLock
+from dynconv.engine.meter import Diverged
 from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.runs import state_of, survey
 from dynconv.engine.train import make_fabric, open_folder, prepare, train
@@ -69,6 +70,18 @@ def test_a_done_and_an_unfinished_run_are_told_with_what_came_out(
     os.utime(done.done, (2e9, 2e9))
     assert [run.run for run in survey(tmp_path)] == [str(done.path), str(begun.path), str(part.path)]
     assert [run.run for run in survey(done.path)] == [str(done.path)]
+
+
+def test_a_diverged_run_is_told_as_such_until_it_starts_again(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console
+) -> None:
+    config = make_config(tmp_path / "run", options=tiny.config_class(fail_at=4))
+    with pytest.raises(Diverged) as caught:
+        train(config, console=quiet)
+    found = state_of(config.out)
+    assert (found.state, found.note) == ("diverged", str(caught.value)) and "at step 5" in found.note
+    prepare(config, open_folder(config), make_fabric(config.run))
+    assert state_of(config.out).state == "unfinished"
 
 
 def test_a_run_that_a_process_trains_is_running(tmp_path: Path, tiny: type, make_config: Make) -> None:
@@ -164,5 +177,10 @@ def test_the_command_prints_a_table_or_json(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["runs", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["runs", "empty"]) == 0
+    assert capsys.readouterr().out == "no run below empty\n"
+    assert cli.main(["runs", "empty", "--json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
     assert cli.main(["runs", "none"]) == 2
     assert "none is no folder" in capsys.readouterr().err

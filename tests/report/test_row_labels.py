@@ -13,9 +13,11 @@ from dynconv import cli
 from dynconv.engine.config import TrainConfig
 from dynconv.recipes import RECIPES, Recipe
 from dynconv.report.collect import find_runs
+from dynconv.report.figures.curves import trajectories
+from dynconv.report.figures.trade_off import trade_offs
 from dynconv.report.groups import Grouping, group_runs
-from dynconv.report.page.row_labels import with_row_labels
 from dynconv.report.papers import Match, matches
+from dynconv.report.row_labels import with_row_labels
 
 CAMVID = RECIPES["gam-fine-tuning-camvid"]
 TASK = next(iter(CAMVID.tasks))
@@ -70,6 +72,23 @@ def test_a_report_calls_the_runs_of_a_recipe_by_its_rows(tmp_path: Path) -> None
         assert f"5 labelled, no transfer {bound}" in written, name
         assert "gam-fine-tuning-camvid: 5 labelled, GAM" in written, f"{name}: the run's own section"
         assert "max_steps=" not in written, name
+
+
+def test_figures_call_the_runs_of_a_recipe_by_its_rows_unfinished_ones_too(tmp_path: Path) -> None:
+    recipe = RECIPES["drt-bases-digits"]
+    for label in ("K = 2", "K = 4", "K = 8"):
+        write_row(tmp_path, recipe, label)
+    runs, _ = find_runs([tmp_path])
+    # In the order of the recipe, and not of the folders.
+    assert [each.label for each in trade_offs(runs, "last", None)] == ["K = 2", "K = 4", "K = 8"]
+    (tmp_path / "K = 4" / "seed0" / "done").unlink()
+    runs, _ = find_runs([tmp_path])
+    assert {each.label for each in trajectories(runs)} == {"K = 2", "K = 4", "K = 8"}
+    write(
+        tmp_path / "own", dataclasses.replace(runs[0].config, run=dataclasses.replace(runs[0].config.run, max_steps=77))
+    )
+    own = {each.label for each in trajectories(find_runs([tmp_path])[0])} - {"K = 2", "K = 4", "K = 8"}
+    assert len(own) == 1 and "max_steps=77" in own.pop()
 
 
 def test_runs_of_other_options_keep_their_own_line(tmp_path: Path) -> None:

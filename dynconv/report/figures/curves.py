@@ -26,6 +26,7 @@ from dynconv.plots.curves import Curve, Panel, Points, save_curves
 from dynconv.report.collect import FoundRun
 from dynconv.report.figures.training import write_beside
 from dynconv.report.groups import kinds_of, runs_to_group, tasks_of
+from dynconv.report.row_labels import labels_of
 from dynconv.report.spread import Spread, text_of
 from dynconv.report.words import metrics_of
 
@@ -111,7 +112,7 @@ def trajectories(runs: Sequence[FoundRun], metric: str | None = None) -> list[Tr
     Raises:
         ValueError: A run was not evaluated after its first step, lacks the metric, or was given twice.
     """
-    kinds, tasks = kinds_of(runs), tasks_of(runs)
+    kinds, tasks, labels = kinds_of(runs), tasks_of(runs), labels_of(runs)
     grouped: dict[tuple[str, str], dict[int, FoundRun]] = {}
     for run in runs:
         by_seed = grouped.setdefault((tasks[run.name], kinds[run.name].key), {})
@@ -128,7 +129,7 @@ def trajectories(runs: Sequence[FoundRun], metric: str | None = None) -> list[Tr
         own = metric or first.metric
         points = {seed: _points(run, own) for seed, run in of_seeds.items()}
         drift = {seed: logged for seed, run in of_seeds.items() if (logged := _logged(run.training_rows, DRIFT))}
-        label, options, length = kinds[first.name].label, first.config.options, _length(first)
+        label, options, length = labels[first.name], first.config.options, _length(first)
         joining = options.joining_steps(length) if isinstance(options, GAMConfig) else ()
         begins, one_step = _begins(options, length), isinstance(options, GaussianConfig) and length == 1
         found.append(Trajectory(task, label, own, points, drift, _drift_name(options), begins, joining, one_step))

@@ -21,6 +21,8 @@ from dynconv.report.before import OWN_CLASSIFIER, SOURCE_ONLY, STEP_0, before
 from dynconv.report.collect import FoundRun
 from dynconv.report.figures.training import write_beside
 from dynconv.report.groups import group_runs, runs_to_group
+from dynconv.report.papers import matches
+from dynconv.report.row_labels import with_row_labels
 from dynconv.report.spread import Point, Spread, both_sides, chosen_sides, mean_point, side_of, text_of
 from dynconv.report.words import metrics_of
 
@@ -104,7 +106,7 @@ def trade_offs(
             "has no source's side; leave it out"
         )
     sides = {run.name: chosen_sides(run, rule) for run in runs}
-    grouping = group_runs(runs)
+    grouping = with_row_labels(group_runs(runs), {run.name: matches(run) for run in runs})
     for run, counted in grouping.doubles:
         raise ValueError(
             f"RUN {run.folder.path} is of the same configuration and seed as {counted.folder.path}; give one of them"

@@ -22,11 +22,11 @@ from dynconv.report.page.markdown import markdown
 from dynconv.report.page.options import ReportOptions
 from dynconv.report.page.provenance import provenance
 from dynconv.report.page.results import model_of, results_tables
-from dynconv.report.page.row_labels import with_row_labels
 from dynconv.report.page.run_figures import class_iou_figures
 from dynconv.report.page.run_section import run_section
 from dynconv.report.page.summary import distance_table, measures_table, selection_table, source_table, validator_table
 from dynconv.report.papers import matches
+from dynconv.report.row_labels import with_row_labels
 from dynconv.report.spread import both_sides
 from dynconv.report.table import counted
 

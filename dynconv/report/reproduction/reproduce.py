@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from dynconv.engine.launch import exit_words, run_commands, train_command
+from dynconv.engine.launch import INTERRUPTED, exit_words, run_commands, train_command
 from dynconv.engine.run_folder import write_atomically
 from dynconv.recipes import RECIPES, Recipe
 from dynconv.report.reproduction.options import ReproduceOptions
@@ -26,7 +26,7 @@ class Reproduction:
     text: str
     """The table of the finished runs as Markdown, or the list of a dry run; empty where no run is finished."""
     failed: tuple[str, ...] = ()
-    """The runs of this call that failed, each with its exit code."""
+    """The runs of this call that ended before their last step, each with its exit code or "interrupted"."""
 
 
 def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
@@ -127,7 +127,7 @@ def _train(
 
     def ended(name: str, code: int) -> None:
         if code:
-            failed[name] = f"{name} ({exit_words(code)})"
+            failed[name] = f"{name} ({'interrupted' if code == INTERRUPTED else exit_words(code)})"
         # A run that ends with code 0 is finished: `dynconv train` has no other way to say so.
         line(_progress(runs, len(failed), options.at_a_time))
 
@@ -183,9 +183,9 @@ def _progress(runs: Sequence[RecipeRun], failed: int, at_a_time: int) -> str:
         if (done := run.folder.read_done()) is not None:
             seconds.setdefault((run.task, run.label), []).append(done["selected"]["last"]["seconds"])
     every = [value for values in seconds.values() for value in values]
-    text = f"{_of(len(every), runs)} finished" + (f", {failed} failed" if failed else "")
+    text = f"{_of(len(every), runs)} finished" + (f", {failed} stopped before their end" if failed else "")
     left = [seconds.get((run.task, run.label), every) for run in runs if not run.finished]
-    # Those that failed will not be tried again in this call.
+    # Those that stopped will not be tried again in this call.
     if not every or len(left) <= failed:
         return text
     mean = fmean(fmean(values) for values in left)
