@@ -15,7 +15,16 @@ from dynconv.data.errors import DataError
 from dynconv.data.files import Decoding, ImageFiles, kept
 from dynconv.data.translated import translated_rows
 from dynconv.data.unlabelled import unlabelled_images
-from dynconv.data.walk import SUFFIXES, Row, class_folders, is_number, passed_over, sound_rows, tell_passed_over
+from dynconv.data.walk import (
+    SUFFIXES,
+    Row,
+    class_folders,
+    is_image,
+    is_number,
+    passed_over,
+    sound_rows,
+    tell_passed_over,
+)
 
 # One fixed division of a set without a published test split, so that every run measures on the same images.
 SPLIT_SEED = 0
@@ -145,7 +154,7 @@ def _read_classes(name: str, folder: Path) -> list[Row]:
     except OSError as error:
         raise DataError(f"{name}: the folder {folder} cannot be read: {error}") from error
     if not classes:
-        images = sum(path.suffix.lower() in SUFFIXES for path in stray)
+        images = sum(is_image(path.name) for path in stray)
         raise DataError(
             f"{name}: {folder} holds no folder: expected one folder of images per class, or translated images called "
             "LABEL_ID_fake_B.png"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynconv.data.errors import DataError
-from dynconv.data.walk import SUFFIXES, Row
+from dynconv.data.walk import Row, is_image
 from dynconv.distributed import is_main
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def read_translated(folder: Path) -> Translated | None:
             if entry.is_dir():
                 folders.append(path)
                 continue
-            if path.suffix.lower() not in SUFFIXES:
+            if not is_image(path.name):
                 continue
             match = NAME.fullmatch(path.stem)
             if match is None:
@@ -121,7 +121,7 @@ def translated_rows(name: str, folder: Path) -> list[Row]:
 
 def _holds_images(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(Path(entry.name).suffix.lower() in SUFFIXES for entry in entries)
+        return any(is_image(entry.name) for entry in entries)
 
 
 def _words(names: Iterable[str]) -> str:

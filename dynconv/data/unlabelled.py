@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynconv.data.errors import DataError
 from dynconv.data.translated import NAME
-from dynconv.data.walk import SUFFIXES, tell_passed_over
+from dynconv.data.walk import is_image, tell_passed_over
 
 
 def unlabelled_images(name: str, place: Path) -> tuple[Path, ...] | None:
@@ -40,7 +40,7 @@ def _held(name: str, folder: Path) -> tuple[Path, ...] | None:
                 if entry.is_dir():
                     return None
                 path = folder / entry.name
-                if path.suffix.lower() not in SUFFIXES:
+                if not is_image(path.name):
                     others.append(path)
                     continue
                 if NAME.fullmatch(path.stem):
@@ -73,7 +73,7 @@ def _listed(name: str, listing: Path) -> tuple[Path, ...] | None:
 
 def _is_path(line: str, folder: Path) -> bool:
     """Whether a line is a path and no label: the path may have spaces in it, and a label look like a file."""
-    if Path(line).suffix.lower() not in SUFFIXES:
+    if not is_image(line):
         return False
     first, *label = line.rsplit(maxsplit=1)
     return not label or not os.path.isfile(folder / first)

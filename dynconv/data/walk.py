@@ -46,6 +46,11 @@ class ListProblem(NamedTuple):
     """The image that is not there, as the list names it, and the line's number."""
 
 
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def is_number(text: str) -> bool:
     """Whether `text` is a number of ASCII digits, of a length that is worth converting."""
     return text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
@@ -163,8 +168,8 @@ def class_folders(folder: Path) -> tuple[list[ClassFolder], list[Path]]:
         except OSError as error:
             found.append(ClassFolder(place, error=error))
             continue
-        images = tuple(file for file in files if file.suffix.lower() in SUFFIXES)
-        others = tuple(file for file in files if file.suffix.lower() not in SUFFIXES)
+        images = tuple(file for file in files if is_image(file.name))
+        others = tuple(file for file in files if not is_image(file.name))
         found.append(ClassFolder(place, images, others))
     return found, stray
 
@@ -176,7 +181,7 @@ def _entries(folder: Path) -> list[Path]:
 def passed_over(stray: Iterable[Path]) -> str:
     """What of `stray` is no image by its name, in words: how many files of which suffixes, and how many folders; empty
     where there is nothing of the kind."""
-    kinds = Counter(_kind(path) for path in stray if path.suffix.lower() not in SUFFIXES)
+    kinds = Counter(_kind(path) for path in stray if not is_image(path.name))
     told = [f"{count:,} {kind}{'s' * (kind == _FOLDER and count > 1)}" for kind, count in kinds.most_common()]
     more = [f"{len(told) - _KINDS} more suffixes"] if len(told) > _KINDS else []
     return ", ".join([*told[:_KINDS], *more])

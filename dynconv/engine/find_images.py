@@ -7,26 +7,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dynconv.data import DataError
-from dynconv.data.walk import SUFFIXES
+from dynconv.data.walk import SUFFIXES, is_image, passed_over, tell_passed_over
 
 
 def find_images(place: Path) -> tuple[Path, list[str]]:
     """Paths of images, and the folder that they are relative to.
 
     Args:
-        place: A folder (all images below it, sorted; names that start with a dot are left out), a text file of
-            "path" or "path label" lines relative to its own folder (in their order), or an image.
+        place: A folder (all images below it, sorted; what is no image by its name is told, names that start with a dot
+            are not looked at), a text file of "path" or "path label" lines relative to its own folder (in their order),
+            or an image.
 
     Raises:
         DataError: `place` is absent, cannot be read, or holds no image.
     """
     try:
         if place.is_dir():
-            names = sorted(_below(place))
+            files = sorted(_below(place))
+            names = [name for name in files if is_image(name)]
+            others = [place / name for name in files if not is_image(name)]
             if not names:
-                raise DataError(f"{place} holds no image ({', '.join(sorted(SUFFIXES))}), nor does a folder below it")
+                there = f"; there are {told}" if (told := passed_over(others)) else ""
+                raise DataError(
+                    f"{place} holds no image ({', '.join(sorted(SUFFIXES))}), nor does a folder below it{there}"
+                )
+            tell_passed_over("predict", place, others)
             return place, names
-        if place.suffix.lower() in SUFFIXES and place.is_file():
+        if is_image(place.name) and place.is_file():
             return place.parent, [place.name]
         lines = (line.strip() for line in place.read_text(encoding="utf-8").splitlines())
         names = [_without_label(line, place.parent) for line in lines if line]
@@ -42,6 +49,8 @@ def find_images(place: Path) -> tuple[Path, list[str]]:
 
 
 def _below(folder: Path) -> Iterator[str]:
+    """Files at any depth, relative to `folder`; names that start with a dot are not looked at."""
+
     def refuse(error: OSError) -> None:
         raise error
 
@@ -52,12 +61,12 @@ def _below(folder: Path) -> Iterator[str]:
             name for name in folders if name[0] != "." and not real.is_relative_to(Path(parent, name).resolve())
         ]
         for name in files:
-            if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
+            if name[0] != ".":
                 yield Path(parent, name).relative_to(folder).as_posix()
 
 
 def _without_label(line: str, folder: Path) -> str:
     """The path in a line "path" or "path label"; the path may have spaces in it."""
-    if Path(line).suffix.lower() in SUFFIXES or (folder / line).is_file():
+    if is_image(line) or (folder / line).is_file():
         return line
     return line.rsplit(maxsplit=1)[0]

@@ -108,6 +108,18 @@ def test_images_of_all_kinds_have_their_rows(run: str, odd: Path, tmp_path: Path
     assert len({rows[name]["confidence"] for name in same}) == 1
 
 
+def test_what_is_no_image_by_its_name_is_told(
+    run: str, odd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.gif", "a b/b.GIF", "a b/c"):
+        (odd / name).write_text("no image")
+    assert cli.main(["predict", run, str(odd), "--out", str(tmp_path / "table.csv"), "--device", "cpu"]) == 0
+    (told,) = (record.getMessage() for record in caplog.records if "passed over" in record.getMessage())
+    assert told.startswith(
+        f"predict: passed over what is no image by its name in {odd}: 2 .gif, 1 without a suffix, 1 .txt; "
+    )
+
+
 def test_an_unreadable_image_costs_its_row_alone(run: str, odd: Path, tmp_path: Path, capsys: Capture) -> None:
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     assert cli.main(["predict", run, str(odd), "--out", str(good), "--device", "cpu"]) == 0
@@ -159,6 +171,8 @@ def test_what_does_not_fit_is_refused_in_words(run: str, odd: Path, tmp_path: Pa
     assert "does not exist (looked from" in fails(capsys, "predict", run, str(odd / "none"), *out)
     (tmp_path / "empty" / "below").mkdir(parents=True)
     assert "holds no image (.bmp" in fails(capsys, "predict", run, str(tmp_path / "empty"), *out)
+    (tmp_path / "empty" / "below" / "a.gif").touch()
+    assert fails(capsys, "predict", run, str(tmp_path / "empty"), *out).endswith("a folder below it; there are 1 .gif")
     (tmp_path / "nothing.txt").write_text("\n")
     assert "lists no image" in fails(capsys, "predict", run, str(tmp_path / "nothing.txt"), *out)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")

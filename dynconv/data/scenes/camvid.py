@@ -13,7 +13,7 @@ from pathlib import Path
 from dynconv.data.errors import DataError
 from dynconv.data.scenes.label_maps import IGNORE
 from dynconv.data.scenes.reading import LabelFormat, Scene
-from dynconv.data.walk import SUFFIXES
+from dynconv.data.walk import SUFFIXES, is_image
 
 CLASS_FILE = "classes.txt"
 VOID = "void"
@@ -86,7 +86,7 @@ def image_files(folder: Path) -> list[Path]:
     """The images of a folder by name; hidden files are none. OSError where it cannot be read."""
     # Names alone: 24,966 times Path.is_file would be as many looks at the disk.
     names = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
-    return [folder / entry for entry in names if Path(entry).suffix.lower() in SUFFIXES]
+    return [folder / entry for entry in names if is_image(entry)]
 
 
 def _lines(name: str, file: Path) -> list[str]:
