@@ -77,6 +77,11 @@ class ADDAConfig(AdaptedConfig):
                 f"'unshared' has two; choose one of {', '.join(map(repr, own))}, or weight_sharing 'shared'"
             )
 
+    @property
+    def keeps_source_network(self) -> bool:
+        """True of an encoder for each domain, else as in `MethodConfig`."""
+        return self.weight_sharing == "unshared" or super().keeps_source_network
+
 
 class ADDA(Adapted):
     """min over the source's encoder and the classifier of the cross entropy; then min over D of L_advD and min over

@@ -151,6 +151,12 @@ class MethodConfig:
         """How many labelled images of the target are trained on, where these are a few of all; 0 where they are not."""
         return 0
 
+    @property
+    def keeps_source_network(self) -> bool:
+        """Whether source images are judged by another network than the target's: by statistics of their own in batch
+        normalisation, or an encoder of their own."""
+        return self.normalisation_policy in ("domain-specific", "adabn")
+
     def dynamic_spec(self) -> DynamicSpec | None:
         """How the convolutions are made dynamic; None for a static network.
 

@@ -75,7 +75,8 @@ def feature_gradient_norms(
         workspace_bytes: Bound on what a call holds beyond its inputs and results: intermediate results while it runs
             and those it keeps for the backward; in the backward, beyond the gradients of inputs, likewise. What does
             not fit is computed again. Not counted: a few numbers for each pair, and under autocast the copies of
-            ``weights``. None stands for 1 GiB, or for one discriminator where that takes more.
+            ``weights``. None stands for 1 GiB, or for one discriminator where that takes more. On a CPU the memory of a
+            weight's gradient of 32 MiB or more is kept for its next gradient when no one holds it any more.
         logits_everywhere: False returns 0 for the logits of pairs of weight 0, which saves work on the CPU.
         backend: ``"eager"`` is the closed form in batched products, ``"triton"`` the Triton kernels (GPU; float32,
             bfloat16 and float16), ``"reference"`` one discriminator after the other by autograd, the only one that can

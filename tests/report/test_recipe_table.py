@@ -37,6 +37,19 @@ def test_means_deviations_and_paired_differences_are_those_of_the_runs() -> None
     assert "| + class | +6.7 ± 1.7 | - | - |" in lines
 
 
+def test_a_sources_figure_is_marked_where_target_images_go_through_another_network() -> None:
+    recipe = RECIPES["calibrator-digits"]
+    labels = [row.label for row in recipe.rows]
+    records = [line(task, label, 0, 80.0, 95.0) for task in recipe.tasks for label in labels]
+    text = report(recipe, records)
+    marked = [each.split(" | ")[0].removeprefix("| ") for each in text.splitlines() if each.endswith("| 95.0 (own) |")]
+    assert marked == ["ADDA as in CyCADA"]
+    assert "; (own): of a network, or by batch statistics, that target images do not go through." in text
+    # Without a figure of every task there is none to mark.
+    first = next(iter(recipe.tasks))
+    assert "(own)" not in report(recipe, [r for r in records if r["row"] != marked[0] or r["task"] == first])
+
+
 def test_a_seeds_mean_over_the_tasks_is_one_observation() -> None:
     records = []
     for task, gain in (("mnist-usps", 2.0), ("usps-mnist", 6.0)):

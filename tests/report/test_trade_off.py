@@ -18,7 +18,7 @@ from dynconv.engine.checkpoint import load_checkpoint, save_checkpoint
 from dynconv.plots.trade_off import Change, trade_off_figure
 from dynconv.report.before import before
 from dynconv.report.collect import FoundRun, readable_runs
-from dynconv.report.figures.trade_off import TradeOff, keeps_both, measure_as_target, trade_off_table, trade_offs
+from dynconv.report.figures.trade_off import TradeOff, measure_as_target, trade_off_table, trade_offs
 
 
 def add(root: Path, method: str, *points: tuple[int, float, float], name: str = "", **more: Any) -> Path:
@@ -125,7 +125,7 @@ def test_measuring_takes_the_targets_encoder(trained: Path, tmp_path: Path) -> N
             value.zero_()
     save_checkpoint(last, state)
     (own,) = readable_runs([run], "RUN")
-    assert keeps_both(own)
+    assert own.config.options.keeps_source_network
     # An encoder that sees nothing gives one of three classes to all, and each has as many images.
     assert measure_as_target(own, "last", device="cpu", data_root=None) == pytest.approx(100 / 3)
 

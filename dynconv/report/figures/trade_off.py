@@ -26,9 +26,6 @@ from dynconv.report.row_labels import with_row_labels
 from dynconv.report.spread import Point, Spread, both_sides, chosen_sides, mean_point, side_of, text_of
 from dynconv.report.words import metrics_of
 
-# Where these hold, source images and target images go through networks of their own.
-OWN_STATISTICS = ("domain-specific", "adabn")
-
 
 @dataclass(frozen=True)
 class TradeOff:
@@ -54,13 +51,6 @@ class TradeOff:
         start = mean_point(self.before.values()) if whole else None
         seeds = tuple(self.after.values())
         return Change(self.label, self.task, mean_point(self.after.values()), start, STEP_0 in self.starts, seeds)
-
-
-def keeps_both(run: FoundRun) -> bool:
-    """Whether a run's source images are judged by another network than the target's: ADDA's encoder of their own, or
-    statistics of their own in batch normalisation."""
-    options = run.config.options
-    return getattr(options, "weight_sharing", "shared") == "unshared" or options.normalisation_policy in OWN_STATISTICS
 
 
 def measure_as_target(run: FoundRun, checkpoint: CheckpointName, *, device: Device, data_root: Path | None) -> float:
@@ -136,7 +126,7 @@ def _trade_off(
     anew = False
     for seed, run in of_seeds.items():
         point = sides[run.name]
-        if measure is not None and keeps_both(run):
+        if measure is not None and run.config.options.keeps_source_network:
             point, anew = (measure(run), point[1]), True
         after[seed] = point
         start = None if run.config.method == SOURCE_ONLY else before(run, runs, rule)

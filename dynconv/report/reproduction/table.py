@@ -21,6 +21,9 @@ from dynconv.report.reproduction.statistics import (
 )
 from dynconv.report.table import RULES, markdown
 
+# Of the source's figures.
+OWN = "(own)"
+
 
 def report(recipe: Recipe, records: Sequence[Record]) -> str:
     """The tables as Markdown.
@@ -66,13 +69,18 @@ def _of_tasks(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], ta
     # Where the table is of the sources, this is its average.
     sources = recipe.split == "target-test"
     lines = []
+    apart = False
     for row in rows:
         own = {task: values(records, task, row.label, column) for task in tasks}
         paper = {task: row.published.get(task) for task in tasks}
         cells = [beside(spread(own[task]), mean(own[task]), paper[task]) for task in tasks]
         whole = average(own)
         cells.append(beside(rounded(whole), whole, average_of_figures(paper)))
-        cells += [_of_column(records, row.label, tasks, "source-test last")] * sources
+        if sources:
+            cell = _of_column(records, row.label, tasks, "source-test last")
+            marked = row.options.keeps_source_network and cell != rounded(None)
+            apart |= marked
+            cells.append(f"{cell} {OWN}" if marked else cell)
         lines.append([row.label, *cells])
     for each in cited:
         figures = {task: recipe.figure(each, task) for task in tasks}
@@ -83,6 +91,8 @@ def _of_tasks(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], ta
         head += ", in brackets the paper's figure and ours less it in points"
     if cited:
         head += f"; rows marked {CITED} are the paper's and were not run"
+    if apart:
+        head += f"; {OWN}: of a network, or by batch statistics, that target images do not go through"
     return [f"{head}.", markdown(["row", *tasks.values(), "average", *["source, average"] * sources], lines)]
 
 
