@@ -1,8 +1,8 @@
 """Memory for large gradients on a CPU that the next step uses again.
 
-malloc gives a large block back to the system when it is freed, so that each step has every page of the gradients zeroed
-anew by the kernel: 1.04 GB a step for 79 discriminators of three layers on 2048 features, 40 % of the processor time of
-forward and backward (glibc 2.36, one thread; 0.04 GB and 6 % with this module).
+malloc gives a large block back to the system when it is freed, so that at each step the kernel zeroes every page of the
+gradients anew: 1.04 GB for 79 discriminators of three layers on 2048 features, 0.04 GB with this module. Forward and
+backward took 630 ms without it and 505 with it, on 256 features 367 and 239 (glibc 2.36, two cores).
 """
 
 from __future__ import annotations
