@@ -26,6 +26,11 @@ with open(os.environ["PLAN"] + ".log", "a") as log:
     log.write(f"{out} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "diverge":
+    (out / "diverged").write_text("a loss is nan")
+    sys.exit(1)
+if what == "stop":
+    sys.exit(130)
 if what == "fail":
     print("no such data", file=sys.stderr)
     sys.exit(2)

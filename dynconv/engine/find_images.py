@@ -27,7 +27,7 @@ def find_images(place: Path) -> tuple[Path, list[str]]:
             names = [name for name in files if is_image(name)]
             others = [place / name for name in files if not is_image(name)]
             if not names:
-                there = f"; there are {told}" if (told := passed_over(others)) else ""
+                there = f"; it holds {told}" if (told := passed_over(others)) else ""
                 raise DataError(
                     f"{place} holds no image ({', '.join(sorted(SUFFIXES))}), nor does a folder below it{there}"
                 )

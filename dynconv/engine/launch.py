@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGTERM, signal.SIGHUP)
-# How `dynconv` ends after Ctrl-C or SIGTERM, with a checkpoint written.
+# How `dynconv` ends after Ctrl-C or SIGTERM.
 INTERRUPTED = 130
 
 

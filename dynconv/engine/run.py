@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
 import time
@@ -25,7 +26,7 @@ from dynconv.engine.checkpoint import (
 from dynconv.engine.config import TrainConfig, load_config
 from dynconv.engine.evaluation import Evaluation
 from dynconv.engine.interrupt import Interrupted, InterruptGuard
-from dynconv.engine.journal import Journal
+from dynconv.engine.journal import Journal, NotWritten
 from dynconv.engine.meter import CURES, Diverged, Meter, not_finite
 from dynconv.engine.processes import AGREE_EVERY, average, running_statistics, under_torchrun
 from dynconv.engine.run_folder import RunFolder
@@ -142,7 +143,9 @@ class Run:
             try:
                 self._loop(guard, journal)
             except Diverged as error:
-                journal.diverged(str(error))
+                # That the folder takes no more is the lesser news.
+                with contextlib.suppress(NotWritten):
+                    journal.diverged(str(error))
                 raise
             journal.finish(self.config.hash, self.config.run.validator)
 

@@ -115,15 +115,19 @@ def _judge(found: RunState, folder: RunFolder, config: TrainConfig, rows: list[R
         found.state, found.note = "running", who
         return
     found.state = "unfinished" if done is None else "done"
+    notes = []
     if done is None and folder.diverged.exists():
-        found.state, found.note = "diverged", folder.diverged.read_text(encoding="utf-8").strip()
+        found.state = "diverged"
+        notes.append(folder.diverged.read_text(encoding="utf-8").strip().removesuffix("."))
     if written and not whole:
-        found.state, found.note = "damaged", f"no whole checkpoint: {written[0]} was cut off"
+        found.state = "damaged"
+        notes.append(f"no whole checkpoint: {written[0]} was cut off")
     elif whole and whole[0] != folder.last:
         what = "was cut off" if folder.last.exists() else "is not there"
-        found.note = f"{folder.last.name} {what}; {whole[0].name} is whole"
-    elif not written and found.state != "diverged":
-        found.note = "no checkpoint" if done is not None else "no checkpoint yet"
+        notes.append(f"{folder.last.name} {what}; {whole[0].name} is whole")
+    elif not written and not notes:
+        notes.append("no checkpoint" if done is not None else "no checkpoint yet")
+    found.note = "; ".join(notes)
 
 
 def _max_steps(folder: RunFolder) -> int | None:
@@ -136,6 +140,7 @@ def _max_steps(folder: RunFolder) -> int | None:
 
 
 def _changed(folder: RunFolder) -> str:
-    files = (folder.config, folder.environment, folder.results, folder.training, folder.last, folder.done)
-    newest = max((path.stat().st_mtime for path in files if path.exists()), default=folder.path.stat().st_mtime)
+    files = (folder.config, folder.environment, folder.results, folder.training, folder.last)
+    ends = (folder.done, folder.diverged)
+    newest = max((path.stat().st_mtime for path in files + ends if path.exists()), default=folder.path.stat().st_mtime)
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="milliseconds")

@@ -63,6 +63,15 @@ class AdaptedConfig(SourceFirstConfig):
             check_unused(self, ("drift",), choice, "give drift_weight a number above 0")
 
     @property
+    def has_two_encoders(self) -> bool:
+        """Whether the source's network stays as it was, and the target's is a copy that adapts."""
+        return True
+
+    @property
+    def has_source_network(self) -> bool:
+        return self.has_two_encoders or super().has_source_network
+
+    @property
     def weight_of_drift(self) -> float:
         """`drift_weight`, or what None stands for."""
         return self.drift_weight or 0.0

@@ -78,9 +78,8 @@ class ADDAConfig(AdaptedConfig):
             )
 
     @property
-    def keeps_source_network(self) -> bool:
-        """True of an encoder for each domain, else as in `MethodConfig`."""
-        return self.weight_sharing == "unshared" or super().keeps_source_network
+    def has_two_encoders(self) -> bool:
+        return self.weight_sharing == "unshared"
 
 
 class ADDA(Adapted):
@@ -98,7 +97,7 @@ class ADDA(Adapted):
 
     def __init__(self, config: ADDAConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        if config.weight_sharing == "unshared":
+        if config.has_two_encoders:
             self.give_own_encoder()
         seen = self.features.out_features if config.discriminates == "features" else num_classes
         self.discriminators = DiscriminatorBank(

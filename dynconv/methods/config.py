@@ -152,9 +152,9 @@ class MethodConfig:
         return 0
 
     @property
-    def keeps_source_network(self) -> bool:
-        """Whether source images are judged by another network than the target's: by statistics of their own in batch
-        normalisation, or an encoder of their own."""
+    def has_source_network(self) -> bool:
+        """Whether source images are judged by another network than the target's: by batch statistics or an encoder of
+        their own."""
         return self.normalisation_policy in ("domain-specific", "adabn")
 
     def dynamic_spec(self) -> DynamicSpec | None:

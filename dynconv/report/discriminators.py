@@ -164,10 +164,9 @@ def discriminators_table(
         sum(getattr(tap, name) for tap in taps) for name in ("parameters", "macs", "activations")
     )
     lines.append(line("all", None, None, parameters, macs, activations, first=True))
-    of_both = isinstance(options, GAMConfig) or options.weight_sharing == "unshared"
-    network = (
-        f"for comparison: {'one of both networks' if of_both else 'the network'} at {found.size[0]} x {found.size[1]}"
-    )
+    which = "one of both networks" if options.has_two_encoders else "the network"
+    which = "one of both networks" if options.has_two_encoders else "the network"
+    network = f"for comparison: {which} at {found.size[0]} x {found.size[1]}"
     lines.append(line(network, None, None, found.parameters, found.macs, None, kind="reference"))
     return Table(
         TITLE,

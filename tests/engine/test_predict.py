@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_in_words(run: str, odd: Path, tmp_path: Pa
     (tmp_path / "empty" / "below").mkdir(parents=True)
     assert "holds no image (.bmp" in fails(capsys, "predict", run, str(tmp_path / "empty"), *out)
     (tmp_path / "empty" / "below" / "a.gif").touch()
-    assert fails(capsys, "predict", run, str(tmp_path / "empty"), *out).endswith("a folder below it; there are 1 .gif")
+    assert fails(capsys, "predict", run, str(tmp_path / "empty"), *out).endswith("a folder below it; it holds 1 .gif")
     (tmp_path / "nothing.txt").write_text("\n")
     assert "lists no image" in fails(capsys, "predict", run, str(tmp_path / "nothing.txt"), *out)
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")

@@ -79,7 +79,12 @@ def test_a_diverged_run_is_told_as_such_until_it_starts_again(
     with pytest.raises(Diverged) as caught:
         train(config, console=quiet)
     found = state_of(config.out)
-    assert (found.state, found.note) == ("diverged", str(caught.value)) and "at step 5" in found.note
+    assert (found.state, found.note) == ("diverged", str(caught.value).removesuffix("."))
+    assert "at step 5" in found.note
+    folder = RunFolder(config.out)
+    folder.last.rename(folder.previous)
+    assert state_of(config.out).note == f"{found.note}; last.pt is not there; previous.pt is whole"
+    folder.previous.rename(folder.last)
     prepare(config, open_folder(config), make_fabric(config.run))
     assert state_of(config.out).state == "unfinished"
 

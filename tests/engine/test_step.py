@@ -17,6 +17,7 @@ from dynconv.engine.checkpoint import load_checkpoint
 from dynconv.engine.config import TrainConfig
 from dynconv.engine.processes import OtherProcessFailed, make_fabric, process_layout
 from dynconv.engine.run import Run
+from dynconv.engine.run_folder import RunFolder
 from dynconv.engine.train import Diverged, open_folder, prepare, train
 from dynconv.methods import Update
 
@@ -97,6 +98,17 @@ def test_divergence_names_the_step_the_losses_and_the_last_good_checkpoint(
         assert load_checkpoint(last)["step"] == 3
     else:
         assert "There was no checkpoint yet." in message and not last.exists()
+
+
+def test_divergence_is_told_where_the_folder_takes_no_more(
+    tmp_path: Path, tiny: type, make_config: Make, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: RunFolder, reason: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "record_divergence", full)
+    with pytest.raises(Diverged, match="diverged at step 5"):
+        train(make_config(tmp_path / "run", options=tiny.config_class(fail_at=4)), console=quiet)
 
 
 def test_no_checkpoint_is_made_of_parameters_that_are_no_numbers(

@@ -180,6 +180,7 @@ def test_every_method_trains_and_predicts_under_every_policy(
     with method.evaluating_domain("source"):
         same = torch.equal(method.predict(batch.target.images), scores)
     assert same is (policy not in TWO_DOMAINS and not (name in ("adda", "gam") and policy in OWN_ENCODERS))
+    assert method.config.has_source_network is not same
 
 
 @pytest.mark.parametrize("policy", TWO_DOMAINS)

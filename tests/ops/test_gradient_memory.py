@@ -39,6 +39,14 @@ def test_a_gradient_takes_the_memory_of_the_one_before(dtype: torch.dtype) -> No
     assert gradient_like(owner).data_ptr() == place
 
 
+def test_a_gradient_is_a_tensor_like_others() -> None:
+    """No view: neither may be detached nor changed in place by what needs a gradient."""
+    owner = parameter(30, 50)
+    gradient = gradient_like(owner).fill_(2.0)
+    gradient.detach_().mul_(torch.full((), 3.0, requires_grad=True)).sum().backward()
+    assert not gradient._is_view() and gradient.is_contiguous() and gradient.eq(6).all()
+
+
 def test_memory_in_use_is_never_handed_out() -> None:
     owner = parameter(30, 50)
     alive = [gradient_like(owner).fill_(value) for value in range(4)]

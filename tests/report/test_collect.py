@@ -43,6 +43,12 @@ def test_an_unfinished_run_says_how_far_it_came_and_chooses_nothing(place: Path)
     assert any("unfinished at step 50 of 100" in sentence for sentence in run.missing)
 
 
+def test_a_diverged_run_says_so_and_is_not_told_to_go_on(place: Path) -> None:
+    (place / "two" / "diverged").write_text("training diverged at step 60: loss = nan. Lower it.\n")
+    (missing,) = (each for each in by_name(find_runs([place])[0])["two"].missing if "env.json" not in each)
+    assert missing == "training diverged at step 60: loss = nan. Lower it"
+
+
 def test_damage_is_a_reason_and_loses_no_other_file(place: Path) -> None:
     one = place / "deep" / "er" / "one"
     (one / "env.json").unlink()

@@ -44,7 +44,7 @@ def test_a_sources_figure_is_marked_where_target_images_go_through_another_netwo
     text = report(recipe, records)
     marked = [each.split(" | ")[0].removeprefix("| ") for each in text.splitlines() if each.endswith("| 95.0 (own) |")]
     assert marked == ["ADDA as in CyCADA"]
-    assert "; (own): of a network, or by batch statistics, that target images do not go through." in text
+    assert "; (own): source images have a network or batch statistics of their own." in text
     # Without a figure of every task there is none to mark.
     first = next(iter(recipe.tasks))
     assert "(own)" not in report(recipe, [r for r in records if r["row"] != marked[0] or r["task"] == first])

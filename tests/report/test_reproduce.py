@@ -129,6 +129,12 @@ def test_finished_runs_are_skipped_and_the_last_line_says_that_all_are(tmp_path:
     assert plan() == []
 
 
+def test_what_ended_a_run_is_told(tmp_path: Path, plan: Plan) -> None:
+    plan(global_seed0="diverge", group_seed1="stop")
+    made = call(tmp_path, parallel=2)
+    assert sorted(made.failed) == ["mnist-usps + group 1 (interrupted)", "mnist-usps global 0 (diverged)"]
+
+
 def test_a_killed_run_and_a_failed_one_are_named_the_others_finish_and_the_next_call_goes_on(
     tmp_path: Path, plan: Plan
 ) -> None:
@@ -138,7 +144,7 @@ def test_a_killed_run_and_a_failed_one_are_named_the_others_finish_and_the_next_
     assert len(plan()) == 8
     assert sorted(made.failed) == ["mnist-usps + group 1 (exit code 2)", "mnist-usps global 0 (killed by SIGKILL)"]
     assert "[mnist-usps + group 1] no such data" in said
-    assert any("6 of 8 runs finished, 2 stopped before their end" in line for line in said)
+    assert any("6 of 8 runs finished, 2 given up" in line for line in said)
     assert "2 of 8 runs are not finished" in made.text
     assert (tmp_path / "table.md").read_text() == made.text + "\n"
     assert call(tmp_path).failed == ()
@@ -310,7 +316,7 @@ def test_the_time_left_is_that_of_the_finished_runs_of_the_same_row(tmp_path: Pa
     assert subject._progress(runs, 0, 1) == "3 of 6 runs finished; about 1 h 00 min to go"
     assert subject._progress(runs, 0, 2) == "3 of 6 runs finished; about 30 min to go"
     assert subject._progress(runs, 0, 8) == "3 of 6 runs finished; about 20 min to go"
-    assert subject._progress(runs, 3, 1) == "3 of 6 runs finished, 3 stopped before their end"
+    assert subject._progress(runs, 3, 1) == "3 of 6 runs finished, 3 given up"
 
 
 def test_the_command_line_prints_the_table_of_what_is_finished_and_fails(

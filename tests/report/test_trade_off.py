@@ -125,7 +125,7 @@ def test_measuring_takes_the_targets_encoder(trained: Path, tmp_path: Path) -> N
             value.zero_()
     save_checkpoint(last, state)
     (own,) = readable_runs([run], "RUN")
-    assert own.config.options.keeps_source_network
+    assert own.config.options.has_source_network
     # An encoder that sees nothing gives one of three classes to all, and each has as many images.
     assert measure_as_target(own, "last", device="cpu", data_root=None) == pytest.approx(100 / 3)
 

@@ -126,7 +126,7 @@ def _trade_off(
     anew = False
     for seed, run in of_seeds.items():
         point = sides[run.name]
-        if measure is not None and run.config.options.keeps_source_network:
+        if measure is not None and run.config.options.has_source_network:
             point, anew = (measure(run), point[1]), True
         after[seed] = point
         start = None if run.config.method == SOURCE_ONLY else before(run, runs, rule)

@@ -11,6 +11,9 @@ from dynconv.report.table import markdown
 
 CITED = "(cited)"
 BOUND = "bound of the label frequencies"
+# Of a source's figure.
+OWN = "(own)"
+OWN_IN_WORDS = f"{OWN}: source images have a network or batch statistics of their own"
 
 
 def of_metrics(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], tasks: Mapping[str, str]) -> list[str]:
@@ -34,7 +37,7 @@ def _of_split(
     lines = []
     for row in rows:
         paper = recipe.table.row(row.cites) if target and recipe.table is not None and row.cites is not None else None
-        line = [row.label]
+        line = [row.label if target or not row.options.has_source_network else f"{row.label} {OWN}"]
         for task, metric in cells:
             column = f"{split} last" if metric == recipe.metric else f"{split} last {metric}"
             own = values(records, task, row.label, column)
@@ -55,6 +58,8 @@ def _of_split(
             words += f"; the {BOUND} is what no network could pass whose predictions are distributed as the source's "
             words += "labels (GAM, section 5.3)"
         lines += [[label, *map(rounded, figures)] for label, figures in others.items() if set(figures) != {None}]
+    elif any(row.options.has_source_network for row in rows):
+        words += f"; {OWN_IN_WORDS}"
     return [f"{words}.", markdown(["row", *heads], lines)]
 
 

@@ -26,7 +26,8 @@ class Reproduction:
     text: str
     """The table of the finished runs as Markdown, or the list of a dry run; empty where no run is finished."""
     failed: tuple[str, ...] = ()
-    """The runs of this call that ended before their last step, each with its exit code or "interrupted"."""
+    """The runs that this call gave up, each with the reason: "diverged", "interrupted", an exit code or a signal, or
+    the run that it follows and that is not finished."""
 
 
 def reproduce(options: ReproduceOptions, *, line: Line) -> Reproduction:
@@ -115,7 +116,7 @@ def _plan(recipe: Recipe, runs: Sequence[RecipeRun]) -> str:
 def _train(
     runs: Sequence[RecipeRun], options: ReproduceOptions, line: Line, may_start: Callable[[], bool]
 ) -> tuple[str, ...]:
-    """Train what is not finished; returns the runs that failed."""
+    """Train what is not finished; returns the runs that did not end, each with the reason."""
     left = [run for run in runs if not run.finished]
     if not left:
         return ()
@@ -124,10 +125,12 @@ def _train(
     finished = _of(len(runs) - len(left), runs)
     line(f"{finished} finished; training {len(left)}, {options.at_a_time} at a time{on}")
     failed: dict[str, str] = {}
+    folders = {run.name: run.folder for run in runs}
 
     def ended(name: str, code: int) -> None:
         if code:
-            failed[name] = f"{name} ({'interrupted' if code == INTERRUPTED else exit_words(code)})"
+            reason = "interrupted" if code == INTERRUPTED else exit_words(code)
+            failed[name] = f"{name} ({'diverged' if folders[name].diverged.exists() else reason})"
         # A run that ends with code 0 is finished: `dynconv train` has no other way to say so.
         line(_progress(runs, len(failed), options.at_a_time))
 
@@ -183,9 +186,9 @@ def _progress(runs: Sequence[RecipeRun], failed: int, at_a_time: int) -> str:
         if (done := run.folder.read_done()) is not None:
             seconds.setdefault((run.task, run.label), []).append(done["selected"]["last"]["seconds"])
     every = [value for values in seconds.values() for value in values]
-    text = f"{_of(len(every), runs)} finished" + (f", {failed} stopped before their end" if failed else "")
+    text = f"{_of(len(every), runs)} finished" + (f", {failed} given up" if failed else "")
     left = [seconds.get((run.task, run.label), every) for run in runs if not run.finished]
-    # Those that stopped will not be tried again in this call.
+    # Those that were given up will not be tried again in this call.
     if not every or len(left) <= failed:
         return text
     mean = fmean(fmean(values) for values in left)

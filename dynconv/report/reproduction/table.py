@@ -7,7 +7,7 @@ from statistics import fmean
 
 from dynconv.metrics.names import in_words
 from dynconv.recipes import TABLES, PublishedRow, PublishedTable, Recipe, Row
-from dynconv.report.reproduction.metrics import CITED, of_metrics
+from dynconv.report.reproduction.metrics import CITED, OWN, OWN_IN_WORDS, of_metrics
 from dynconv.report.reproduction.statistics import (
     Record,
     average,
@@ -20,9 +20,6 @@ from dynconv.report.reproduction.statistics import (
     values,
 )
 from dynconv.report.table import RULES, markdown
-
-# Of the source's figures.
-OWN = "(own)"
 
 
 def report(recipe: Recipe, records: Sequence[Record]) -> str:
@@ -78,7 +75,7 @@ def _of_tasks(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], ta
         cells.append(beside(rounded(whole), whole, average_of_figures(paper)))
         if sources:
             cell = _of_column(records, row.label, tasks, "source-test last")
-            marked = row.options.keeps_source_network and cell != rounded(None)
+            marked = row.options.has_source_network and cell != rounded(None)
             apart |= marked
             cells.append(f"{cell} {OWN}" if marked else cell)
         lines.append([row.label, *cells])
@@ -92,7 +89,7 @@ def _of_tasks(recipe: Recipe, records: Sequence[Record], rows: Sequence[Row], ta
     if cited:
         head += f"; rows marked {CITED} are the paper's and were not run"
     if apart:
-        head += f"; {OWN}: of a network, or by batch statistics, that target images do not go through"
+        head += f"; {OWN_IN_WORDS}"
     return [f"{head}.", markdown(["row", *tasks.values(), "average", *["source, average"] * sources], lines)]
 
 
