@@ -130,8 +130,8 @@ LOSSES = Recipe(
     run=_RUN,
     seeds=3,
     scale="small",
-    expected="measured here, two seeds: static networks 48.5 (source-only) to 74.1 (ADDA), dynamic ones from 8.0 points "
-    "below (ADDA) to 0.8 above (M3SDA-beta)",
+    expected="measured here, two seeds: static networks 48.5 (source-only) to 74.1 (ADDA), dynamic ones from 8.0 "
+    "points below (ADDA) to 0.8 above (M3SDA-beta)",
     cost="84 runs, of which 56 were run here: 236 minutes of runs, two at a time on two CPU cores",
     needs=_NEEDS,
     published="drt-2",
