@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from dynconv.ops.problem import Problem
 
 NAMES = ("x", "weight", "bias", "scale", "basis", "coefficients")
 # "eager" is one of the strategies that are drawn here by name, and "reference" is the oracle itself.
+HAS_AMX = Path("/proc/cpuinfo").exists() and "amx_bf16" in Path("/proc/cpuinfo").read_text()
 CHECKED = [name for name in BACKENDS if name not in ("reference", "eager")]
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last", "slice", "slice of channels_last", "channels")
@@ -251,7 +253,11 @@ def check(case: Drawn, backend: str, device: str) -> None:
     dy = upstream(shape, case.layouts[3], generator).to(case.dtype)
     expected = differentiated(reference.dynamic_conv2d, exact, dy, **case.geometry())
     terms = differentiated(reference.dynamic_conv2d, absolute, dy.abs(), **case.geometry())
-    with poisoned():
+    # On processors with AMX oneDNN's convolutions are wrong in bfloat16 at some borders, nn.Conv2d's too: forward where
+    # one column of output has strides across (https://github.com/pytorch/pytorch/issues/169688), and gradients of taps
+    # that lie in the padding alone. torch's own kernels take their place there.
+    is_wrong = HAS_AMX and device == "cpu" and case.dtype == torch.bfloat16
+    with poisoned(), torch.backends.mkldnn.flags(enabled=False) if is_wrong else contextlib.nullcontext():
         y, gradients = differentiated(dynamic_conv2d, tensors, dy, backend=backend, **case.geometry())
     assert_within(y.cpu(), expected[0].detach(), terms[0].detach(), case.dtype, "y")
     for name, gradient in gradients.items():
@@ -280,6 +286,8 @@ def over_examples(count: int, strategy: st.SearchStrategy, body) -> None:
     assert len(kinds) >= count, f"only {len(kinds)} examples that this backend runs were found"
 
 
+# torch says it whenever oneDNN's flags are set.
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
 @pytest.mark.parametrize("count", TIERS)
 @pytest.mark.parametrize("backend", CHECKED)
 def test_every_backend_agrees_with_the_oracle(
