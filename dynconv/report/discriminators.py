@@ -165,7 +165,6 @@ def discriminators_table(
     )
     lines.append(line("all", None, None, parameters, macs, activations, first=True))
     which = "one of both networks" if options.has_two_encoders else "the network"
-    which = "one of both networks" if options.has_two_encoders else "the network"
     network = f"for comparison: {which} at {found.size[0]} x {found.size[1]}"
     lines.append(line(network, None, None, found.parameters, found.macs, None, kind="reference"))
     return Table(
