@@ -49,6 +49,7 @@ PARTS = {
         "csrc/cpu/dynamic_conv2d.cpp",
         "csrc/cpu/dynamic_conv2d_product.cpp",
         "csrc/cpu/dynamic_conv2d_gradient.cpp",
+        "csrc/cpu/dynamic_conv2d_depthwise.cpp",
         # One for each instruction set.
         "csrc/cpu/dynamic_conv2d_baseline.cpp",
         "csrc/cpu/dynamic_conv2d_avx2.cpp",

@@ -157,11 +157,15 @@ Call call_of(const Tensor& x, const Tensor& y, const Optional& weight, const Opt
   return call;
 }
 
+void run(const Problem& problem, const Product& product) {
+  (problem.is_depthwise() ? run_depthwise_product : run_product)(chosen_kernels(), problem, product);
+}
+
 void forward(const Tensor& y, const Tensor& x, const Optional& weight, const Optional& bias, const Optional& scale,
     const Optional& basis, const Optional& coefficients, const std::vector<int64_t>& stride,
     const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups) {
   const Call call = call_of(x, y, weight, bias, scale, basis, coefficients, {stride, padding, dilation, groups});
-  if (y.numel() > 0) run_product(chosen_kernels(), call.problem, call.forward);
+  if (y.numel() > 0) run(call.problem, call.forward);
 }
 
 // dx at input pixel (i * step + phase) meets the taps with (phase - offset) divisible by the step, and there output
@@ -179,7 +183,7 @@ void input_gradient(const Call& call, const Tensor& dx, const Images& grad) {
           p.taps.push_back({row / f.step_h, column / f.step_w, tap.fixed, tap.basis});
         }
       }
-      if (!p.taps.empty()) run_product(chosen_kernels(), call.problem, p);
+      if (!p.taps.empty()) run(call.problem, p);
     }
   }
 }
@@ -216,7 +220,10 @@ void backward(const Optional& dx, const Optional& dweight, const Optional& dscal
   STD_TORCH_CHECK(!dscale || (weight && scale), "dynamic_conv2d: dscale goes with weight and scale");
   STD_TORCH_CHECK(!dcoefficients || coefficients, "dynamic_conv2d: dcoefficients goes with coefficients");
   if (!dweight && !dscale && !dbasis && !dcoefficients) return;
-  if (grad.numel() > 0) return run_kernel_gradient(chosen_kernels(), n, call.forward, call.forward.target, wanted);
+  if (grad.numel() > 0) {
+    return (n.is_depthwise() ? run_depthwise_gradient : run_kernel_gradient)(
+        chosen_kernels(), n, call.forward, call.forward.target, wanted);
+  }
   for (const Optional* gradient : {&dweight, &dscale, &dbasis, &dcoefficients}) {
     if (!*gradient) continue;
     Tensor zeroed = **gradient;

@@ -1,6 +1,6 @@
 // dynamic_conv2d on the CPU: what its parts share. dynamic_conv2d.cpp checks the arguments and describes the passes,
 // dynamic_conv2d_product.cpp runs forward and input gradient, dynamic_conv2d_gradient.cpp the gradients of W0, s, Phi,
-// pi.
+// pi, and dynamic_conv2d_depthwise.cpp all of them where a group has one channel.
 #pragma once
 
 #include "dynamic_conv2d_kernels.h"
@@ -56,6 +56,8 @@ struct Problem {
   int64_t num_bases;
   KernelTensor fixed, bases;
   const float *scale, *mixing, *bias;  // (B, Cout), (B, K), (Cout); null where there is none
+
+  bool is_depthwise() const { return inputs == 1 && outputs == 1; }
 };
 
 // One product over a grid of produced pixels: the forward, or a residue class of the input gradient under a stride.
@@ -66,7 +68,15 @@ struct Product {
   std::vector<Tap> taps;
 };
 
+// The taps that a basis has: all, or the centre's alone.
+struct BasisTaps {
+  std::vector<int32_t> place;  // for each tap of the product its place among them, or -1
+  std::vector<int64_t> order;  // for each of them its tap in the basis
+};
+BasisTaps basis_taps(const Product& product);
+
 void run_product(const Kernels& kernels, const Problem& problem, const Product& product);
+void run_depthwise_product(const Kernels& kernels, const Problem& problem, const Product& product);
 
 // Where the gradients go, float32; data null where one is not wanted. scale (B, Cout), mixing (B, K), contiguous.
 struct KernelGradients {
@@ -75,6 +85,8 @@ struct KernelGradients {
 };
 
 void run_kernel_gradient(const Kernels& kernels, const Problem& problem, const Product& forward, const Images& grad,
+    const KernelGradients& wanted);
+void run_depthwise_gradient(const Kernels& kernels, const Problem& problem, const Product& forward, const Images& grad,
     const KernelGradients& wanted);
 
 // The widest instruction set that this processor has, or the one that DYNCONV_CPU_ISA names.
@@ -103,6 +115,21 @@ struct Range {
 };
 inline Range part_of(int64_t count, int64_t parts, int64_t index) {
   return {count * index / parts, count * (index + 1) / parts};
+}
+
+inline float sum_of(const float* values, int64_t count) {
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) total += static_cast<double>(values[i]);
+  return static_cast<float>(total);
+}
+
+// Partial sums (count, size) in their order: no result depends on which task ended first.
+inline void add_up(const float* partial, int64_t count, int64_t size, float* out) {
+  for (int64_t i = 0; i < size; ++i) {
+    double total = 0;
+    for (int64_t j = 0; j < count; ++j) total += static_cast<double>(partial[j * size + i]);
+    out[i] = static_cast<float>(total);
+  }
 }
 
 template <typename F>

@@ -63,7 +63,7 @@ class Runner {
   void run() const {
     const int64_t tasks = n_.groups * blocks_ * ranges_ * tap_ranges_;
     const bool wants_scale = wanted_.scale && n_.fixed.data;
-    // Partial sums of each task, added in their order afterwards: no result depends on which task ends first.
+    // Partial sums of each task, added up afterwards.
     const Buffer mixing(wanted_.mixing ? tasks * n_.batch * n_.num_bases : 0);
     const int64_t rows = n_.batch * n_.groups * n_.outputs, slices = blocks_ * tap_ranges_;
     const Buffer scale(wants_scale ? slices * rows : 0);
@@ -79,14 +79,6 @@ class Runner {
   }
 
  private:
-  static void add_up(const float* partial, int64_t count, int64_t size, float* out) {
-    for (int64_t i = 0; i < size; ++i) {
-      double total = 0;
-      for (int64_t j = 0; j < count; ++j) total += static_cast<double>(partial[j * size + i]);
-      out[i] = static_cast<float>(total);
-    }
-  }
-
   void add_rows(Range target) {
     const auto [lowest, highest] =
         std::minmax_element(p_.taps.begin(), p_.taps.end(), [](const Tap& a, const Tap& b) { return a.row < b.row; });
@@ -163,7 +155,8 @@ class Runner {
       for (const Rows& rows : rows_) run_rows(task, samples, rows);
       for (int64_t i = 0; mixing && i < n_.num_bases; ++i) {
         for (int64_t s = 0; s < samples.size(); ++s) {
-          mixing[(b + s) * n_.num_bases + i] = lane_sum(task.mixing_dots.get() + (i * samples.size() + s) * k_.lanes);
+          mixing[(b + s) * n_.num_bases + i] =
+              sum_of(task.mixing_dots.get() + (i * samples.size() + s) * k_.lanes, k_.lanes);
         }
       }
     }
@@ -210,7 +203,7 @@ class Runner {
       for (int64_t s = 0; task.scale && s < samples.size(); ++s) {
         float* sums = task.scale + ((samples.begin + s) * n_.groups + task.group) * n_.outputs + outputs.begin;
         for (int64_t i = 0; i < size; ++i) {
-          const float sum = lane_sum(task.scale_dots.get() + (s * size + i) * k_.lanes);
+          const float sum = sum_of(task.scale_dots.get() + (s * size + i) * k_.lanes, k_.lanes);
           sums[i] = rows.target.begin == 0 ? sum : sums[i] + sum;
         }
       }
@@ -244,12 +237,6 @@ class Runner {
     for (int64_t tile = task.tiles.begin; tile < task.tiles.end; ++tile) {
       f((tile - task.tiles.begin) * task.taps.size(), part_of(n_.outputs, tiles_, tile));
     }
-  }
-
-  float lane_sum(const float* lanes) const {
-    double total = 0;
-    for (int64_t i = 0; i < k_.lanes; ++i) total += static_cast<double>(lanes[i]);
-    return static_cast<float>(total);
   }
 
   // The taps of a range that a kernel tensor has: their places in it, and the first of them in the range.

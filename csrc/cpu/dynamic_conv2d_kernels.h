@@ -94,6 +94,18 @@ struct Kernels {
   // lanes).
   void (*contract_fixed)(const float* g, int64_t samples, int64_t count, const float* factor, const float* fixed,
       float* dfixed, float* dots);
+  // Depthwise, where lanes are channels: `count` pixels of out, out_step apart, = bias (lanes) + sum over taps of
+  // kernel (taps, lanes) times the source's lanes at offset[tap] + pixel * pixel_step.
+  void (*multiply_lanes)(const float* kernel, const float* source, const int32_t* offset, int64_t taps,
+      int64_t pixel_step, const float* bias, int64_t count, float* out, int64_t out_step);
+  // out (taps, lanes) += sum over rows x columns pixels of grad's lanes times the source's lanes there.
+  void (*correlate_lanes)(const float* grad, int64_t grad_row, int64_t grad_pixel, const float* source,
+      const int32_t* offset, int64_t taps, int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
+      float* out);
+  // With g (taps, lanes) of one sample, and a factor for each lane, or null for ones: dfixed += factor g; dots (lanes)
+  // = sum over taps of fixed g.
+  void (*contract_lanes)(
+      const float* g, int64_t taps, const float* factor, const float* fixed, float* dfixed, float* dots);
 };
 
 const Kernels& baseline_kernels();

@@ -10,6 +10,16 @@
 #include <numeric>
 
 namespace dynconv::cpu {
+
+BasisTaps basis_taps(const Product& product) {
+  BasisTaps found;
+  for (const Tap& tap : product.taps) {
+    found.place.push_back(tap.basis < 0 ? -1 : static_cast<int32_t>(found.order.size()));
+    if (tap.basis >= 0) found.order.push_back(tap.basis);
+  }
+  return found;
+}
+
 namespace {
 
 // What stays in a second-level cache of 1.25 MB: a packed panel; the sums that wait of one sample (beyond which its
@@ -115,21 +125,6 @@ class Layout {
   std::vector<Tile> tiles_;
   View view_;
 };
-
-// The taps that a basis has: all, or the centre's alone.
-struct BasisTaps {
-  std::vector<int32_t> place;  // for each tap of the product its place among them, or -1
-  std::vector<int64_t> order;  // for each of them its tap in the basis
-};
-
-BasisTaps basis_taps(const Product& product) {
-  BasisTaps found;
-  for (const Tap& tap : product.taps) {
-    found.place.push_back(tap.basis < 0 ? -1 : static_cast<int32_t>(found.order.size()));
-    if (tap.basis >= 0) found.order.push_back(tap.basis);
-  }
-  return found;
-}
 
 class Runner {
  public:

@@ -112,7 +112,32 @@ def test_native_runs_what_it_can_and_an_eager_strategy_the_rest() -> None:
     assert choose_strategy(problem(16, 256, 256, 14, 3, 3)) == "native"
     assert choose_strategy(problem(16, 256, 256, 14, 3, 3, dtype=torch.float64)) in ("loop", "aggregate")
     assert choose_strategy(problem(16, 256, 256, 14, 3, 3), eager=True) in ("loop", "aggregate")
-    assert choose_strategy(problem(16, 192, 192, 28, 3, 3, groups=192)) in ("loop", "aggregate")
+    assert choose_strategy(problem(16, 64, 64, 28, 3, 3, groups=16)) in ("loop", "aggregate")
+
+
+@without_native
+@pytest.mark.parametrize("basis", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_depthwise_convolutions_run_native_whatever_the_processor_has_for_bfloat16(
+    batch: int, dtype: torch.dtype, channels_last: bool, basis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for has_units in (False, True):
+        monkeypatch.setattr(cost_model, "_HAS_BF16_UNITS", has_units)
+        monkeypatch.setattr(cost_model, "_CHOICES", {})
+        for channels, side in ((192, 28), (960, 7)):
+            options = {"groups": channels, "dtype": dtype, "channels_last": channels_last}
+            given = problem(batch, channels, channels, side, 3, basis, **options)
+            assert choose_strategy(given) == "native"
+            assert not prefers_split(given, eager=False)
+        # Vectors of channels would be mostly empty.
+        assert choose_strategy(problem(batch, 8, 8, 56, 3, basis, groups=8, dtype=dtype)) != "native"
+
+
+def test_a_depthwise_convolution_without_native_operators_is_one_convolution_of_kernels_per_sample() -> None:
+    for side in (28, 14, 7):
+        assert choose_strategy(problem(16, 960, 960, side, 3, 1, groups=960), eager=True) == "aggregate"
 
 
 def test_without_native_operators_an_eager_strategy_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,13 +42,47 @@ LARGE = {
     "stride and dilation": Case(stride=(2, 3), dilation=(2, 3), padding=(3, 4), basis=3, height=14, width=17),
     "kernel 1, strided": Case(kernel=1, basis=1, stride=(2, 2), padding=(0, 0), scale=True),
     "no static part, strided": Case(basis=3, static=False, stride=(2, 1), inputs=35, outputs=33),
-    "one channel per group": Case(inputs=40, outputs=40, groups=40, basis=3),
     "one sample": Case(batch=1, inputs=20, outputs=30, height=23, width=9, basis=3, scale=True),
     "stride far beyond the kernel": Case(batch=2, inputs=40, outputs=8, height=301, width=8, stride=(100, 1), basis=3),
     "stride far beyond the kernel, both": Case(batch=2, height=90, width=70, stride=(40, 30), basis=3, scale=True),
     "many samples": Case(batch=11, inputs=9, outputs=10, height=5, width=5, basis=3, scale=True),
 }
-EVERY = {**CASES, **LARGE}
+
+
+def depthwise(channels: int, **options: Any) -> Case:
+    return Case(inputs=channels, outputs=channels, groups=channels, **options)
+
+
+# One channel per group: blocks of channels, windows of rows, taps beyond one tile.
+DEPTHWISE = {
+    "depthwise": depthwise(40, basis=3, scale=True),
+    "depthwise, 1x1 basis": depthwise(37, scale=True, batch=9),
+    "depthwise, full block": depthwise(32, basis=3, scale=True, channels_last=True),
+    "depthwise, full blocks and one more": depthwise(65, channels_last=True, batch=2),
+    "depthwise, attention": depthwise(35, basis=0, scale=True, channels_last=True),
+    "depthwise, static only": depthwise(33, basis=0, bias=False),
+    "depthwise, no static part": depthwise(33, basis=3, static=False, kernel=3, stride=(2, 1)),
+    "depthwise, strided": depthwise(33, basis=3, scale=True, stride=(2, 3), height=14, width=17),
+    "depthwise, stride beyond the kernel": depthwise(34, basis=3, stride=(5, 4), padding=(0, 0), height=17, width=19),
+    "depthwise, stride and dilation": depthwise(
+        33, stride=(2, 3), dilation=(2, 3), padding=(3, 4), height=14, width=17
+    ),
+    "depthwise, padding beyond the image": depthwise(33, basis=3, height=2, width=3, padding=(4, 5), scale=True),
+    "depthwise, left and above of the image": depthwise(
+        33, kernel=1, basis=1, stride=(90, 90), padding=(5, 6), bias=False
+    ),
+    "depthwise, beyond the image": depthwise(33, kernel=3, basis=3, stride=(2, 2), dilation=(3, 4), padding=(9, 9)),
+    "depthwise, no padding": depthwise(33, basis=3, padding=(0, 0), channels_last=True),
+    "depthwise, kernel 4": depthwise(33, kernel=4, basis=4, scale=True, channels_last=True),
+    "depthwise, kernel 7": depthwise(33, kernel=7, padding=(3, 3), height=17, width=20),
+    "depthwise, windows of rows": depthwise(33, batch=2, basis=3, scale=True, height=47, width=90),
+    "depthwise, windows, strided": depthwise(33, batch=2, stride=(2, 2), height=60, width=91, channels_last=True),
+    "depthwise, one sample": depthwise(70, batch=1, scale=True, height=23, width=9),
+    "depthwise, several rounds of samples": depthwise(
+        70, batch=70, kernel=15, basis=15, padding=(7, 7), height=3, width=2, scale=True
+    ),
+}
+EVERY = {**CASES, **LARGE, **DEPTHWISE}
 
 
 @pytest.fixture(autouse=True)
@@ -79,6 +115,22 @@ def test_agrees_with_the_oracle(name: str, dtype: torch.dtype) -> None:
     check(EVERY[name], dtype)
 
 
+@pytest.mark.parametrize("layout", ["planes", "channels_last", "expanded"])
+def test_depthwise_gradients_are_right_for_any_memory_format_of_the_incoming_one(layout: str) -> None:
+    for name in ("depthwise, full block", "depthwise, full blocks and one more", "depthwise, strided"):
+        given = tensors(DEPTHWISE[name], torch.float32)
+        exact = in_double(given)
+        y = run(dynamic_conv2d, given, DEPTHWISE[name], backend="native")
+        dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(5))
+        if layout == "channels_last":
+            dy = dy.contiguous(memory_format=torch.channels_last)
+        elif layout == "expanded":
+            dy = dy[:, :, :1, :1].expand(y.shape)
+        expected = gradients(run(reference.dynamic_conv2d, exact, DEPTHWISE[name]), exact, dy.double())
+        for what, gradient in gradients(y, given, dy).items():
+            assert_agrees(gradient, expected[what], what=f"gradient of {what}, {name}")
+
+
 @pytest.mark.parametrize("num_bases", [1, 2, 5, 9])
 def test_agrees_for_any_number_of_bases(num_bases: int) -> None:
     case = Case(basis=3, scale=True, inputs=6)
@@ -97,8 +149,10 @@ def test_any_number_of_threads_gives_the_same_answer_every_time(threads: int) ->
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        for name in ("several blocks", "many samples", "groups of several blocks", "one sample", "blocks of rows"):
-            case = LARGE[name]
+        dense = ("several blocks", "many samples", "groups of several blocks", "one sample", "blocks of rows")
+        lanes = ("depthwise", "depthwise, one sample", "depthwise, windows of rows")
+        for name in (*dense, *lanes):
+            case = EVERY[name]
             check(case, torch.float32)
             given = tensors(case, torch.float32)
             runs = []
@@ -111,7 +165,8 @@ def test_any_number_of_threads_gives_the_same_answer_every_time(threads: int) ->
 
 
 def test_each_gradient_is_right_whichever_others_are_wanted_and_none_other_is_computed() -> None:
-    for case in (Case(scale=True), Case(basis=3, scale=True), Case(basis=3, static=False), Case(basis=0, scale=True)):
+    dense = (Case(scale=True), Case(basis=3, scale=True), Case(basis=3, static=False), Case(basis=0, scale=True))
+    for case in (*dense, *(replace(case, inputs=6, groups=6) for case in dense)):
         given = tensors(case, torch.float32)
         problem = Problem(**{k: None if t is None else t.detach() for k, t in given.items()}, **case.geometry)
         grad = torch.randn(3, 6, *problem.output_size, generator=torch.Generator().manual_seed(3))
@@ -264,3 +319,8 @@ def test_cases_meet_the_paths_they_are_named_for() -> None:
     assert panel.inputs * 9 * 32 * 4 * 4 > 640 << 10
     rows = LARGE["blocks of rows"]
     assert rows.height * rows.width * 32 * 4 > 2 * (160 << 10)
+    window = DEPTHWISE["depthwise, windows of rows"]
+    assert window.height * window.width * 2 * 32 * 4 > 512 << 10
+    # Of every instruction set: 70 channels are at least 72 lanes.
+    rounds = DEPTHWISE["depthwise, several rounds of samples"]
+    assert rounds.batch * rounds.kernel**2 * 72 * 4 > 4 << 20
