@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dynconv.data.errors import DataError
-from dynconv.data.walk import Row, is_image
+from dynconv.data.walk import Row, is_image, tell_passed_over
 from dynconv.distributed import is_main
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ class Translated(NamedTuple):
     """The images in the order of label and number, and their labels."""
     misfits: list[Path]
     """Other image files, such as originals; sorted."""
+    others: list[Path]
+    """Files that are no images by their name."""
 
 
 def translated_name(label: str, number: int) -> str:
@@ -57,6 +59,7 @@ def read_translated(folder: Path) -> Translated | None:
     """
     rows: dict[tuple[str, int, str], Row] = {}
     misfits: list[Path] = []
+    others: list[Path] = []
     folders: list[Path] = []
     directions: dict[str, int] = {}
     with os.scandir(folder) as entries:
@@ -68,6 +71,7 @@ def read_translated(folder: Path) -> Translated | None:
                 folders.append(path)
                 continue
             if not is_image(path.name):
+                others.append(path)
                 continue
             match = NAME.fullmatch(path.stem)
             if match is None:
@@ -89,12 +93,12 @@ def read_translated(folder: Path) -> Translated | None:
             f"{folder} holds translations of more than one direction ({found}), and only those of the labelled images "
             "have the label that their name tells: move the others elsewhere"
         )
-    return Translated([rows[key] for key in sorted(rows)], sorted(misfits))
+    return Translated([rows[key] for key in sorted(rows)], sorted(misfits), others)
 
 
 def translated_rows(name: str, folder: Path) -> list[Row]:
-    """The images of `read_translated`, none where `folder` has another layout; what does not fit is counted and named
-    on stderr.
+    """The images of `read_translated`, none where `folder` has another layout; what does not fit, or is no image by its
+    name, is counted and named on stderr.
 
     Raises:
         DataError: as `read_translated`, or `folder` cannot be read.
@@ -107,6 +111,7 @@ def translated_rows(name: str, folder: Path) -> list[Row]:
         raise DataError(f"{name}: {error}") from None
     if found is None:
         return []
+    tell_passed_over(name, folder, found.others)
     if found.misfits and is_main():
         total = len(found.rows) + len(found.misfits)
         log.warning(

@@ -128,7 +128,7 @@ def _check_network(run: Path, trained: TrainConfig) -> None:
     before = own.source_checkpoint if isinstance(own, StartedConfig) else ""
     if why := no_longer_the_sources(trained.method, before):
         raise ValueError(f"RUN {run} is a run of {trained.method}, {why}")
-    if own.normalisation_policy in ("domain-specific", "adabn"):
+    if own.has_split_statistics:
         raise ValueError(
             f"RUN {run} has the normalisation_policy {own.normalisation_policy!r}, by which every batch normalisation "
             "has statistics of the target already; give a run with another policy, such as one of source-only"

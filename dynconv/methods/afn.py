@@ -94,7 +94,7 @@ class AFN(Method):
     def __init__(self, config: AFNConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
         embedding = Embedding(self.features, config)
-        if config.normalisation_policy in ("domain-specific", "adabn"):
+        if config.has_split_statistics:
             split_by_domain(embedding.layers, shared_affine=config.normalisation_policy == "adabn")
         self.features = embedding
         self.heads = nn.ModuleList([nn.Linear(config.width, num_classes)])

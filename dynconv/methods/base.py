@@ -84,7 +84,7 @@ class Method(nn.Module, abc.ABC):
         self._notice = network.notice
         self._scores = network.scores
         self._pretrained = {id(parameter) for parameter in network.pretrained}
-        if config.normalisation_policy in ("domain-specific", "adabn"):
+        if config.has_split_statistics:
             split_by_domain(self.features, shared_affine=config.normalisation_policy == "adabn")
             for norm in domain_norms(self.features):
                 if id(norm.source.weight) in self._pretrained:

@@ -152,10 +152,15 @@ class MethodConfig:
         return 0
 
     @property
+    def has_split_statistics(self) -> bool:
+        """Whether each domain has batch statistics of its own."""
+        return self.normalisation_policy in ("domain-specific", "adabn")
+
+    @property
     def has_source_network(self) -> bool:
         """Whether source images are judged by another network than the target's: by batch statistics or an encoder of
         their own."""
-        return self.normalisation_policy in ("domain-specific", "adabn")
+        return self.has_split_statistics
 
     def dynamic_spec(self) -> DynamicSpec | None:
         """How the convolutions are made dynamic; None for a static network.

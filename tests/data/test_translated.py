@@ -70,10 +70,12 @@ def test_one_direction_alone_is_read_whichever_it_is(write: Write) -> None:
 
 def test_what_does_not_fit_is_counted_and_named(write: Write, caplog: pytest.LogCaptureFixture) -> None:
     folder = write("1_0_fake_B.png", "2_1_fake_B.png", "1_0_real_A.png", "photo.jpg", "1_fake_B.png")
+    (folder / "index.html").write_text("", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         assert len(list_images("s", folder).train) == 2
     assert "s: left out 3 of 5 images" in caplog.text
     assert "1_0_real_A.png, 1_fake_B.png, photo.jpg" in caplog.text
+    assert f"s: passed over what is no image by its name in {folder}: 1 .html" in caplog.text
 
 
 def test_mixed_layouts_are_refused(write: Write) -> None:

@@ -95,7 +95,7 @@ def tensors(case: Case, dtype: torch.dtype = torch.float64, *, seed: int = 0, nu
         "weight": image(slice_of(static, fan)) if case.static else None,
         "bias": slice_of((case.outputs,)) if case.bias else None,
         "scale": slice_of((case.batch, case.outputs), wide=True) if case.scale else None,
-        "basis": slice_of(basis, per_group * case.basis**2) if case.basis else None,
+        "basis": image(slice_of(basis, per_group * case.basis**2)) if case.basis else None,
         "coefficients": slice_of((case.batch, num_bases), wide=True) if case.basis else None,
     }
     return {name: found[name].requires_grad_() if found[name] is not None else None for name in NAMES}
