@@ -10,7 +10,8 @@
 namespace dynconv::cpu {
 namespace {
 
-// The rows laid out at a time, and those produced from them, stay in a second-level cache of 1.25 MB.
+// The rows laid out at a time, and those produced from them, stay in a second-level cache of 1.25 MB, unless one row's
+// taps reach over more.
 constexpr int64_t kWindowBytes = 512 << 10;
 // Gradients of the samples' kernels, all held before they are used up.
 constexpr int64_t kGradientBytes = 4 << 20;
@@ -243,7 +244,7 @@ class Gradients {
     const int64_t row_blocks = window_.row_blocks(1), most_rows = blocks_of(p_.rows, row_blocks);
     torch::stable::parallel_for(0, samples.size() * blocks_, 1, [&](int64_t begin, int64_t end) {
       const Buffer dense(window_.dense_floats(most_rows)), source(window_.floats(most_rows));
-      const Buffer target(most_rows * p_.columns * k_.lanes);
+      const Buffer target(most_rows * p_.columns * k_.lanes), of_window(taps_ * k_.lanes);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t sample = samples.begin + task / blocks_, block = task % blocks_;
         const int64_t channel = block * k_.lanes, used = channels_.used(block);
@@ -258,7 +259,9 @@ class Gradients {
             k_.pack_pixels(image, rows.size(), p_.columns, used, k_.lanes, k_.lanes, target.get());
           }
           k_.correlate_lanes(grad.data, grad.row, grad.pixel, source.get(), window_.offsets(), taps_,
-              window_.row_step(), window_.pixel_step(), rows.size(), p_.columns, out);
+              window_.row_step(), window_.pixel_step(), rows.size(), p_.columns, of_window.get());
+          // A sum of sums: one run of additions over a large image would lose digits.
+          for (int64_t j = 0; j < taps_ * k_.lanes; ++j) out[j] += of_window.get()[j];
         }
       }
     });

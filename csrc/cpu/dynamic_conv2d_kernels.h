@@ -4,7 +4,7 @@
 // Both products of the operator are one loop: a tile of `lanes` neighbouring channels by up to `tile` neighbours of the
 // other index, summed over a list of steps. Forward and input gradient: lanes are the produced channels, the tile runs
 // over pixels, a step is a (channel, tap). Kernel gradient: lanes are input channels, the tile runs over output
-// channels, a step is a pixel.
+// channels, a step is a pixel. Depthwise convolutions sum over no channels; theirs are the functions of lanes.
 #pragma once
 
 #include <cstdint>
@@ -98,7 +98,7 @@ struct Kernels {
   // kernel (taps, lanes) times the source's lanes at offset[tap] + pixel * pixel_step.
   void (*multiply_lanes)(const float* kernel, const float* source, const int32_t* offset, int64_t taps,
       int64_t pixel_step, const float* bias, int64_t count, float* out, int64_t out_step);
-  // out (taps, lanes) += sum over rows x columns pixels of grad's lanes times the source's lanes there.
+  // out (taps, lanes) = sum over rows x columns pixels of grad's lanes times the source's lanes there.
   void (*correlate_lanes)(const float* grad, int64_t grad_row, int64_t grad_pixel, const float* source,
       const int32_t* offset, int64_t taps, int64_t row_step, int64_t pixel_step, int64_t rows, int64_t columns,
       float* out);

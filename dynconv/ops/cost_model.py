@@ -30,7 +30,7 @@ _SPLIT_ONE_SAMPLE, _ONE_SAMPLE_PIXELS = 0.2, 784
 # bfloat16 without a processor's units for it: *native* costs 0.3 to 0.45 of a static convolution, *split* 1.1 to 1.3.
 _SPLIT_BF16 = 2.5
 # With groups, channels_last pixels are no matrix: 1.25. With one channel per group the matrix product is all overhead:
-# 1.6, and 1.0 to 2.6 of a depthwise convolution.
+# 1.6, of a depthwise convolution 1.5 in NCHW and 2.4 in channels_last.
 _SPLIT_LAST_GROUPS, _SPLIT_ONE_CHANNEL = 1.25, 1.6
 # *loop* cost 1.13, 1.33, 2.4, 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64.
 _LOOP_PER_PIXEL = 250.0
@@ -42,10 +42,9 @@ _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.
 # of *linear*.
 _CALLS, _LINEAR_CALLS = 6e6, 2.5e6
 # A depthwise convolution is all memory: it does fewer multiply-adds while a call is made, and its kernels are small
-# beside its pixels. At P = 3136, 784 and 49 *native* cost 0.33, 0.41 and 0.96, *aggregate* 0.94, 0.84 and 1.55, *loop*
-# 0.66, 0.94 and 4.57.
-_DEPTHWISE_NATIVE, _DEPTHWISE_LOOP = 0.4, 0.8
-_DEPTHWISE_PER_PIXEL, _DEPTHWISE_CALLS = 25.0, 0.05
+# beside its pixels. At P = 784 *native* cost 0.67 to 0.91, *aggregate* 1.2 in NCHW and 2.5 to 2.7 in channels_last; at
+# P = 49 (960 channels, batch 16, NCHW) 0.97 and 1.55.
+_DEPTHWISE_NATIVE, _DEPTHWISE_PER_PIXEL, _DEPTHWISE_CALLS = 0.65, 25.0, 0.05
 # *linear* cost 5.1 to 6 with a full basis and K = 4: a tenth above its arithmetic, K + 1. Its backward computes the
 # static convolution again for the gradient of a scale.
 _LINEAR_PER_OUTPUT, _LINEAR_SCALE = 1.1, 0.3
@@ -95,8 +94,8 @@ def _key(problem: Problem) -> tuple:
 def _native_suits(problem: Problem) -> bool:
     """Whether *native* can run the problem, at a known cost: bfloat16 it multiplies in float32, and where oneDNN has a
     processor's units for bfloat16 nothing was measured but depthwise convolutions, which make no use of them."""
-    has_units = problem.x.dtype == torch.bfloat16 and _HAS_BF16_UNITS and not _is_depthwise(problem)
-    return not has_units and not native.reasons(problem)
+    left_to_units = problem.x.dtype == torch.bfloat16 and _HAS_BF16_UNITS and not _is_depthwise(problem)
+    return not left_to_units and not native.reasons(problem)
 
 
 def prefers_split(problem: Problem, *, eager: bool) -> bool:
@@ -125,16 +124,16 @@ def cpu_costs(problem: Problem, *, inference: bool = False) -> dict[str, float]:
     full = problem.basis is not None and problem.basis.shape[2:] == problem.kernel_size
     calls = _CALLS / (max(1, batch) * pixels * elements)
     outputs = problem.num_bases + (problem.weight is not None)
-    native, native_surcharge = _NATIVE, _NATIVE_PER_PIXEL_FULL if full else _NATIVE_PER_PIXEL
-    loop, depthwise = 1.0, _is_depthwise(problem)
+    in_native, native_surcharge = _NATIVE, _NATIVE_PER_PIXEL_FULL if full else _NATIVE_PER_PIXEL
+    depthwise = _is_depthwise(problem)
     if depthwise:
-        native, loop, calls = _DEPTHWISE_NATIVE, _DEPTHWISE_LOOP, _DEPTHWISE_CALLS * calls
+        in_native, calls = _DEPTHWISE_NATIVE, _DEPTHWISE_CALLS * calls
         native_surcharge = surcharge = _DEPTHWISE_PER_PIXEL
     linear_calls = outputs * (_LINEAR_CALLS / _CALLS) * calls
     costs = {
-        "native": native + native_surcharge / pixels + calls,
+        "native": in_native + native_surcharge / pixels + calls,
         "aggregate": 1 + surcharge / pixels + calls,
-        "loop": loop + _LOOP_PER_PIXEL / pixels + batch * calls,
+        "loop": 1 + _LOOP_PER_PIXEL / pixels + batch * calls,
         "linear": _LINEAR_PER_OUTPUT * outputs + (_LINEAR_SCALE if problem.scale is not None else 0) + linear_calls,
     }
     if batch == 1 and not depthwise:

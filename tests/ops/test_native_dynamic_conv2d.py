@@ -115,6 +115,26 @@ def test_agrees_with_the_oracle(name: str, dtype: torch.dtype) -> None:
     check(EVERY[name], dtype)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("groups", [1, 37])
+def test_bfloat16_is_rounded_as_torch_rounds_it(groups: int, channels_last: bool) -> None:
+    """s x 1 with scales that lie between two bfloat16 numbers, ties among them, and what is not finite."""
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.randn(64, 37, generator=generator)
+    scale[:, :4] = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3e-39])
+    scale[:, 4:8] = torch.tensor([float("inf"), float("-inf"), 3.4e38, 0.0])
+    scale[:, 9] = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)
+    x = torch.ones(64, 37, 5, 7, dtype=torch.bfloat16)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    weight = torch.ones(37, 1, 1, 1, dtype=torch.bfloat16)
+    x = x[:, :groups]
+    y = dynamic_conv2d(x, weight, scale=scale, groups=groups, backend="native")
+    expected = scale.to(torch.bfloat16)[:, :, None, None].expand_as(y)
+    numbers = ~scale.isnan()
+    assert torch.equal(y[numbers].view(torch.int16), expected[numbers].contiguous().view(torch.int16))
+    assert y[~numbers].isnan().all()
+
+
 @pytest.mark.parametrize("layout", ["planes", "channels_last", "expanded"])
 def test_depthwise_gradients_are_right_for_any_memory_format_of_the_incoming_one(layout: str) -> None:
     for name in ("depthwise, full block", "depthwise, full blocks and one more", "depthwise, strided"):
