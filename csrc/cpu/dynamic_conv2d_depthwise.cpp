@@ -98,7 +98,7 @@ struct Pixels {
   int64_t row, pixel;
 };
 
-// W0 and Phi, packed for every block of channels, with K coefficients and a scale for each sample and channel.
+// How the channels are cut into blocks, and how W0, Phi and a value for each channel are packed for one of them.
 class Channels {
  public:
   Channels(const Kernels& kernels, const Problem& problem, const Product& product)

@@ -30,7 +30,7 @@ _SPLIT_ONE_SAMPLE, _ONE_SAMPLE_PIXELS = 0.2, 784
 # bfloat16 without a processor's units for it: *native* costs 0.3 to 0.45 of a static convolution, *split* 1.1 to 1.3.
 _SPLIT_BF16 = 2.5
 # With groups, channels_last pixels are no matrix: 1.25. With one channel per group the matrix product is all overhead:
-# 1.6, of a depthwise convolution 1.5 in NCHW and 2.4 in channels_last.
+# 1.6, of a depthwise convolution 1.5 in NCHW and 2.2 in channels_last.
 _SPLIT_LAST_GROUPS, _SPLIT_ONE_CHANNEL = 1.25, 1.6
 # *loop* cost 1.13, 1.33, 2.4, 7.3, 2.1 and 4.5 at P = 3136, 784, 196, 49, 256 and 64.
 _LOOP_PER_PIXEL = 250.0
@@ -42,7 +42,7 @@ _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.
 # of *linear*.
 _CALLS, _LINEAR_CALLS = 6e6, 2.5e6
 # A depthwise convolution is all memory: it does fewer multiply-adds while a call is made, and its kernels are small
-# beside its pixels. At P = 784 *native* cost 0.67 to 0.91, *aggregate* 1.2 in NCHW and 2.5 to 2.7 in channels_last; at
+# beside its pixels. At P = 784 *native* cost 0.67 to 0.86, *aggregate* 1.2 in NCHW and 2.4 to 2.7 in channels_last; at
 # P = 49 (960 channels, batch 16, NCHW) 0.97 and 1.55.
 _DEPTHWISE_NATIVE, _DEPTHWISE_PER_PIXEL, _DEPTHWISE_CALLS = 0.65, 25.0, 0.05
 # *linear* cost 5.1 to 6 with a full basis and K = 4: a tenth above its arithmetic, K + 1. Its backward computes the
