@@ -44,7 +44,7 @@ from dynconv.bench.harness import (
 from dynconv.bench.machine import DTYPES, free_bytes
 from dynconv.bench.rows import Row
 from dynconv.bench.session import Plan, Session, run
-from dynconv.ops.eager import gradient_memory
+from dynconv.ops import gradient_memory
 
 MODES = ("forward", "forward+backward")
 WEIGHTS = ("gsda", "dense")

@@ -26,7 +26,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from dynconv.ops.eager import gradient_memory
+from dynconv.ops import gradient_memory
 
 MB = 1e6
 _CLEAR_REFS = Path("/proc/self/clear_refs")

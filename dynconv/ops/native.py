@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynconv import backends
 from dynconv.ops._library import LIBRARY
+from dynconv.ops.gradient_memory import gradient_like
 from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -71,7 +72,7 @@ def backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
     wanted = (mask.weight, mask.scale, mask.basis, mask.coefficients)
     dx = torch.empty_like(problem.x, memory_format=problem.memory_format) if mask.x else None
     dweight, dscale, dbasis, dcoefficients = (
-        torch.empty_like(tensor, dtype=torch.float32) if wants and tensor is not None else None
+        _gradient_for(tensor) if wants and tensor is not None else None
         for wants, tensor in zip(wanted, parameters, strict=True)
     )
     torch.ops.dynconv.dynamic_conv2d_native_backward(
@@ -79,6 +80,12 @@ def backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
     )
     dbias = channel_sum(grad) if mask.bias else None
     return Gradients(dx, dweight, dbias, dscale, dbasis, dcoefficients)
+
+
+def _gradient_for(parameter: Tensor) -> Tensor:
+    if parameter.dtype == torch.float32:
+        return gradient_like(parameter)
+    return torch.empty_like(parameter, dtype=torch.float32)
 
 
 def _parameters(problem: Problem) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:

@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dynconv import backends
+from dynconv.functional import dynamic_conv2d
 from dynconv.nn import DiscriminatorBank
-from dynconv.ops.eager import gradient_memory
-from dynconv.ops.eager.gradient_memory import gradient_like
+from dynconv.ops import gradient_memory
+from dynconv.ops.gradient_memory import gradient_like
+
+MISSING = backends.native_missing("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +41,15 @@ def test_a_gradient_takes_the_memory_of_the_one_before(dtype: torch.dtype) -> No
     assert place % 64 == 0
     del first
     assert gradient_like(owner).data_ptr() == place
+
+
+def test_strides_are_those_of_an_empty_tensor_like_the_parameter() -> None:
+    owner = torch.nn.Parameter(torch.ones(8, 6, 3, 3).to(memory_format=torch.channels_last))
+    sliced = torch.ones(8, 12, 3, 3)[:, ::2]
+    for _ in range(2):
+        assert gradient_like(owner).stride() == owner.stride()
+        assert gradient_like(owner, torch.contiguous_format).is_contiguous()
+        assert gradient_like(sliced).stride() == torch.empty_like(sliced).stride()
 
 
 def test_a_gradient_is_a_tensor_like_others() -> None:
@@ -140,3 +153,29 @@ def test_training_steps_reuse_it_and_give_the_gradients_of_fresh_memory(monkeypa
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
     # The first gradient is still held; of the others two blocks take turns.
     assert places[0] not in places[1:] and len(set(places[1:])) <= 2
+
+
+@pytest.mark.skipif(MISSING is not None, reason=f"native CPU operators: {MISSING}")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_convolutions_reuse_it(memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The C++ kernels write every element of it, the zeros of a tap that meets no pixel among them."""
+    torch.manual_seed(0)
+    x, coefficients = torch.randn(2, 16, 1, 5), torch.rand(2, 3)
+    weight = torch.nn.Parameter(torch.randn(8, 16, 3, 3).to(memory_format=memory_format))
+    basis = torch.nn.Parameter(torch.randn(24, 16, 3, 3).to(memory_format=memory_format))
+
+    def gradients() -> list[Tensor]:
+        y = dynamic_conv2d(x, weight, basis=basis, coefficients=coefficients, padding=1, backend="native")
+        return list(torch.autograd.grad(y.square().sum(), (weight, basis)))
+
+    found = gradients()
+    kept, places = [gradient.clone() for gradient in found], [gradient.data_ptr() for gradient in found]
+    assert [gradient.stride() for gradient in found] == [weight.stride(), basis.stride()]
+    for gradient in found:
+        gradient.fill_(torch.nan)
+    del found, gradient
+    again = gradients()
+    assert [gradient.data_ptr() for gradient in again] == places
+    monkeypatch.setattr(gradient_memory, "LARGE_BYTES", 1 << 40)
+    for ours, first, fresh in zip(again, kept, gradients(), strict=True):
+        assert ours.equal(first) and ours.equal(fresh)

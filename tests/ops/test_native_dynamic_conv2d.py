@@ -31,11 +31,19 @@ LARGE = {
     "groups of several blocks": Case(inputs=2 * 34, outputs=2 * 35, groups=2, basis=3, batch=5),
     "panels of the reduction": Case(batch=5, inputs=420, outputs=33, height=4, width=5, basis=3, scale=True),
     "panels, gradient": Case(batch=5, inputs=33, outputs=420, height=4, width=5, basis=3, scale=True),
+    "panels, gradients of neighbouring blocks": Case(
+        batch=3, inputs=130, outputs=230, height=4, width=5, basis=3, scale=True
+    ),
+    "panels, gradients of neighbouring blocks, groups": Case(
+        batch=2, inputs=2 * 66, outputs=2 * 150, groups=2, height=4, width=3, basis=3
+    ),
     "blocks of rows": Case(batch=2, inputs=3, outputs=5, height=61, width=59, basis=3, scale=True),
     "blocks of rows, strided": Case(batch=2, inputs=3, outputs=5, height=121, width=118, stride=(2, 2), basis=3),
     "blocks of rows, 1x1 basis": Case(batch=2, inputs=33, outputs=18, height=63, width=58, scale=True, dilation=(3, 1)),
     "padding beyond the kernel": Case(batch=2, inputs=3, height=3, width=40, padding=(9, 20), basis=3, scale=True),
     "wide rows": Case(batch=2, inputs=18, outputs=20, height=3, width=47, basis=3, channels_last=True),
+    "kernel 2": Case(kernel=2, basis=2, inputs=35, outputs=20, scale=True),
+    "kernel 4": Case(kernel=4, basis=4, inputs=35, outputs=20, scale=True),
     "kernel 5": Case(kernel=5, basis=5, padding=(2, 2), inputs=20, outputs=20, scale=True),
     "kernel 9": Case(kernel=9, basis=9, padding=(4, 4), inputs=5, outputs=5),
     "stride beyond the kernel": Case(stride=(3, 4), kernel=3, basis=3, padding=(0, 0), height=17, width=19),

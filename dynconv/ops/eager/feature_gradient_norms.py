@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dynconv.ops.discriminators import Discriminators
 from dynconv.ops.eager.discriminator_groups import Group, Plan, groups, kept_like, kept_widths, plan
-from dynconv.ops.eager.gradient_memory import gradient_like
+from dynconv.ops.gradient_memory import gradient_like
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -231,7 +231,7 @@ def _buffer(problem: Discriminators, parameter: Tensor) -> Tensor:
     """Where a parameter's gradient goes: summed up in the accumulation dtype if shared, else written once."""
     if parameter.shape[0] < problem.num:
         return torch.zeros(parameter.shape, dtype=problem.accumulation_dtype, device=parameter.device)
-    return gradient_like(parameter)
+    return gradient_like(parameter, torch.contiguous_format)
 
 
 def _recalled(

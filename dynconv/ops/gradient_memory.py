@@ -2,7 +2,8 @@
 
 malloc gives a large block back to the system when it is freed, so that at each step the kernel zeroes every page of the
 gradients anew: 1.04 GB for 79 discriminators of three layers on 2048 features, 0.04 GB with this module. Forward and
-backward took 630 ms without it and 489 with it, on 256 features 367 and 245 (glibc 2.36, two cores).
+backward took 630 ms without it and 489 with it, on 256 features 367 and 245; those of a dynamic convolution with 512
+channels and a full basis 30 and 18 for one sample, 72 and 61 for sixteen (glibc 2.36, two cores).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _free = WeakTensorKeyDictionary()
 _lock = threading.Lock()
 
 
-def gradient_like(parameter: Tensor) -> Tensor:
-    """An empty contiguous tensor of ``parameter``'s shape and dtype for its gradient.
+def gradient_like(parameter: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+    """An empty tensor for ``parameter``'s gradient, as :func:`torch.empty_like` makes it.
 
     Of a large one the memory comes back here when the last tensor on it is gone, and lies ready for the parameter's
     next gradient until the parameter and its gradients are gone or :func:`release` is called: of one gradient, or of
@@ -35,7 +36,7 @@ def gradient_like(parameter: Tensor) -> Tensor:
     """
     size = parameter.numel() * parameter.element_size()
     if parameter.device.type != "cpu" or size < LARGE_BYTES:
-        return torch.empty_like(parameter, memory_format=torch.contiguous_format)
+        return torch.empty_like(parameter, memory_format=memory_format)
     with _lock:
         blocks: list[Tensor] = _free.setdefault(parameter, [])
     block = None
@@ -49,7 +50,8 @@ def gradient_like(parameter: Tensor) -> Tensor:
     weakref.finalize(array, _take_back, blocks, block).atexit = False
     # Not as a view, which autograd would not let be changed in place or detached.
     storage = torch.from_numpy(array).untyped_storage()
-    return torch.empty(0, dtype=parameter.dtype).set_(storage).resize_(parameter.shape)
+    strides = torch.empty_like(parameter, device="meta", memory_format=memory_format).stride()
+    return torch.empty(0, dtype=parameter.dtype).set_(storage, 0, parameter.shape, strides)
 
 
 def _take_back(blocks: list[Tensor], block: Tensor) -> None:
