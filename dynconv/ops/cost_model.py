@@ -17,16 +17,16 @@ from dynconv.ops.problem import Problem, is_channels_last
 # *native* cost 0.78, 0.85, 1.0 and 1.0 with a 1x1 basis and 0.8, 0.96, 1.47 and 1.39 with a full one at P = 3136, 196,
 # 49 and 64, in either memory format.
 _NATIVE, _NATIVE_PER_PIXEL, _NATIVE_PER_PIXEL_FULL = 0.82, 10.0, 32.0
-# One sample shares its kernel with no other: 5 / P more; and with a full basis its gradients are all memory, 1.0, 1.3,
-# 2.0 and 5.3 at P = 3136, 784, 196 and 49, where *aggregate* costs 1.3, 1.5, 1.95 and 4.4 (in channels_last 10.8).
-_NATIVE_ONE_SAMPLE, _NATIVE_ONE_GRADIENT = 5.0, 190.0
+# One sample shares its kernel with no other: 5 / P more.
+_NATIVE_ONE_SAMPLE = 5.0
 # Its vectors hold up to 32 channels of one group. With 16 they are half empty and it still wins (1.45 against 1.5);
 # with 8, 4, 3 or 1 it loses by 1.3 to 5 times.
 _NATIVE_CHANNELS = 16
 # *split* cost 1.13 to 1.2 in NCHW. In channels_last oneDNN's static convolution is faster: 0.67, 0.76, 0.88 and 1.12.
 _SPLIT, _SPLIT_LAST, _SPLIT_LAST_PER_PIXEL = 1.16, 0.66, 20.0
-# One large sample in channels_last: 1.5 to 1.75 where *native* costs 1.6.
-_SPLIT_ONE_SAMPLE, _ONE_SAMPLE_PIXELS = 0.2, 784
+# One sample in channels_last: 1.25, 1.38, 1.46 and 1.81 at P = 3136, 784, 196 and 49, where *native* costs 1.12, 1.25,
+# 1.36 and 1.74.
+_SPLIT_ONE_SAMPLE = 0.3
 # bfloat16 without a processor's units for it: *native* costs 0.3 to 0.45 of a static convolution, *split* 1.1 to 1.3.
 _SPLIT_BF16 = 2.5
 # With groups, channels_last pixels are no matrix: 1.25. With one channel per group the matrix product is all overhead:
@@ -53,14 +53,14 @@ _LINEAR_PER_OUTPUT, _LINEAR_SCALE = 1.1, 0.3
 def choose_strategy(problem: Problem, *, eager: bool = False, inference: bool = False) -> str:
     """The backend that is fastest by estimate: any that can run, or with ``eager`` one of the eager strategies.
 
-    ``inference``: no backward follows.
+    ``inference``: no backward follows, which matters on a GPU.
     """
     if problem.x.device.type != "cpu":
         return choose_cuda(problem, eager=eager, inference=inference)
-    key = (*_key(problem), eager, inference)
+    key = (*_key(problem), eager)
     choice = _CHOICES.get(key)
     if choice is None:
-        costs = cpu_costs(problem, inference=inference)
+        costs = cpu_costs(problem)
         if eager or not _native_suits(problem):
             del costs["native"]
         if len(_CHOICES) >= _MOST_CHOICES:
@@ -115,7 +115,7 @@ def prefers_split(problem: Problem, *, eager: bool) -> bool:
     return _narrow(problem) or (_reads_channels_last(problem) and problem.groups == 1 and pixels >= 64)
 
 
-def cpu_costs(problem: Problem, *, inference: bool = False) -> dict[str, float]:
+def cpu_costs(problem: Problem) -> dict[str, float]:
     """The cost of every strategy that the basis allows, in units of the static convolution in NCHW."""
     batch, pixels = problem.x.shape[0], max(1, problem.output_size[0] * problem.output_size[1])
     elements = problem.out_channels * problem.static.shape[1] * problem.kernel_size[0] * problem.kernel_size[1]
@@ -138,8 +138,6 @@ def cpu_costs(problem: Problem, *, inference: bool = False) -> dict[str, float]:
     }
     if batch == 1 and not depthwise:
         costs["native"] += _NATIVE_ONE_SAMPLE / pixels
-        if full and not inference and not _reads_channels_last(problem):
-            costs["native"] += _NATIVE_ONE_GRADIENT / pixels
     if _narrow(problem):
         costs["native"] *= 4
     if problem.residual_is_pointwise:
@@ -149,7 +147,7 @@ def cpu_costs(problem: Problem, *, inference: bool = False) -> dict[str, float]:
         if problem.static.shape[1] == 1:
             split = _SPLIT_ONE_CHANNEL
         if batch == 1 and _reads_channels_last(problem):
-            split += _SPLIT_ONE_SAMPLE * min(1.0, pixels / _ONE_SAMPLE_PIXELS)
+            split += _SPLIT_ONE_SAMPLE
         if problem.x.dtype == torch.bfloat16 and not depthwise:
             split *= _SPLIT_BF16
         # Without a basis it is a convolution and a multiplication.
