@@ -22,6 +22,22 @@ def no_double_backward(name: str, function: str) -> None:
     torch.library.register_autograd(f"dynconv::{name}", backward, lib=LIBRARY)
 
 
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether nothing but autograd is to see what is computed with these tensors: no compiler, no mode that watches
+    operators (fake tensors, counted FLOPs), no functorch transform, no subclass of Tensor, no tensor without data.
+
+    Then an operator written in Python may be left out, and its autograd.Function called: each of the dispatcher's four
+    ways between Python and C++ takes 10 us or more, where torch's own convolution of a small image takes 10.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta) for t in tensors)
+    )
+
+
 def refuse_forward_mode(function: str, *tensors: Tensor | None) -> None:
     """RuntimeError where a tensor carries a tangent: the operators have none, and torch would take it for zero."""
     if forward_ad._current_level < 0:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynconv import backends, reference
 from dynconv.ops import checks
-from dynconv.ops._library import LIBRARY, no_double_backward, refuse_forward_mode
+from dynconv.ops._library import LIBRARY, is_plain, no_double_backward, refuse_forward_mode
 from dynconv.ops.problem import accumulation_dtype, autocast_is_on
 
 BACKENDS = ("auto", "eager", "native", "reference")
@@ -80,7 +80,8 @@ def coefficients(
         elif temperature.dtype not in (torch.float32, torch.float64):
             temperature = temperature.float()
         kind = SCALE_ACTIVATIONS.index(scale_activation)
-        pi, s, _, _ = torch.ops.dynconv.coefficients_native_forward(x, w1, w2, temperature, num_bases, kind)
+        run = _Coefficients.apply if is_plain(x, w1, w2) else torch.ops.dynconv.coefficients_native_forward
+        pi, s, *_ = run(x, w1, w2, temperature, num_bases, kind)
         return pi if num_bases else None, s if num_scales else None
     with torch.autocast(x.device.type, enabled=False) if autocast_is_on(x.device) else contextlib.nullcontext():
         # The mean of a half-precision x is taken in float32 without a float32 copy of x.
@@ -207,9 +208,12 @@ def _autograd(ctx: Any, grad_pi: Tensor | None, grad_s: Tensor | None, *_: Tenso
     if grad_pi is None and grad_s is None:
         return (None,) * 6
     height, width = ctx.space
-    grad_pixel, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
-        grad_pi, grad_s, *ctx.saved_tensors, *ctx.options, height * width, ctx.x_dtype
-    )
+    # A gradient that is itself differentiated belongs to the operator's autograd, which says that it cannot be.
+    direct = not torch.is_grad_enabled() and is_plain(grad_pi, grad_s)
+    with torch._C._AutoDispatchBelowAutograd() if direct else contextlib.nullcontext():
+        grad_pixel, dw1, dw2 = torch.ops.dynconv.coefficients_native_backward(
+            grad_pi, grad_s, *ctx.saved_tensors, *ctx.options, height * width, ctx.x_dtype
+        )
     dx = grad_pixel[:, :, None, None].expand(-1, -1, height, width)
     return dx, dw1, dw2, None, None, None
 
@@ -218,3 +222,18 @@ torch.library.register_autograd(
     "dynconv::coefficients_native_forward", _autograd, setup_context=_setup_context, lib=LIBRARY
 )
 no_double_backward("coefficients_native_backward", "coefficients")
+
+
+class _Coefficients(torch.autograd.Function):
+    """The native operator without the dispatcher's way through Python."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = torch.ops.dynconv.coefficients_native_forward(*arguments)
+        _setup_context(ctx, arguments, output)
+        return output[0], output[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple:
+        return _autograd(ctx, *grads)

@@ -38,9 +38,9 @@ _LOOP_PER_PIXEL = 250.0
 # 1 + 800 / P beyond (4.7, 16.8, 4.7 and 15 at 38 MB and more).
 _AGGREGATE_PER_PIXEL, _AGGREGATE_PER_PIXEL_UNCACHED, _CACHED_BYTES = 200.0, 800.0, 16 << 20
 # What a small problem costs is calls, here in multiply-adds that one such core does meanwhile, 100 per ns: 60 us for a
-# sample of the loop, a call of the operator, or the chain of *aggregate* and *split*, and 25 us for each convolution
-# of *linear*.
-_CALLS, _LINEAR_CALLS = 6e6, 2.5e6
+# sample of the loop, or the chain of *aggregate* and *split*, 25 us for *native* (2 samples of 16 channels and 4 x 4
+# pixels, forward + backward: 250 us, *split* 530, *aggregate* 630) or for each convolution of *linear*.
+_CALLS, _NATIVE_CALLS, _LINEAR_CALLS = 6e6, 0.4, 2.5e6
 # A depthwise convolution is all memory: it does fewer multiply-adds while a call is made, and its kernels are small
 # beside its pixels. At P = 784 *native* cost 0.67 to 0.86, *aggregate* 1.2 in NCHW and 2.4 to 2.7 in channels_last; at
 # P = 49 (960 channels, batch 16, NCHW) 0.97 and 1.55.
@@ -131,7 +131,7 @@ def cpu_costs(problem: Problem) -> dict[str, float]:
         native_surcharge = surcharge = _DEPTHWISE_PER_PIXEL
     linear_calls = outputs * (_LINEAR_CALLS / _CALLS) * calls
     costs = {
-        "native": in_native + native_surcharge / pixels + calls,
+        "native": in_native + native_surcharge / pixels + _NATIVE_CALLS * calls,
         "aggregate": 1 + surcharge / pixels + calls,
         "loop": 1 + _LOOP_PER_PIXEL / pixels + batch * calls,
         "linear": _LINEAR_PER_OUTPUT * outputs + (_LINEAR_SCALE if problem.scale is not None else 0) + linear_calls,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynconv import backends, reference
 from dynconv.ops import checks, native, triton
-from dynconv.ops._library import LIBRARY, no_double_backward, refuse_forward_mode
+from dynconv.ops._library import LIBRARY, is_plain, no_double_backward, refuse_forward_mode
 from dynconv.ops.cost_model import choose_strategy, prefers_split
 from dynconv.ops.eager import aggregate, linear, split
 from dynconv.ops.problem import Gradients, Mask, Problem, autocast_is_on, is_channels_last
@@ -117,18 +117,22 @@ def dynamic_conv2d(
             groups=problem.groups,
         )
     refuse_forward_mode("dynamic_conv2d", *problem.tensors())
+    tensors = problem.tensors()
+    # Asked here and not in the operator, which autograd always runs without gradients.
+    tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if backend in ("auto", "eager"):
-        backend = _chosen(problem, backend)
-    keep_static = backend == "split" and scale is not None and torch.is_grad_enabled() and scale.requires_grad
-    return torch.ops.dynconv.dynamic_conv2d(*problem.tensors(), *problem.geometry(), backend, keep_static)[0]
+        backend = _chosen(problem, backend, tracked)
+    keep_static = backend == "split" and scale is not None and tracked and scale.requires_grad
+    arguments = (*tensors, *problem.geometry(), backend, keep_static)
+    if not is_plain(*tensors):
+        return torch.ops.dynconv.dynamic_conv2d(*arguments)[0]
+    return _DynamicConv2d.apply(*arguments) if tracked else _forward(*arguments)[0]
 
 
-def _chosen(problem: Problem, backend: str) -> str:
+def _chosen(problem: Problem, backend: str, tracked: bool) -> str:
     """The backend that ``"auto"`` or ``"eager"`` stands for. Under torch.compile, where the batch may be symbolic, only
     what does not depend on it is decided; the operator decides the rest when it runs."""
     if not torch.compiler.is_compiling():
-        # Asked here and not in the operator, which autograd always runs without gradients.
-        tracked = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in problem.tensors())
         return choose_strategy(problem, eager=backend == "eager", inference=not tracked)
     is_split = problem.x.shape[0] != 1 and prefers_split(problem, eager=backend == "eager")
     return "split" if is_split else backend
@@ -233,7 +237,6 @@ def _run_backward(problem: Problem, grad: Tensor, static: Tensor | None, backend
     return linear.backward(problem, grad, mask)
 
 
-@torch.library.impl("dynconv::dynamic_conv2d", "CompositeExplicitAutograd", lib=LIBRARY)
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *described, backend, keep_static = arguments
     problem = _problem(described)
@@ -253,7 +256,6 @@ def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     return y, torch.empty_like(y) if keep_static else y.new_empty(0)
 
 
-@torch.library.impl("dynconv::dynamic_conv2d_backward", "CompositeExplicitAutograd", lib=LIBRARY)
 def _backward(grad: Tensor, static: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
     *described, backend, mask = arguments
     problem = _problem(described)
@@ -298,9 +300,28 @@ def _autograd(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple:
     if grad is None:
         return (*(None,) * count, *unused)
     mask = list(ctx.needs_input_grad[:count])
-    gradients = torch.ops.dynconv.dynamic_conv2d_backward(grad, static, *tensors, *ctx.geometry, mask)
+    # A gradient that is itself differentiated belongs to the operator, which says that it cannot be.
+    direct = not torch.is_grad_enabled() and is_plain(grad, *tensors)
+    run = _backward if direct else torch.ops.dynconv.dynamic_conv2d_backward
+    gradients = run(grad, static, *tensors, *ctx.geometry, mask)
     return (*(g if wanted else None for g, wanted in zip(gradients, mask, strict=True)), *unused)
 
 
+torch.library.impl("dynconv::dynamic_conv2d", "CompositeExplicitAutograd", _forward, lib=LIBRARY)
+torch.library.impl("dynconv::dynamic_conv2d_backward", "CompositeExplicitAutograd", _backward, lib=LIBRARY)
 torch.library.register_autograd("dynconv::dynamic_conv2d", _autograd, setup_context=_setup_context, lib=LIBRARY)
 no_double_backward("dynamic_conv2d_backward", "dynamic_conv2d")
+
+
+class _DynamicConv2d(torch.autograd.Function):
+    """The operator without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        output = _forward(*arguments)
+        _setup_context(ctx, arguments, output)
+        return output[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple:
+        return _autograd(ctx, grad, None)

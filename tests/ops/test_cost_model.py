@@ -155,12 +155,15 @@ def test_without_native_operators_an_eager_strategy_is_chosen(monkeypatch: pytes
 def test_what_torch_compile_decides_is_what_the_costs_say(
     channels: int, side: int, groups: int, channels_last: bool
 ) -> None:
-    given = problem(16, channels, channels, side, 3, 1, groups=groups, channels_last=channels_last)
+    # With fewer samples of 64 channels and 8 x 8 pixels calls decide, which the other does not count.
+    batch = 16 if side > 8 or channels > 64 else 2048
+    given = problem(batch, channels, channels, side, 3, 1, groups=groups, channels_last=channels_last)
     assert prefers_split(given, eager=False) == (choose_strategy(given) == "split")
     assert prefers_split(given, eager=True)
-    attention = problem(16, channels, channels, side, 3, None, groups=groups, channels_last=channels_last, scale=True)
-    if (side, groups) != (8, 4):  # so small that calls decide, which the other does not count
-        assert prefers_split(attention, eager=False) == (choose_strategy(attention) == "split")
+    attention = problem(
+        batch, channels, channels, side, 3, None, groups=groups, channels_last=channels_last, scale=True
+    )
+    assert prefers_split(attention, eager=False) == (choose_strategy(attention) == "split")
     # Where W0 is all there is to scale, forming a kernel per sample costs no more.
     assert choose_strategy(attention, eager=True) in ("split", "aggregate")
     assert not prefers_split(problem(16, channels, channels, side, 3, 3), eager=False)
@@ -173,6 +176,15 @@ def test_bfloat16_goes_to_native_only_where_the_processor_has_no_units_for_it(mo
         monkeypatch.setattr(cost_model, "_CHOICES", {})
         monkeypatch.setattr(cost_model, "_HAS_BF16_UNITS", has_units)
         assert (choose_strategy(given) == "native") == (not has_units)
+
+
+@without_native
+@pytest.mark.parametrize(("batch", "channels", "side"), [(2, 16, 4), (1, 64, 4), (8, 32, 8), (16, 64, 8)])
+def test_small_problems_are_one_call(batch: int, channels: int, side: int) -> None:
+    for basis in (1, 3):
+        for channels_last in (False, True):
+            given = problem(batch, channels, channels, side, 3, basis, channels_last=channels_last)
+            assert choose_strategy(given) == "native"
 
 
 def test_small_problems_do_not_pay_for_many_calls() -> None:
