@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from dynconv import backends, reference
 from dynconv.ops import checks
@@ -237,3 +239,15 @@ class _Coefficients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         return _autograd(ctx, *grads)
+
+
+@register_flop_formula(torch.ops.dynconv.coefficients_native_forward)
+def _flops(x_shape: Any, w1_shape: Any, w2_shape: Any, *_: Any, **__: Any) -> int:
+    """Of both layers, for ``torch.utils.flop_counter.FlopCounterMode``, which does not count pooling."""
+    return 2 * x_shape[0] * (math.prod(w1_shape) + math.prod(w2_shape))
+
+
+@register_flop_formula(torch.ops.dynconv.coefficients_native_backward)
+def _backward_flops(*given: Any, **_: Any) -> int:
+    pooled_shape, (w1_shape, w2_shape) = given[4], given[6:8]
+    return 2 * _flops(pooled_shape, w1_shape, w2_shape)
