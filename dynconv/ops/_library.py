@@ -24,7 +24,8 @@ def no_double_backward(name: str, function: str) -> None:
 
 def is_plain(*tensors: Tensor | None) -> bool:
     """Whether nothing but autograd is to see what is computed with these tensors: no compiler, no mode that watches
-    operators (fake tensors, counted FLOPs), no functorch transform, no subclass of Tensor, no tensor without data.
+    operators (fake tensors), no batching of vmap or of autograd, no subclass of Tensor, no tensor without data. A
+    profiler then sees the autograd.Function and the operators that it calls.
 
     Then an operator written in Python may be left out, and its autograd.Function called: each of the dispatcher's four
     ways between Python and C++ takes 10 us or more, where torch's own convolution of a small image takes 10.
@@ -34,7 +35,16 @@ def is_plain(*tensors: Tensor | None) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and not torch._C._are_functorch_transforms_active()
-        and all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta) for t in tensors)
+        and all(t is None or _is_plain(t) for t in tensors)
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    # Autograd batches gradients (is_grads_batched) in tensors of the old vmap, whose type is Tensor's own.
+    return (
+        type(tensor) in (Tensor, torch.nn.Parameter)
+        and not tensor.is_meta
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
     )
 
 

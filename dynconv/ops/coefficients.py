@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from dynconv import backends, reference
 from dynconv.ops import checks
@@ -82,7 +80,7 @@ def coefficients(
         elif temperature.dtype not in (torch.float32, torch.float64):
             temperature = temperature.float()
         kind = SCALE_ACTIVATIONS.index(scale_activation)
-        run = _Coefficients.apply if is_plain(x, w1, w2) else torch.ops.dynconv.coefficients_native_forward
+        run = _Coefficients.apply if is_plain(x, w1, w2, temperature) else torch.ops.dynconv.coefficients_native_forward
         pi, s, *_ = run(x, w1, w2, temperature, num_bases, kind)
         return pi if num_bases else None, s if num_scales else None
     with torch.autocast(x.device.type, enabled=False) if autocast_is_on(x.device) else contextlib.nullcontext():
@@ -239,15 +237,3 @@ class _Coefficients(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple:
         return _autograd(ctx, *grads)
-
-
-@register_flop_formula(torch.ops.dynconv.coefficients_native_forward)
-def _flops(x_shape: Any, w1_shape: Any, w2_shape: Any, *_: Any, **__: Any) -> int:
-    """Of both layers, for ``torch.utils.flop_counter.FlopCounterMode``, which does not count pooling."""
-    return 2 * x_shape[0] * (math.prod(w1_shape) + math.prod(w2_shape))
-
-
-@register_flop_formula(torch.ops.dynconv.coefficients_native_backward)
-def _backward_flops(*given: Any, **_: Any) -> int:
-    pooled_shape, (w1_shape, w2_shape) = given[4], given[6:8]
-    return 2 * _flops(pooled_shape, w1_shape, w2_shape)

@@ -1,15 +1,13 @@
-"""The operator ``dynconv::dynamic_conv2d``: checks, schema, shape function, autograd, FLOPs and choice of backend."""
+"""The operator ``dynconv::dynamic_conv2d``: checks, schema, shape function, autograd and choice of backend."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 
 from dynconv import backends, reference
 from dynconv.ops import checks, native, triton
@@ -327,27 +325,3 @@ class _DynamicConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple:
         return _autograd(ctx, grad, None)
-
-
-@register_flop_formula(torch.ops.dynconv.dynamic_conv2d)
-def _flops(*described: Any, out_shape: Any, **_: Any) -> int:
-    """For ``torch.utils.flop_counter.FlopCounterMode``, in any backend: each sample's kernel is formed, and used."""
-    convolution, aggregation = _products(described, out_shape[0])
-    return convolution + aggregation
-
-
-@register_flop_formula(torch.ops.dynconv.dynamic_conv2d_backward)
-def _backward_flops(y_shape: Any, _: Any, *described: Any, **__: Any) -> int:
-    convolution, aggregation = _products(described, y_shape)
-    mask = Mask(*described[-1])
-    of_kernels = mask.weight or mask.scale or mask.basis or mask.coefficients
-    # x's gradient forms the kernels again; a product of the basis' size for each sample gives Phi's, and pi's.
-    return convolution * (mask.x + of_kernels) + aggregation * (mask.x + mask.basis + mask.coefficients)
-
-
-def _products(described: Sequence[Any], y_shape: Any) -> tuple[int, int]:
-    """FLOPs of the convolution and of sum_i pi_bi Phi_i, from the operator's arguments with shapes for tensors."""
-    x_shape, weight_shape, _, _, basis_shape, *_ = described
-    kernel_shape: Any = (y_shape[1], *(basis_shape if weight_shape is None else weight_shape)[1:])
-    aggregation = 0 if basis_shape is None else 2 * y_shape[0] * math.prod(basis_shape)
-    return conv_flop_count(x_shape, kernel_shape, y_shape), aggregation

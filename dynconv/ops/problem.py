@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -170,3 +171,8 @@ def channel_sum(tensor: Tensor) -> Tensor:
 def pixel_dot(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, C, H, W) x 2 -> (B, C): the inner product of each channel's pixels, multiplied and summed in ``dtype``."""
     return (a.to(dtype) * b).sum(dim=(2, 3))
+
+
+def unviewed(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """A dense tensor in another shape, and no view: autograd lets none that an operator returns be changed in place."""
+    return torch.ops.aten._unsafe_view(tensor, shape)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -320,8 +319,8 @@ def narrower(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     folder = tmp_path_factory.mktemp("narrower")
     words = ["-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "agrees_with_the_oracle or any_number_of_bases"]
     command = [sys.executable, "-c", PROGRAM, str(folder), *words]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    # Not in the root, whose package would hide an installed one, that of `make sanitize` among them.
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     statuses = dict(line.split() for line in done.stdout.splitlines())
     return {name: (int(status), (folder / name).read_text()) for name, status in statuses.items()}
 

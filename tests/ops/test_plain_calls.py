@@ -56,6 +56,17 @@ def branch_tensors() -> list[Tensor]:
 
 
 FUNCTIONS = pytest.mark.parametrize(("function", "given"), [(convolve, tensors), (branch, branch_tensors)])
+BACKENDS = [
+    "auto",
+    "split",
+    "aggregate",
+    "loop",
+    "linear",
+    pytest.param(
+        "native",
+        marks=pytest.mark.skipif(bool(backends.native_missing("cpu")), reason=str(backends.native_missing("cpu"))),
+    ),
+]
 Function, Given = Callable[..., Tensor], Callable[[], list[Tensor]]
 
 
@@ -142,3 +153,38 @@ def test_saved_tensors_are_autograds_own(function: Function, given: Given) -> No
         arguments[1].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@FUNCTIONS
+def test_gradients_may_be_batched(function: Function, given: Given) -> None:
+    arguments = given()
+    y = function(*arguments)
+    grads = torch.randn((4, *y.shape), generator=torch.Generator().manual_seed(2))
+    batched = torch.autograd.grad(y, arguments, grads, retain_graph=True, is_grads_batched=True)
+    for index, grad in enumerate(grads):
+        for ours, theirs in zip(torch.autograd.grad(y, arguments, grad, retain_graph=True), batched, strict=True):
+            torch.testing.assert_close(ours, theirs[index], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_results_and_gradients_may_be_changed_in_place(backend: str, batch: int) -> None:
+    """As a convolution's may: by an inplace activation, or, of a call without gradients, by what has some."""
+    x, weight, bias, scale, basis, pi = tensors()
+    x, scale, pi = (t.detach()[:batch].requires_grad_() for t in (x, scale, pi))
+    arguments = [x, weight, bias, scale, basis, pi]
+
+    def run() -> Tensor:
+        options = {"scale": scale, "basis": basis, "coefficients": pi}
+        return dynamic_conv2d(x, weight, bias, padding=1, backend=backend, **options)
+
+    y = run()
+    expected = torch.autograd.grad(y.relu().sum(), arguments)
+    found = torch.autograd.grad(run().relu_().sum(), arguments)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.equal(theirs) and not ours._is_view()
+        ours.detach_()
+    with torch.no_grad():
+        y = run()
+    y.add_(bias[:, None, None]).sum().backward()
+    assert bias.grad is not None and bias.grad.eq(batch * 30).all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum
+from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum, unviewed
 
 
 def _centre(problem: Problem) -> tuple[int, int]:
@@ -55,7 +55,7 @@ def aggregate_forward(problem: Problem) -> Tensor:
     batch = problem.x.shape[0]
     weights = _aggregate(problem, slice(None)).flatten(0, 1)
     y = problem.convolve(_merge(problem.x), weights, None, batch * problem.groups)
-    y = y.view(batch, problem.out_channels, *problem.output_size)
+    y = unviewed(y, (batch, problem.out_channels, *problem.output_size))
     if problem.bias is not None:
         y += problem.bias[:, None, None]
     return y.contiguous(memory_format=problem.memory_format)
@@ -75,7 +75,7 @@ def aggregate_backward(problem: Problem, grad: Tensor, mask: Mask) -> Gradients:
     sums = _KernelGradients(problem, mask)
     if dweights is not None:
         sums.add(slice(0, batch), dweights.view(batch, problem.out_channels, *weights.shape[1:]))
-    return sums.result(dx.view_as(problem.x) if dx is not None else None, grad)
+    return sums.result(unviewed(dx, problem.x.shape) if dx is not None else None, grad)
 
 
 def loop_forward(problem: Problem) -> Tensor:
@@ -149,6 +149,6 @@ class _KernelGradients:
 
     def result(self, dx: Tensor | None, grad: Tensor) -> Gradients:
         basis = self.problem.basis
-        dbasis = self.dbases.view(basis.shape) if self.dbases is not None and basis is not None else None
+        dbasis = unviewed(self.dbases, basis.shape) if self.dbases is not None and basis is not None else None
         dbias = channel_sum(grad) if self.mask.bias else None
         return Gradients(dx, self.dstatic, dbias, self.dscale, dbasis, self.dmixing)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum, is_channels_last, pixel_dot, scaled
+from dynconv.ops.problem import Gradients, Mask, Problem, channel_sum, is_channels_last, pixel_dot, scaled, unviewed
 
 # Samples are taken in chunks whose (Cout, Cin) products fit a cache of this many bytes: dPhi and dpi read them at once.
 _CHUNK_BYTES = 1 << 23
@@ -144,5 +144,5 @@ def _parameter_gradients(
             dbases.addmm_(mixing[samples].t(), products)
         if dmixing is not None:
             torch.mm(products, bases.t(), out=dmixing[samples])
-    dbasis = dbases.view_as(problem.basis) if dbases is not None and problem.basis is not None else None
+    dbasis = unviewed(dbases, problem.basis.shape) if dbases is not None and problem.basis is not None else None
     return dbasis, dmixing
