@@ -49,7 +49,9 @@ last = {"step": 10, "epoch": 1.0, "seconds": 90.0, "config_hash": "abc"}
 last |= {"source-test/a/accuracy": 0.9, "target-test/b/accuracy": 0.5}
 start = {"versions": {"torch": "2.10"}, "git": None, "hardware": {"cpu": "x", "threads": 1}}
 (out / "env.json").write_text(json.dumps([start]))
-(out / "done").write_text(json.dumps({"config_hash": "abc", "selected": {"last": last}}))
+# At once, as a training writes it: whoever started this looks at it meanwhile.
+(out / "writing").write_text(json.dumps({"config_hash": "abc", "selected": {"last": last}}))
+(out / "writing").rename(out / "done")
 """
 
 
