@@ -54,9 +54,9 @@ class Runner {
         blocks_of(p_.columns * tiles_ * k_.tile, 1 << 29)});
     ranges_ = std::clamp<int64_t>(ranges_, 1, tiles_);
     tap_ranges_ = std::clamp<int64_t>(blocks_of(threads, units * ranges_), 1, taps_);
-    // Tasks that follow each other have the same outputs and neighbouring inputs, whose kernels lie on the same pages,
-    // as far as that leaves each thread its share.
-    run_ = std::gcd(units, std::max<int64_t>(1, units / threads));
+    // So many tasks that follow each other have the same outputs and neighbouring inputs, whose kernels lie on the same
+    // pages, as far as that leaves each thread its share.
+    neighbours_ = std::gcd(units, std::max<int64_t>(1, units / threads));
     stride_ = blocks_of(tiles_, ranges_) * k_.tile;
     const int64_t sample_bytes = (p_.height * p_.width * k_.lanes + p_.rows * p_.columns * stride_) * 4;
     together_ = std::clamp<int64_t>(kPixelBytes / sample_bytes, 1, std::min(kMostTogether, n_.batch));
@@ -73,8 +73,8 @@ class Runner {
     const Buffer scale(wants_scale ? slices * rows : 0);
     for_each_task(tasks, [&](int64_t task) {
       const Range taps = part_of(taps_, tap_ranges_, task % tap_ranges_);
-      const int64_t round = task / tap_ranges_ / run_, range = round % ranges_;
-      const int64_t unit = round / ranges_ * run_ + task / tap_ranges_ % run_, block = unit % blocks_;
+      const int64_t round = task / tap_ranges_ / neighbours_, range = round % ranges_;
+      const int64_t unit = round / ranges_ * neighbours_ + task / tap_ranges_ % neighbours_, block = unit % blocks_;
       run_task(unit / blocks_, block * k_.lanes, part_of(tiles_, ranges_, range), taps,
           wanted_.mixing ? mixing.get() + task * n_.batch * n_.num_bases : nullptr,
           wants_scale ? scale.get() + (block * tap_ranges_ + task % tap_ranges_) * rows : nullptr);
@@ -292,7 +292,7 @@ class Runner {
   const Images& grad_;
   const KernelGradients& wanted_;
   const int64_t taps_, tiles_, blocks_;
-  int64_t ranges_ = 1, tap_ranges_ = 1, run_ = 1, together_ = 1, stride_ = 0, most_source_ = 0, most_target_ = 0;
+  int64_t ranges_ = 1, tap_ranges_ = 1, neighbours_ = 1, together_ = 1, stride_ = 0, most_source_ = 0, most_target_ = 0;
   // By tap, its first source row, rows and source rows.
   std::map<std::array<int64_t, 4>, Steps> steps_;
   std::vector<Rows> rows_;

@@ -32,7 +32,7 @@ constexpr int64_t kPixelBytes = 640 << 10;
 constexpr int64_t kChunkBytes = 20 << 10;
 // A task of the input gradient takes neighbouring blocks of channels in turn, panel by panel, for their slices lie on
 // the same pages: 570 of them for 113 channels of W0 and four full bases with 512 inputs each, where one sample's input
-// gradient takes 3.7 ms instead of 5.7. So many bytes of sums wait meanwhile.
+// gradient takes 3.7 ms instead of 5.7. At most so many bytes of sums wait meanwhile.
 constexpr int64_t kNeighbourBytes = 1 << 20;
 constexpr int64_t kMostNeighbours = 8;
 // The sums of all samples that wait for the next panel; beyond it the panels are packed again for the next samples.
