@@ -58,7 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in NEED_LESS and (problem := packages_missing("train")):
         return fail(problem)
     try:
-        return COMMANDS[name](words)
+        try:
+            return COMMANDS[name](words)
+        finally:
+            # A reader that left meanwhile is met here, and not when Python flushes at exit.
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader (`| head`) has left; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
